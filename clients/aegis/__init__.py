@@ -1,0 +1,1 @@
+"""The contract every Aegis program speaks: stubs, signed envelopes, errors, channels."""

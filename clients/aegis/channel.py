@@ -1,0 +1,73 @@
+"""`connect()`: a channel with mTLS, retries where they are safe, and sane limits."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+# UNAVAILABLE only: it is used only where nothing was done or request_id makes a repeat harmless.
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.2},
+    }
+)
+
+OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+)
+
+
+def default_home() -> Path:
+    """Returns where a laptop's Aegis lives: `AEGIS_HOME`, else `~/.aegis`."""
+    return Path(os.environ.get("AEGIS_HOME") or Path.home() / ".aegis")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A client certificate: PEM files of the pair and of the roots the server must chain to."""
+
+    certificate: Path
+    key: Path
+    roots: Path
+
+    @classmethod
+    def of(cls, name: str, home: Path | None = None) -> Identity:
+        """Returns the identity `aegis up` made under that name, e.g. `admin`."""
+        pki = (home or default_home()) / "pki"
+        return cls(pki / f"{name}.crt", pki / f"{name}.key", pki / "ca.crt")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files; raises FileNotFoundError naming the missing one."""
+        return grpc.ssl_channel_credentials(
+            root_certificates=self.roots.read_bytes(),
+            private_key=self.key.read_bytes(),
+            certificate_chain=self.certificate.read_bytes(),
+        )
+
+
+def connect(address: str, identity: Identity, *, retries: bool = True) -> grpc.aio.Channel:
+    """Opens an asyncio channel to `host:port`, proving `identity`.
+
+    Use it as an async context manager. With `retries` off, a call fails at its first
+    UNAVAILABLE, which suits callers that keep their own record of what they asked.
+    """
+    options = OPTIONS if retries else (*OPTIONS, ("grpc.enable_retries", 0))
+    return grpc.aio.secure_channel(address, identity.credentials(), options=options)

@@ -1,0 +1,87 @@
+"""Signed envelopes: DSSE v1 with Ed25519 over exact bytes.
+
+What is signed is the pre-authentication encoding of payload type and payload (DSSE protocol,
+https://github.com/secure-systems-lab/dsse), so the type is authenticated and nothing has to be
+parsed before the signature is known to be good. The key decides the algorithm; `key_id` is only
+a hint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from aegis.errors import InvalidArgument, Unauthenticated
+from aegis.v1 import envelope_pb2
+
+SPEC_TYPE = "application/vnd.aegis.action-spec.v1+protobuf"
+REQUEST_TYPE = "application/vnd.aegis.action-request.v1+protobuf"
+DECISION_TYPE = "application/vnd.aegis.action-decision.v1+protobuf"
+MAX_SIGNATURES = 4
+
+Key = TypeVar("Key")
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """Returns DSSE's pre-authentication encoding, the bytes that are signed."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def action_digest(spec: bytes) -> bytes:
+    """Returns the 32 bytes everything about an action is bound to."""
+    return hashlib.sha256(pae(SPEC_TYPE, spec)).digest()
+
+
+def key_id(public_key: Ed25519PublicKey) -> str:
+    """Returns the first 16 hex digits of the SHA-256 of the key's SPKI."""
+    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()[:16]
+
+
+def sign(payload_type: str, payload: bytes, key: Ed25519PrivateKey) -> envelope_pb2.SignedEnvelope:
+    """Returns the envelope that carries `payload` with one signature."""
+    signature = envelope_pb2.Signature(
+        key_id=key_id(key.public_key()), sig=key.sign(pae(payload_type, payload))
+    )
+    return envelope_pb2.SignedEnvelope(
+        payload=payload, payload_type=payload_type, signatures=[signature]
+    )
+
+
+def verify(
+    envelope: envelope_pb2.SignedEnvelope,
+    payload_type: str,
+    find_key: Callable[[str], tuple[Key, Ed25519PublicKey] | None],
+) -> tuple[bytes, Key]:
+    """Returns the payload, now proven, and the record of the key that signed it.
+
+    `find_key` gives the usable key of a key id, or None. Raises `InvalidArgument`
+    (ENVELOPE_MALFORMED) or `Unauthenticated` (SIGNING_KEY_UNUSABLE, SIGNATURE_INVALID).
+    """
+    if envelope.payload_type != payload_type:
+        raise InvalidArgument("ENVELOPE_MALFORMED", f"the payload type must be {payload_type}")
+    if not 1 <= len(envelope.signatures) <= MAX_SIGNATURES:
+        raise InvalidArgument(
+            "ENVELOPE_MALFORMED", f"an envelope carries 1 to {MAX_SIGNATURES} signatures"
+        )
+    known = [
+        (found, signature.sig)
+        for signature in envelope.signatures
+        if (found := find_key(signature.key_id)) is not None
+    ]
+    if not known:
+        raise Unauthenticated("SIGNING_KEY_UNUSABLE", "no signature is by a key that may sign this")
+    message = pae(payload_type, envelope.payload)
+    for (record, public_key), sig in known:
+        try:
+            public_key.verify(sig, message)
+        except InvalidSignature:
+            continue
+        return envelope.payload, record
+    raise Unauthenticated("SIGNATURE_INVALID", "the signature does not fit the payload")

@@ -1,0 +1,1 @@
+"""What every Aegis program that serves gRPC needs: doors, metrics, TLS, Postgres."""

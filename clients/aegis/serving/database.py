@@ -1,0 +1,146 @@
+"""Postgres: a pool, transactions, and forward-only migrations.
+
+SQL carries the concurrency of Aegis; Python only asks. `psycopg` errors that mean "away" become
+`Unavailable` here, so that no store has to know them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from aegis.errors import Unavailable
+
+Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
+
+_ACQUIRE_SECONDS = 5.0
+_MIGRATION_LOCK = 0x61656769  # "aegi"
+
+
+class Database:
+    """A pool of connections to one Postgres database."""
+
+    def __init__(self, url: str, *, application: str, max_size: int = 10) -> None:
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=max_size,
+            open=False,
+            timeout=_ACQUIRE_SECONDS,
+            kwargs={
+                "application_name": application,
+                "options": "-c statement_timeout=15000 -c timezone=UTC",
+            },
+            check=AsyncConnectionPool.check_connection,
+        )
+
+    async def open(self) -> None:
+        """Connects; raises `Unavailable` when Postgres does not answer in time."""
+        async with _translated():
+            await self._pool.open(wait=True, timeout=_ACQUIRE_SECONDS)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lends a connection with an open transaction; commits at the end, or rolls back.
+
+        Raises `Unavailable` (DATABASE_UNAVAILABLE) when Postgres cannot be reached.
+        """
+        async with _translated(), self._pool.connection() as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+        raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered SQL file."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file; an applied file must never change."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def read_migrations(package: str) -> list[Migration]:
+    """Reads `migrations/NNNN_name.sql` of a package, in order."""
+    found = []
+    for entry in (resources.files(package) / "migrations").iterdir():
+        match = re.fullmatch(r"(\d{4})_([a-z0-9_]+)\.sql", entry.name)
+        if match:
+            found.append(Migration(int(match[1]), match[2], entry.read_text()))
+    return sorted(found, key=lambda migration: migration.version)
+
+
+async def migrate(url: str, package: str, schema: str) -> list[str]:
+    """Brings `schema` up to the package's migrations; returns the names it applied.
+
+    One transaction a file, under an advisory lock, so any number of programs may start at once.
+    Raises RuntimeError when an applied file was edited or the database is newer than the program.
+    """
+    migrations = read_migrations(package)
+    table = psycopg.sql.Identifier(schema, "schema_migration")
+    applied_now = []
+    async with _translated(), await psycopg.AsyncConnection.connect(url) as connection:
+        await connection.execute("select pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
+        await connection.execute(
+            psycopg.sql.SQL("create schema if not exists {}").format(psycopg.sql.Identifier(schema))
+        )
+        await connection.execute(
+            psycopg.sql.SQL(
+                "create table if not exists {} (version int primary key, name text not null,"
+                " sha256 text not null, applied_at timestamptz not null default now())"
+            ).format(table)
+        )
+        await connection.commit()
+        cursor = await connection.execute(
+            psycopg.sql.SQL("select version, sha256 from {}").format(table)
+        )
+        applied = {int(version): str(sha256) for version, sha256 in await cursor.fetchall()}
+        _refuse_surprises(applied, migrations, schema)
+        for migration in migrations:
+            if migration.version in applied:
+                continue
+            async with connection.transaction():
+                await connection.execute(migration.sql.encode())
+                await connection.execute(
+                    psycopg.sql.SQL(
+                        "insert into {} (version, name, sha256) values (%s, %s, %s)"
+                    ).format(table),
+                    (migration.version, migration.name, migration.sha256),
+                )
+            applied_now.append(f"{migration.version:04d}_{migration.name}")
+    return applied_now
+
+
+def _refuse_surprises(applied: dict[int, str], known: list[Migration], schema: str) -> None:
+    digests = {migration.version: migration.sha256 for migration in known}
+    for version, sha256 in applied.items():
+        if version not in digests:
+            raise RuntimeError(
+                f"schema {schema} has migration {version:04d}, which this program does not know:"
+                " it was written by a newer Aegis"
+            )
+        if digests[version] != sha256:
+            raise RuntimeError(f"migration {version:04d} of schema {schema} was edited")

@@ -1,0 +1,221 @@
+"""The doors every call passes: metrics → errors → peer → permission → deadline → validation.
+
+One interceptor instead of six, because a grpc.aio interceptor has to wrap each of the four call
+kinds: the order is then written once, in `_passage`. Handlers find the caller with
+`current_call()` and raise `AegisError`; nothing else leaves a handler as a status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+import protovalidate
+from google.protobuf.message import Message
+from grpc_status import rpc_status
+
+from aegis.errors import (
+    AegisError,
+    DeadlineExceeded,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+)
+from aegis.serving.metrics import CallMetrics
+from aegis.spiffe import Caller, caller_of_auth_context
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+log = logging.getLogger(__name__)
+
+# Health and reflection say nothing about anybody's data and must answer probes without identity.
+OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Why a call was let in: the policy revision and rule, empty where no policy is asked."""
+
+    revision: int = 0
+    rule_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The call being served."""
+
+    method: str
+    caller: Caller
+    grant: Grant
+
+
+Admit: TypeAlias = Callable[[str, Caller], Awaitable[Grant]]
+
+_current: ContextVar[Call] = ContextVar("aegis_call")
+
+
+def current_call() -> Call:
+    """Returns the call this task is serving; LookupError outside a handler."""
+    return _current.get()
+
+
+def validate(message: Message, reason: str = "FIELD_INVALID") -> None:
+    """Raises `InvalidArgument` naming every field that breaks a constraint of its .proto."""
+    violations = tuple(
+        FieldViolation(_field_path(violation.proto.field), violation.proto.message)
+        for violation in protovalidate.collect_violations(message)
+    )
+    if violations:
+        text = "; ".join(f"{v.field}: {v.description}" for v in violations[:3])
+        raise InvalidArgument(reason, text, violations=violations)
+
+
+def _field_path(path: Any) -> str:
+    parts = []
+    for element in path.elements if path is not None else ():
+        subscript = getattr(element, "subscript", None)
+        position = f"[{subscript.value}]" if subscript is not None else ""
+        parts.append(f"{element.field_name}{position}")
+    return ".".join(parts) or "(message)"
+
+
+class Doors(grpc.aio.ServerInterceptor):
+    """The interceptor.
+
+    `admit` decides whether a caller may call a method and raises `PermissionDenied` when not;
+    `default_seconds` bounds a unary call whose client set no deadline.
+    """
+
+    def __init__(
+        self,
+        *,
+        admit: Admit,
+        metrics: CallMetrics,
+        trust_domain: str,
+        default_seconds: float = 30.0,
+        local_caller: Caller | None = None,
+    ) -> None:
+        self._admit = admit
+        self._metrics = metrics
+        self._trust_domain = trust_domain
+        self._default_seconds = default_seconds
+        self._local_caller = local_caller
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler of one call."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(OPEN_SERVICES):
+            return handler
+        return self._wrap(handler, method)
+
+    def _wrap(self, handler: Any, method: str) -> Any:
+        kind = (
+            "client_stream" if handler.request_streaming else "unary",
+            "server_stream" if handler.response_streaming else "unary",
+        )
+        call_type = {
+            ("unary", "unary"): "unary",
+            ("client_stream", "unary"): "client_stream",
+            ("unary", "server_stream"): "server_stream",
+            ("client_stream", "server_stream"): "bidi_stream",
+        }[kind]
+        inner = (
+            handler.unary_unary
+            or handler.stream_unary
+            or handler.unary_stream
+            or handler.stream_stream
+        )
+
+        async def answer_once(request: Any, context: Context) -> Any:
+            async with self._passage(method, call_type, context):
+                async with asyncio.timeout(self._limit(context)):
+                    return await inner(self._checked(request), context)
+
+        async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._passage(method, call_type, context):
+                async for response in inner(self._checked(request), context):
+                    yield response
+
+        make = {
+            "unary": grpc.unary_unary_rpc_method_handler,
+            "client_stream": grpc.stream_unary_rpc_method_handler,
+            "server_stream": grpc.unary_stream_rpc_method_handler,
+            "bidi_stream": grpc.stream_stream_rpc_method_handler,
+        }[call_type]
+        return make(
+            answer_many if handler.response_streaming else answer_once,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _limit(self, context: Context) -> float:
+        remaining = context.time_remaining()
+        return self._default_seconds if remaining is None else remaining
+
+    def _checked(self, request: Any) -> Any:
+        if isinstance(request, Message):
+            validate(request)
+            return request
+        return self._checked_stream(request)
+
+    async def _checked_stream(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            validate(request)
+            yield request
+
+    @asynccontextmanager
+    async def _passage(self, method: str, call_type: str, context: Context) -> AsyncIterator[None]:
+        service, name = method.lstrip("/").rsplit("/", 1)
+        labels = (call_type, service, name)
+        self._metrics.started.labels(*labels).inc()
+        began = time.perf_counter()
+        code = grpc.StatusCode.OK
+        try:
+            caller = self._identify(context)
+            grant = await self._admit(method, caller)
+            _current.set(Call(method, caller, grant))
+            yield
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            code = grpc.StatusCode.UNKNOWN
+            raise
+        except Exception as error:
+            refusal = as_aegis_error(error, method)
+            code = refusal.code
+            await context.abort_with_status(rpc_status.to_status(refusal.to_status()))
+        finally:
+            self._metrics.handled.labels(*labels, code.name).inc()
+            self._metrics.seconds.labels(*labels).observe(time.perf_counter() - began)
+
+    def _identify(self, context: Context) -> Caller:
+        if self._local_caller is not None and context.peer().startswith("unix:"):
+            return self._local_caller
+        return caller_of_auth_context(context.auth_context(), self._trust_domain)
+
+
+def as_aegis_error(error: Exception, method: str) -> AegisError:
+    """Returns what the caller may know of an exception; the rest goes to the log."""
+    if isinstance(error, AegisError):
+        if error.__cause__ is not None:
+            log.warning("%s refused: %s: %s", method, error.reason, error.message, exc_info=error)
+        return error
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded("DEADLINE_REQUIRED", "the call took longer than its deadline")
+    incident = uuid.uuid4().hex[:12]
+    log.error("incident %s in %s", incident, method, exc_info=error)
+    return Internal("INTERNAL", f"internal error, incident {incident}", incident=incident)

@@ -1,0 +1,1 @@
+"""What both sides of training must agree on: models, data, encodings, arithmetic. No I/O."""

@@ -1,0 +1,1 @@
+"""A site's side of training: a Flower ClientApp that trains privately."""

@@ -1,0 +1,1 @@
+"""The executor: the only program that holds Kubernetes credentials."""

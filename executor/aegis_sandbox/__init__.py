@@ -1,0 +1,1 @@
+"""A sandbox Kubernetes API on loopback, for demos and tests. Not a cluster."""

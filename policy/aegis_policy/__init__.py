@@ -1,0 +1,1 @@
+"""Decisions by rules: Casbin's language, no I/O."""

@@ -1,0 +1,1 @@
+"""The execution room: signed requests, decided and dispatched."""

@@ -1,0 +1,1 @@
+"""The identity room: who is calling, and whose signatures count."""

@@ -1,0 +1,1 @@
+"""The policy room: decisions, their cache, and the rules behind them."""

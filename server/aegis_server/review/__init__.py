@@ -1,0 +1,1 @@
+"""The review room: evidence and a verdict for every model update."""

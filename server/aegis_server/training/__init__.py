@@ -1,0 +1,1 @@
+"""The training room: federated runs and their coordinators."""
