@@ -7,6 +7,8 @@ take that instead, so nothing is vendored by hand.
     python scripts/protos.py            writes clients/aegis/**/*_pb2*.py[i]
     python scripts/protos.py --check    fails when the committed stubs differ
     python scripts/protos.py --image F  writes a FileDescriptorSet of our protos
+    python scripts/protos.py --baseline writes protos/baseline.binpb: what was released,
+                                        and what `buf breaking` holds later protos to
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 OUT = ROOT / "clients"
+BASELINE = PROTOS / "baseline.binpb"
 VALIDATE = "buf/validate/validate.proto"
 
 
@@ -86,6 +89,11 @@ def generate(out: Path, scratch: Path) -> None:
             folder = folder.parent
 
 
+def write_image(image: Path, scratch: Path, *options: str) -> None:
+    """Writes our protos and everything they import as one FileDescriptorSet."""
+    run_protoc(scratch, *options, "--include_imports", "-o", str(image), *our_protos())
+
+
 def stale(fresh: Path) -> list[str]:
     """Committed stubs that differ from fresh ones, are missing, or should not be there."""
     names = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
@@ -111,18 +119,15 @@ def main() -> int:
         "--check", action="store_true", help="only compare with the committed stubs"
     )
     parser.add_argument("--image", type=Path, help="write a FileDescriptorSet for buf")
+    parser.add_argument("--baseline", action="store_true", help=f"write {BASELINE.name}")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         if arguments.image:
-            run_protoc(
-                scratch,
-                "--include_source_info",
-                "--include_imports",
-                "-o",
-                str(arguments.image),
-                *our_protos(),
-            )
+            write_image(arguments.image, scratch, "--include_source_info")
+            return 0
+        if arguments.baseline:
+            write_image(BASELINE, scratch)
             return 0
         fresh = scratch / "out"
         fresh.mkdir()

@@ -1,0 +1,1 @@
+"""A whole Aegis on one machine: real servers, real processes, its own certificates."""

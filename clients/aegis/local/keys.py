@@ -1,0 +1,92 @@
+"""The keys that sign decisions and requests, and the bundle that says whose signatures count."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from aegis import dsse
+from aegis.trust import (
+    ACTION_REQUEST,
+    POLICY_DECISION,
+    TrustBundle,
+    TrustedKey,
+    load_private_key,
+)
+
+# Everything is renewed when a third of its life is left: one start a week suffices.
+RENEW_AT = 1 / 3
+# Clocks of one machine agree, but a resumed laptop may step back a little.
+SKEW = timedelta(minutes=5)
+
+_SIGNING_DAYS = 365
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A signing key's file, the one thing it signs, and whose it is."""
+
+    file: str
+    usage: str
+    owner: str
+
+
+SIGNING_KEYS = (
+    SigningKey("decision.key", POLICY_DECISION, "server:aegis"),
+    SigningKey("autopilot-signing.key", ACTION_REQUEST, "automation:autopilot"),
+)
+
+
+def ensure_signing_keys(folder: Path, now: datetime, written: list[str]) -> None:
+    """Makes the signing keys, and lists their public halves beside what the bundle already has."""
+    bundle = folder / "trust.json"
+    before = TrustBundle.load(bundle).keys if bundle.exists() else ()
+    listed = {(key.key_id, key.usage): key for key in before}
+    for wanted in SIGNING_KEYS:
+        path = folder / wanted.file
+        if not path.exists():
+            write_private(path, pem(Ed25519PrivateKey.generate()), written)
+        public_key = load_private_key(path).public_key()
+        fresh = TrustedKey(
+            key_id=dsse.key_id(public_key),
+            usage=wanted.usage,
+            owner=wanted.owner,
+            public_key=public_key,
+            not_before=now - SKEW,
+            not_after=now + timedelta(days=_SIGNING_DAYS),
+        )
+        place = (fresh.key_id, fresh.usage)
+        known = listed.get(place)
+        if known is None:
+            listed[place] = fresh
+        elif known.not_after - now < timedelta(days=_SIGNING_DAYS) * RENEW_AT:
+            # Revoked stays revoked: only the end moves.
+            listed[place] = replace(known, not_after=fresh.not_after)
+    if tuple(listed.values()) != before:
+        document = {"keys": [key.to_json() for key in listed.values()]}
+        write_private(bundle, json.dumps(document, indent=2).encode() + b"\n", written)
+
+
+def pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
+    """Returns a private key as unencrypted PKCS #8."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def write_private(path: Path, data: bytes, written: list[str]) -> None:
+    """Replaces a file as a whole; nobody else may read it at any moment."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    fresh.rename(path)
+    written.append(path.name)

@@ -1,0 +1,173 @@
+"""Our own programs as parts of a home: how each is started, and when it is ready."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from aegis.channel import Identity
+from aegis.local.health import serving
+from aegis.local.process import PartFailed, Program
+
+# What a user may say about the executor through the environment of `aegis up`.
+_EXECUTOR_SETTINGS = (
+    "AEGIS_CLUSTER",
+    "AEGIS_EXECUTOR_ACTIONS",
+    "AEGIS_EXECUTOR_MAX_REPLICAS",
+    "AEGIS_EXECUTOR_NAMESPACES",
+)
+
+
+class Service:
+    """A program of ours that binds an address and writes it to its ready file.
+
+    `command` is given the address to listen on: any free port at first, the same one again after
+    a restart, because others were told about it. A gRPC server is ready when its health service,
+    asked as `asked_as`, says so.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[str], Sequence[str]],
+        *,
+        environment: Mapping[str, str],
+        home: Path,
+        listen: str = "127.0.0.1:0",
+        asked_as: Identity | None = None,
+    ) -> None:
+        self.name = name
+        self.log = home / "logs" / f"{name}.log"
+        self.address = ""
+        self._command = command
+        self._environment = environment
+        self._listen = listen
+        self._asked_as = asked_as
+        self._ready_file = home / "run" / f"{name}.ready"
+        self._program: Program | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None when it is not running."""
+        return self._program.pid if self._program is not None else None
+
+    def start(self) -> None:
+        """Starts it."""
+        self._ready_file.unlink(missing_ok=True)
+        listen = self.address or self._listen
+        self._program = Program(
+            self.name,
+            self._command(listen),
+            environment={
+                **self._environment,
+                "AEGIS_LISTEN": listen,
+                "AEGIS_READY_FILE": str(self._ready_file),
+            },
+            log=self.log,
+            # Killed without a chance to stop us, we still let it finish what it has begun.
+            dies_with_us=signal.SIGTERM,
+        )
+
+    def start_again(self) -> bool:
+        """Returns False: no failure of ours passes by itself."""
+        return False
+
+    async def ready(self) -> bool:
+        """True once it wrote the address it is bound to, and serves there."""
+        try:
+            text = self._ready_file.read_text().strip().removeprefix("https://")
+        except FileNotFoundError:
+            return False
+        if re.fullmatch(r"\S+:\d+", text) is None:
+            return False
+        self.address = text
+        return self._asked_as is None or await serving(text, self._asked_as) is None
+
+    def exit_status(self) -> int | None:
+        """Returns None while it runs."""
+        return self._program.exit_status() if self._program is not None else 0
+
+    def failed(self, problem: str | None = None) -> PartFailed:
+        """Returns the exception that tells how it ended, with its last log lines."""
+        if self._program is not None:
+            return self._program.failed(problem)
+        return PartFailed(self.name, problem or "ended")
+
+    def stop(self, *, grace_seconds: float = 15.0) -> None:
+        """Lets it drain, and ends it when it does not."""
+        if self._program is not None:
+            self._program.stop(grace_seconds=grace_seconds)
+            self._program = None
+
+    def kill(self) -> None:
+        """Ends it and its descendants at once, as a power cut would."""
+        if (program := self._program) is not None:
+            program.kill()
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Returns the command that runs a module of ours with this interpreter."""
+    # -P: nothing that lies in the folder we were started from is imported instead.
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def clean_environment() -> dict[str, str]:
+    """Returns our environment without any AEGIS_*: each program is told what it needs, no more."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AEGIS_")}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
+
+
+def executor_environment(
+    home: Path, *, database_url: str, kubeconfig: Path, cluster: str, namespaces: Sequence[str]
+) -> dict[str, str]:
+    """Returns the environment of `aegis_executor`; the user's own AEGIS_EXECUTOR_* win."""
+    chosen = {key: os.environ[key] for key in _EXECUTOR_SETTINGS if key in os.environ}
+    return {
+        **clean_environment(),
+        **_tls(home, "executor"),
+        "AEGIS_EXECUTOR_DATABASE_URL": database_url,
+        "AEGIS_EXECUTOR_NAME": "executor:local",
+        "AEGIS_EXECUTOR_PEERS": "server:aegis",
+        "AEGIS_AUDIENCE": "aegis",
+        "AEGIS_CLUSTER": cluster,
+        "AEGIS_EXECUTOR_NAMESPACES": ",".join(namespaces),
+        "AEGIS_KUBECONFIG": str(kubeconfig),
+        **chosen,
+    }
+
+
+def server_environment(
+    home: Path, *, database_url: str, redis_url: str | None, executor_address: str
+) -> dict[str, str]:
+    """Returns the environment of `aegis_server`."""
+    pki = home / "pki"
+    return {
+        **clean_environment(),
+        **_tls(home, "server"),
+        "AEGIS_DATABASE_URL": database_url,
+        **({"AEGIS_REDIS_URL": redis_url} if redis_url is not None else {}),
+        "AEGIS_DECISION_KEY": str(pki / "decision.key"),
+        "AEGIS_CACHE_KEY": str(pki / "cache.key"),
+        "AEGIS_DATA_DIR": str(home / "blobs"),
+        "AEGIS_EXECUTOR_ADDRESS": executor_address,
+        "AEGIS_EXECUTOR_NAME": "executor:local",
+        "AEGIS_AUDIENCE": "aegis",
+        "AEGIS_COORDINATOR_CERT": str(pki / "coordinator.crt"),
+        "AEGIS_COORDINATOR_KEY": str(pki / "coordinator.key"),
+        "AEGIS_PROFILE": "development",
+    }
+
+
+def _tls(home: Path, name: str) -> dict[str, str]:
+    pki = home / "pki"
+    return {
+        "AEGIS_TLS_CERT": str(pki / f"{name}.crt"),
+        "AEGIS_TLS_KEY": str(pki / f"{name}.key"),
+        "AEGIS_TLS_CA": str(pki / "ca.crt"),
+        "AEGIS_TRUST_DOMAIN": "aegis.local",
+        "AEGIS_TRUST_BUNDLE": str(pki / "trust.json"),
+    }

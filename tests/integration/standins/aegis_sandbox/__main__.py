@@ -1,0 +1,5 @@
+import asyncio
+
+from standin import serve
+
+asyncio.run(serve("sandbox"))
