@@ -57,8 +57,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 10
     """UNAVAILABLE: the audit log cannot be written, so nothing was done."""
     ERROR_REASON_EXECUTOR_UNAVAILABLE: _ErrorReason.ValueType  # 11
-    """UNAVAILABLE: the executor did not answer. The action stays DISPATCHED
-    until the executor has been asked again.
+    """Reason of a FAILED action: the executor was not reached before the
+    decision expired, so nothing was begun.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
     """INTERNAL: a defect of Aegis. Metadata: incident, to be found in its log."""
@@ -73,6 +73,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 16
     """PERMISSION_DENIED: the certificate names a peer that may not call this
     program at all.
+    """
+    ERROR_REASON_POLICY_UNUSABLE: _ErrorReason.ValueType  # 17
+    """UNAVAILABLE: the newest policy revision is stored but cannot be used, so
+    nothing that needs the newest one is decided. Nothing was changed.
     """
     ERROR_REASON_ENVELOPE_MALFORMED: _ErrorReason.ValueType  # 30
     """INVALID_ARGUMENT: the envelope has another payload type, no signature or
@@ -181,8 +185,8 @@ ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 9
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 10
 """UNAVAILABLE: the audit log cannot be written, so nothing was done."""
 ERROR_REASON_EXECUTOR_UNAVAILABLE: ErrorReason.ValueType  # 11
-"""UNAVAILABLE: the executor did not answer. The action stays DISPATCHED
-until the executor has been asked again.
+"""Reason of a FAILED action: the executor was not reached before the
+decision expired, so nothing was begun.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
 """INTERNAL: a defect of Aegis. Metadata: incident, to be found in its log."""
@@ -197,6 +201,10 @@ ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 15
 ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 16
 """PERMISSION_DENIED: the certificate names a peer that may not call this
 program at all.
+"""
+ERROR_REASON_POLICY_UNUSABLE: ErrorReason.ValueType  # 17
+"""UNAVAILABLE: the newest policy revision is stored but cannot be used, so
+nothing that needs the newest one is decided. Nothing was changed.
 """
 ERROR_REASON_ENVELOPE_MALFORMED: ErrorReason.ValueType  # 30
 """INVALID_ARGUMENT: the envelope has another payload type, no signature or

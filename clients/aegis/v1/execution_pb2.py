@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61\x65gis/v1/execution.proto\x12\x08\x61\x65gis.v1\x1a\x17\x61\x65gis/v1/envelope.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x04\n\x06\x41\x63tion\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06issuer\x18\x03 \x01(\t\x12\"\n\x04spec\x18\x04 \x01(\x0b\x32\x14.aegis.v1.ActionSpec\x12\x15\n\raction_digest\x18\x05 \x01(\x0c\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.aegis.v1.Action.State\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\t \x01(\x03\x12\x0f\n\x07rule_id\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0cobservations\x18\r \x03(\x0b\x32\".aegis.v1.Action.ObservationsEntry\x1a\x33\n\x11ObservationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_DENIED\x10\x01\x12\x11\n\rSTATE_ALLOWED\x10\x02\x12\x14\n\x10STATE_DISPATCHED\x10\x03\x12\x11\n\rSTATE_APPLIED\x10\x04\x12\x11\n\rSTATE_REFUSED\x10\x05\x12\x10\n\x0cSTATE_FAILED\x10\x06\x12\x11\n\rSTATE_UNKNOWN\x10\x07\"I\n\x13SubmitActionRequest\x12\x32\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\"8\n\x14SubmitActionResponse\x12 \n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x10.aegis.v1.Action\"0\n\x10GetActionRequest\x12\x1c\n\taction_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"5\n\x11GetActionResponse\x12 \n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x10.aegis.v1.Action\"N\n\x12ListActionsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"Q\n\x13ListActionsResponse\x12!\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x10.aegis.v1.Action\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf3\x01\n\x10\x45xecutionService\x12M\n\x0cSubmitAction\x12\x1d.aegis.v1.SubmitActionRequest\x1a\x1e.aegis.v1.SubmitActionResponse\x12\x44\n\tGetAction\x12\x1a.aegis.v1.GetActionRequest\x1a\x1b.aegis.v1.GetActionResponse\x12J\n\x0bListActions\x12\x1c.aegis.v1.ListActionsRequest\x1a\x1d.aegis.v1.ListActionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61\x65gis/v1/execution.proto\x12\x08\x61\x65gis.v1\x1a\x17\x61\x65gis/v1/envelope.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x04\n\x06\x41\x63tion\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06issuer\x18\x03 \x01(\t\x12\"\n\x04spec\x18\x04 \x01(\x0b\x32\x14.aegis.v1.ActionSpec\x12\x15\n\raction_digest\x18\x05 \x01(\x0c\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.aegis.v1.Action.State\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\t \x01(\x03\x12\x0f\n\x07rule_id\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0cobservations\x18\r \x03(\x0b\x32\".aegis.v1.Action.ObservationsEntry\x1a\x33\n\x11ObservationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_DENIED\x10\x01\x12\x14\n\x10STATE_DISPATCHED\x10\x02\x12\x11\n\rSTATE_APPLIED\x10\x03\x12\x11\n\rSTATE_REFUSED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x11\n\rSTATE_UNKNOWN\x10\x06\"I\n\x13SubmitActionRequest\x12\x32\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\"8\n\x14SubmitActionResponse\x12 \n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x10.aegis.v1.Action\"0\n\x10GetActionRequest\x12\x1c\n\taction_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"5\n\x11GetActionResponse\x12 \n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x10.aegis.v1.Action\"N\n\x12ListActionsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"Q\n\x13ListActionsResponse\x12!\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x10.aegis.v1.Action\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf3\x01\n\x10\x45xecutionService\x12M\n\x0cSubmitAction\x12\x1d.aegis.v1.SubmitActionRequest\x1a\x1e.aegis.v1.SubmitActionResponse\x12\x44\n\tGetAction\x12\x1a.aegis.v1.GetActionRequest\x1a\x1b.aegis.v1.GetActionResponse\x12J\n\x0bListActions\x12\x1c.aegis.v1.ListActionsRequest\x1a\x1d.aegis.v1.ListActionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,23 +45,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTACTIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTACTIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003(\200\002'
   _globals['_ACTION']._serialized_start=126
-  _globals['_ACTION']._serialized_end=738
+  _globals['_ACTION']._serialized_end=719
   _globals['_ACTION_OBSERVATIONSENTRY']._serialized_start=520
   _globals['_ACTION_OBSERVATIONSENTRY']._serialized_end=571
   _globals['_ACTION_STATE']._serialized_start=574
-  _globals['_ACTION_STATE']._serialized_end=738
-  _globals['_SUBMITACTIONREQUEST']._serialized_start=740
-  _globals['_SUBMITACTIONREQUEST']._serialized_end=813
-  _globals['_SUBMITACTIONRESPONSE']._serialized_start=815
-  _globals['_SUBMITACTIONRESPONSE']._serialized_end=871
-  _globals['_GETACTIONREQUEST']._serialized_start=873
-  _globals['_GETACTIONREQUEST']._serialized_end=921
-  _globals['_GETACTIONRESPONSE']._serialized_start=923
-  _globals['_GETACTIONRESPONSE']._serialized_end=976
-  _globals['_LISTACTIONSREQUEST']._serialized_start=978
-  _globals['_LISTACTIONSREQUEST']._serialized_end=1056
-  _globals['_LISTACTIONSRESPONSE']._serialized_start=1058
-  _globals['_LISTACTIONSRESPONSE']._serialized_end=1139
-  _globals['_EXECUTIONSERVICE']._serialized_start=1142
-  _globals['_EXECUTIONSERVICE']._serialized_end=1385
+  _globals['_ACTION_STATE']._serialized_end=719
+  _globals['_SUBMITACTIONREQUEST']._serialized_start=721
+  _globals['_SUBMITACTIONREQUEST']._serialized_end=794
+  _globals['_SUBMITACTIONRESPONSE']._serialized_start=796
+  _globals['_SUBMITACTIONRESPONSE']._serialized_end=852
+  _globals['_GETACTIONREQUEST']._serialized_start=854
+  _globals['_GETACTIONREQUEST']._serialized_end=902
+  _globals['_GETACTIONRESPONSE']._serialized_start=904
+  _globals['_GETACTIONRESPONSE']._serialized_end=957
+  _globals['_LISTACTIONSREQUEST']._serialized_start=959
+  _globals['_LISTACTIONSREQUEST']._serialized_end=1037
+  _globals['_LISTACTIONSRESPONSE']._serialized_start=1039
+  _globals['_LISTACTIONSRESPONSE']._serialized_end=1120
+  _globals['_EXECUTIONSERVICE']._serialized_start=1123
+  _globals['_EXECUTIONSERVICE']._serialized_end=1366
 # @@protoc_insertion_point(module_scope)

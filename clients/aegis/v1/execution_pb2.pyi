@@ -36,17 +36,19 @@ class Action(_message.Message):
         STATE_UNSPECIFIED: Action._State.ValueType  # 0
         STATE_DENIED: Action._State.ValueType  # 1
         """The policy said no."""
-        STATE_ALLOWED: Action._State.ValueType  # 2
-        """Allowed and recorded; not yet sent."""
-        STATE_DISPATCHED: Action._State.ValueType  # 3
-        """Sent; no answer yet. The executor will be asked again."""
-        STATE_APPLIED: Action._State.ValueType  # 4
+        STATE_DISPATCHED: Action._State.ValueType  # 2
+        """Allowed, recorded and on its way; no answer yet. The executor is asked
+        again until it answers or the decision has expired.
+        """
+        STATE_APPLIED: Action._State.ValueType  # 3
         """The executor changed the cluster."""
-        STATE_REFUSED: Action._State.ValueType  # 5
+        STATE_REFUSED: Action._State.ValueType  # 4
         """The executor refused and changed nothing."""
-        STATE_FAILED: Action._State.ValueType  # 6
-        """The cluster refused or failed; nothing was changed."""
-        STATE_UNKNOWN: Action._State.ValueType  # 7
+        STATE_FAILED: Action._State.ValueType  # 5
+        """The cluster refused or failed, or the executor was not reached in time;
+        nothing was changed.
+        """
+        STATE_UNKNOWN: Action._State.ValueType  # 6
         """Nobody can tell whether it was applied; a person has to look."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -55,17 +57,19 @@ class Action(_message.Message):
     STATE_UNSPECIFIED: Action.State.ValueType  # 0
     STATE_DENIED: Action.State.ValueType  # 1
     """The policy said no."""
-    STATE_ALLOWED: Action.State.ValueType  # 2
-    """Allowed and recorded; not yet sent."""
-    STATE_DISPATCHED: Action.State.ValueType  # 3
-    """Sent; no answer yet. The executor will be asked again."""
-    STATE_APPLIED: Action.State.ValueType  # 4
+    STATE_DISPATCHED: Action.State.ValueType  # 2
+    """Allowed, recorded and on its way; no answer yet. The executor is asked
+    again until it answers or the decision has expired.
+    """
+    STATE_APPLIED: Action.State.ValueType  # 3
     """The executor changed the cluster."""
-    STATE_REFUSED: Action.State.ValueType  # 5
+    STATE_REFUSED: Action.State.ValueType  # 4
     """The executor refused and changed nothing."""
-    STATE_FAILED: Action.State.ValueType  # 6
-    """The cluster refused or failed; nothing was changed."""
-    STATE_UNKNOWN: Action.State.ValueType  # 7
+    STATE_FAILED: Action.State.ValueType  # 5
+    """The cluster refused or failed, or the executor was not reached in time;
+    nothing was changed.
+    """
+    STATE_UNKNOWN: Action.State.ValueType  # 6
     """Nobody can tell whether it was applied; a person has to look."""
 
     @_typing.final

@@ -19,21 +19,23 @@ class ExecutionServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.SubmitActionRequest, _execution_pb2.SubmitActionResponse]
-    """Takes a signed ActionRequest. Refusals before the signature is proven
-    leave no action; a denial by policy leaves a DENIED one. Answers when the
-    executor has answered, or with a DISPATCHED action when it has not.
+    """Takes a signed ActionRequest. Refusals before the request is proven leave
+    no action, only an audit record; a denial by policy leaves a DENIED one.
+    Answers when the executor has answered, or with a DISPATCHED action when
+    it has not. To retry, sign the same request_id and spec again with a new
+    nonce: the stored action comes back and nothing is done twice.
 
     Who: subjects with action "submit" on /execution/actions; the action
     itself is decided as its verb (restart_pod, scale_deployment,
     rollback_deployment) on
     /clusters/{cluster}/namespaces/{namespace}/{pods|deployments}/{name} for
-    the signer, with ctx.replicas and the request's attributes.
+    the signer. Conditions see ctx.cluster, ctx.namespace, ctx.name,
+    ctx.replicas (scale only) and the request's attributes as ctx.request.*.
     Errors, in the order they are checked: ENVELOPE_MALFORMED;
     SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID; PAYLOAD_INVALID;
     AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH; REQUEST_EXPIRED;
-    REQUEST_FROM_FUTURE; REPLAY_DETECTED (the envelope was already taken);
-    REQUEST_ID_REUSED; POLICY_DENIED; AUDIT_UNAVAILABLE;
-    EXECUTOR_UNAVAILABLE.
+    REQUEST_FROM_FUTURE; REPLAY_DETECTED (this very envelope was already taken);
+    REQUEST_ID_REUSED; POLICY_DENIED (metadata: action_id); DATABASE_UNAVAILABLE.
     """
     GetAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetActionRequest, _execution_pb2.GetActionResponse]
     """Returns one action.
@@ -59,21 +61,23 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.SubmitActionRequest,
         context: _aio.ServicerContext[_execution_pb2.SubmitActionRequest, _abc.Awaitable[_execution_pb2.SubmitActionResponse]],
     ) -> _abc.Awaitable[_execution_pb2.SubmitActionResponse]:
-        """Takes a signed ActionRequest. Refusals before the signature is proven
-        leave no action; a denial by policy leaves a DENIED one. Answers when the
-        executor has answered, or with a DISPATCHED action when it has not.
+        """Takes a signed ActionRequest. Refusals before the request is proven leave
+        no action, only an audit record; a denial by policy leaves a DENIED one.
+        Answers when the executor has answered, or with a DISPATCHED action when
+        it has not. To retry, sign the same request_id and spec again with a new
+        nonce: the stored action comes back and nothing is done twice.
 
         Who: subjects with action "submit" on /execution/actions; the action
         itself is decided as its verb (restart_pod, scale_deployment,
         rollback_deployment) on
         /clusters/{cluster}/namespaces/{namespace}/{pods|deployments}/{name} for
-        the signer, with ctx.replicas and the request's attributes.
+        the signer. Conditions see ctx.cluster, ctx.namespace, ctx.name,
+        ctx.replicas (scale only) and the request's attributes as ctx.request.*.
         Errors, in the order they are checked: ENVELOPE_MALFORMED;
         SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID; PAYLOAD_INVALID;
         AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH; REQUEST_EXPIRED;
-        REQUEST_FROM_FUTURE; REPLAY_DETECTED (the envelope was already taken);
-        REQUEST_ID_REUSED; POLICY_DENIED; AUDIT_UNAVAILABLE;
-        EXECUTOR_UNAVAILABLE.
+        REQUEST_FROM_FUTURE; REPLAY_DETECTED (this very envelope was already taken);
+        REQUEST_ID_REUSED; POLICY_DENIED (metadata: action_id); DATABASE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

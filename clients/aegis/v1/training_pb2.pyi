@@ -236,6 +236,7 @@ class Run(_message.Message):
     ACCURACY_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
+    NOISE_MULTIPLIER_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Server-assigned, e.g. "run-01j…"."""
     state: Global___Run.State.ValueType
@@ -252,6 +253,10 @@ class Run(_message.Message):
     """Accuracy of the newest global model on the test set."""
     epsilon: _builtins.float
     """Largest epsilon any participant has spent in this run."""
+    noise_multiplier: _builtins.float
+    """Standard deviation of the noise relative to clip_norm, chosen at the start
+    so that all planned steps together stay within target_epsilon.
+    """
     @_builtins.property
     def plan(self) -> Global___RunPlan: ...
     @_builtins.property
@@ -279,10 +284,11 @@ class Run(_message.Message):
         accuracy: _builtins.float = ...,
         epsilon: _builtins.float = ...,
         rounds: _abc.Iterable[Global___Round] | None = ...,
+        noise_multiplier: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "plan", b"plan", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "actor", b"actor", "create_time", b"create_time", "epsilon", b"epsilon", "model_sha256", b"model_sha256", "plan", b"plan", "policy_revision", b"policy_revision", "reason", b"reason", "rounds", b"rounds", "rounds_completed", b"rounds_completed", "rule_id", b"rule_id", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "actor", b"actor", "create_time", b"create_time", "epsilon", b"epsilon", "model_sha256", b"model_sha256", "noise_multiplier", b"noise_multiplier", "plan", b"plan", "policy_revision", b"policy_revision", "reason", b"reason", "rounds", b"rounds", "rounds_completed", b"rounds_completed", "rule_id", b"rule_id", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,6 +307,7 @@ class Round(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
     PARTICIPANTS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     model_sha256: _builtins.bytes
     accuracy: _builtins.float
@@ -308,6 +315,10 @@ class Round(_message.Message):
     loss: _builtins.float
     epsilon: _builtins.float
     """Largest epsilon spent so far by any participant."""
+    steps: _builtins.int
+    """DP-SGD steps asked of each participant since the run began, repeated and
+    lost rounds included: what epsilon is computed from.
+    """
     @_builtins.property
     def complete_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -322,10 +333,11 @@ class Round(_message.Message):
         loss: _builtins.float = ...,
         epsilon: _builtins.float = ...,
         participants: _abc.Iterable[Global___ParticipantRound] | None = ...,
+        steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "complete_time", b"complete_time", "epsilon", b"epsilon", "loss", b"loss", "model_sha256", b"model_sha256", "participants", b"participants", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "complete_time", b"complete_time", "epsilon", b"epsilon", "loss", b"loss", "model_sha256", b"model_sha256", "participants", b"participants", "round", b"round", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,7 +393,8 @@ class ParticipantRound(_message.Message):
     participant: _builtins.str
     loss: _builtins.float
     """Its own training loss and accuracy, as it reported them: never used to
-    decide anything.
+    decide anything. Zero outside simulations, because exact figures about
+    private rows would escape the accountant.
     """
     accuracy: _builtins.float
     epsilon: _builtins.float
@@ -667,12 +680,15 @@ class GetAssignmentResponse(_message.Message):
         ATTEMPT_FIELD_NUMBER: _builtins.int
         MODEL_SHA256_FIELD_NUMBER: _builtins.int
         MODEL_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        STEPS_FIELD_NUMBER: _builtins.int
         last_round: _builtins.int
         """-1 when not even the initial model is stored."""
         attempt: _builtins.int
         """Counts the coordinators this run has had; part of every update's name."""
         model_sha256: _builtins.bytes
         model_size_bytes: _builtins.int
+        steps: _builtins.int
+        """Steps asked of each participant so far, those of lost rounds included."""
         @_builtins.property
         def run(self) -> Global___Run: ...
         def __init__(
@@ -683,10 +699,11 @@ class GetAssignmentResponse(_message.Message):
             attempt: _builtins.int = ...,
             model_sha256: _builtins.bytes = ...,
             model_size_bytes: _builtins.int = ...,
+            steps: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "run", b"run"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "run", b"run", "steps", b"steps"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -725,8 +742,11 @@ class CompleteRoundRequest(_message.Message):
         RUN_ID_FIELD_NUMBER: _builtins.int
         ROUND_FIELD_NUMBER: _builtins.int
         MODEL_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        ATTEMPT_FIELD_NUMBER: _builtins.int
         run_id: _builtins.str
         model_size_bytes: _builtins.int
+        attempt: _builtins.int
+        """As in the assignment: an earlier coordinator of the run is refused."""
         @_builtins.property
         def round(self) -> Global___Round: ...
         def __init__(
@@ -735,10 +755,11 @@ class CompleteRoundRequest(_message.Message):
             run_id: _builtins.str = ...,
             round: Global___Round | None = ...,
             model_size_bytes: _builtins.int = ...,
+            attempt: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["model_size_bytes", b"model_size_bytes", "round", b"round", "run_id", b"run_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "model_size_bytes", b"model_size_bytes", "round", b"round", "run_id", b"run_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -791,20 +812,24 @@ class FinishRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     state: Global___Run.State.ValueType
     """COMPLETED, STOPPED or FAILED."""
     reason: _builtins.str
+    attempt: _builtins.int
+    """As in the assignment: an earlier coordinator of the run is refused."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         state: Global___Run.State.ValueType = ...,
         reason: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "reason", b"reason", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

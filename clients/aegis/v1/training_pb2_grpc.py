@@ -70,7 +70,8 @@ class TrainingServiceServicer:
         """Validates the plan, asks the policy, records the run and starts its
         coordinator. Answers as soon as the run is durable.
 
-        Who: subjects with action "start" on /training/runs; conditions see
+        Who: subjects with action "submit" on /training/runs; the plan itself is
+        decided as "start" on /training/runs, where conditions see
         ctx.review ("on" or "off"), ctx.simulation and ctx.target_epsilon.
         Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
         REQUEST_ID_REUSED. A repeated request_id returns the run it started.
@@ -344,7 +345,10 @@ class CoordinatorServiceServicer:
         as before and stores nothing.
 
         Who: as GetAssignment.
-        Errors: DIGEST_MISMATCH; STATE_CONFLICT when the round is not the next.
+        Errors: DIGEST_MISMATCH; REQUEST_TOO_LARGE; UPDATE_FORMAT_INVALID,
+        UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is not a model of this
+        run; FIELD_INVALID for steps beyond the plan; STATE_CONFLICT when the round
+        is not the next or a later coordinator has taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -354,7 +358,8 @@ class CoordinatorServiceServicer:
         """Ends the run.
 
         Who: as GetAssignment.
-        Errors: STATE_CONFLICT when the run has already ended otherwise.
+        Errors: STATE_CONFLICT when the run has already ended otherwise or a later
+        coordinator has taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

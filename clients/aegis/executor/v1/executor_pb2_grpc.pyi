@@ -25,11 +25,13 @@ class ExecutorServiceStub:
     execution and does nothing.
 
     Who: the server's certificate only.
-    Errors, in the order they are checked: PEER_NOT_ALLOWED;
-    ENVELOPE_MALFORMED; SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID;
-    PAYLOAD_INVALID; AUDIENCE_MISMATCH; REQUEST_EXPIRED; REQUEST_FROM_FUTURE;
-    DECISION_INVALID; DECISION_EXPIRED; NAMESPACE_NOT_ALLOWED;
-    ACTION_NOT_ENABLED; BOUNDS_EXCEEDED; REPLAY_DETECTED; REQUEST_ID_REUSED.
+    Errors, in the order they are checked: PEER_NOT_ALLOWED; DEADLINE_REQUIRED;
+    of the request ENVELOPE_MALFORMED; SIGNING_KEY_UNUSABLE;
+    SIGNATURE_INVALID; PAYLOAD_INVALID; AUDIENCE_MISMATCH;
+    SIGNER_PEER_MISMATCH; REQUEST_FROM_FUTURE; REQUEST_EXPIRED; of the decision
+    DECISION_INVALID (metadata: check); DECISION_EXPIRED; then
+    NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED; BOUNDS_EXCEEDED;
+    REPLAY_DETECTED; REQUEST_ID_REUSED.
     From there on the answer is an Execution, never an error, unless the
     journal cannot be written (DATABASE_UNAVAILABLE, nothing was done).
     """
@@ -59,11 +61,13 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         execution and does nothing.
 
         Who: the server's certificate only.
-        Errors, in the order they are checked: PEER_NOT_ALLOWED;
-        ENVELOPE_MALFORMED; SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID;
-        PAYLOAD_INVALID; AUDIENCE_MISMATCH; REQUEST_EXPIRED; REQUEST_FROM_FUTURE;
-        DECISION_INVALID; DECISION_EXPIRED; NAMESPACE_NOT_ALLOWED;
-        ACTION_NOT_ENABLED; BOUNDS_EXCEEDED; REPLAY_DETECTED; REQUEST_ID_REUSED.
+        Errors, in the order they are checked: PEER_NOT_ALLOWED; DEADLINE_REQUIRED;
+        of the request ENVELOPE_MALFORMED; SIGNING_KEY_UNUSABLE;
+        SIGNATURE_INVALID; PAYLOAD_INVALID; AUDIENCE_MISMATCH;
+        SIGNER_PEER_MISMATCH; REQUEST_FROM_FUTURE; REQUEST_EXPIRED; of the decision
+        DECISION_INVALID (metadata: check); DECISION_EXPIRED; then
+        NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED; BOUNDS_EXCEEDED;
+        REPLAY_DETECTED; REQUEST_ID_REUSED.
         From there on the answer is an Execution, never an error, unless the
         journal cannot be written (DATABASE_UNAVAILABLE, nothing was done).
         """
