@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 import psycopg
+from psycopg import sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from aegis.errors import Unavailable
@@ -75,12 +76,12 @@ class Migration:
 
     version: int
     name: str
-    sql: str
+    text: str
 
     @property
     def sha256(self) -> str:
         """Digest of the file; an applied file must never change."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def read_migrations(package: str) -> list[Migration]:
@@ -100,38 +101,49 @@ async def migrate(url: str, package: str, schema: str) -> list[str]:
     Raises RuntimeError when an applied file was edited or the database is newer than the program.
     """
     migrations = read_migrations(package)
-    table = psycopg.sql.Identifier(schema, "schema_migration")
     applied_now = []
     async with _translated(), await psycopg.AsyncConnection.connect(url) as connection:
         await connection.execute("select pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
-        await connection.execute(
-            psycopg.sql.SQL("create schema if not exists {}").format(psycopg.sql.Identifier(schema))
-        )
-        await connection.execute(
-            psycopg.sql.SQL(
-                "create table if not exists {} (version int primary key, name text not null,"
-                " sha256 text not null, applied_at timestamptz not null default now())"
-            ).format(table)
-        )
-        await connection.commit()
-        cursor = await connection.execute(
-            psycopg.sql.SQL("select version, sha256 from {}").format(table)
-        )
-        applied = {int(version): str(sha256) for version, sha256 in await cursor.fetchall()}
+        applied = await _applied(connection, schema)
         _refuse_surprises(applied, migrations, schema)
         for migration in migrations:
-            if migration.version in applied:
-                continue
-            async with connection.transaction():
-                await connection.execute(migration.sql.encode())
-                await connection.execute(
-                    psycopg.sql.SQL(
-                        "insert into {} (version, name, sha256) values (%s, %s, %s)"
-                    ).format(table),
-                    (migration.version, migration.name, migration.sha256),
-                )
-            applied_now.append(f"{migration.version:04d}_{migration.name}")
+            if migration.version not in applied:
+                await _apply(connection, migration, schema)
+                applied_now.append(f"{migration.version:04d}_{migration.name}")
     return applied_now
+
+
+async def _applied(connection: Connection, schema: str) -> dict[int, str]:
+    """Returns version and digest of what was applied; makes schema and table when there are none.
+
+    A program that owns its schema need not be allowed to create schemas.
+    """
+    cursor = await connection.execute("select to_regnamespace(%s) is null", (schema,))
+    if await cursor.fetchone() == (True,):
+        await connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+    await connection.execute(
+        sql.SQL(
+            "create table if not exists {} (version int primary key, name text not null,"
+            " sha256 text not null, applied_at timestamptz not null default now())"
+        ).format(sql.Identifier(schema, "schema_migration"))
+    )
+    cursor = await connection.execute(
+        sql.SQL("select version, sha256 from {}").format(sql.Identifier(schema, "schema_migration"))
+    )
+    found = {int(version): str(sha256) for version, sha256 in await cursor.fetchall()}
+    await connection.commit()
+    return found
+
+
+async def _apply(connection: Connection, migration: Migration, schema: str) -> None:
+    async with connection.transaction():
+        await connection.execute(migration.text.encode())
+        await connection.execute(
+            sql.SQL("insert into {} (version, name, sha256) values (%s, %s, %s)").format(
+                sql.Identifier(schema, "schema_migration")
+            ),
+            (migration.version, migration.name, migration.sha256),
+        )
 
 
 def _refuse_surprises(applied: dict[int, str], known: list[Migration], schema: str) -> None:

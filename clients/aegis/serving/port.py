@@ -1,0 +1,90 @@
+"""A gRPC port: mTLS, health, reflection in development, limits, and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from aegis.serving.doors import Doors
+from aegis.serving.tls import TlsFiles, server_credentials
+
+log = logging.getLogger(__name__)
+
+_HEALTH_SECONDS = 2.0
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Port:
+    """One `grpc.aio` server on one address.
+
+    Register services on `.server`, then `open`. `services` are the full names that health knows
+    and reflection shows.
+    """
+
+    def __init__(
+        self,
+        *,
+        doors: Doors,
+        tls: TlsFiles,
+        services: Sequence[str],
+        max_message_bytes: int,
+        reflect: bool = False,
+    ) -> None:
+        self.server = grpc.aio.server(
+            interceptors=[doors],
+            options=(
+                # Two programs must never share a port by accident.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_metadata_size", 16 * 1024),
+                ("grpc.max_concurrent_streams", 1024),
+                # Old connections keep old certificates: this bounds how long.
+                ("grpc.max_connection_age_ms", 30 * 60 * 1000),
+                ("grpc.max_connection_age_grace_ms", 60 * 1000),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
+            ),
+        )
+        self._tls = tls
+        self._services = tuple(services)
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        if reflect:
+            names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self.server)
+
+    async def open(self, address: str) -> str:
+        """Listens on host:port, 0 meaning any free port; returns the address it is bound to.
+
+        Raises RuntimeError when the address is taken.
+        """
+        host, _, _ = address.rpartition(":")
+        bound = self.server.add_secure_port(address, server_credentials(self._tls))
+        await self.server.start()
+        await self.set_healthy(True)
+        return f"{host}:{bound}"
+
+    async def set_healthy(self, healthy: bool) -> None:
+        """Tells every watcher; one that does not read cannot hold us up."""
+        status = _SERVING if healthy else _NOT_SERVING
+        for name in ("", *self._services):
+            try:
+                async with asyncio.timeout(_HEALTH_SECONDS):
+                    await self._health.set(name, status)
+            except TimeoutError:
+                log.warning("a health watcher does not read; %s was not announced", name or "all")
+
+    async def close(self, grace_seconds: float) -> None:
+        """Announces the end, lets calls finish for so long, then aborts them."""
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                await self._health.enter_graceful_shutdown()
+        except TimeoutError:
+            log.warning("a health watcher does not read")
+        await self.server.stop(grace_seconds)

@@ -1,0 +1,48 @@
+"""The life of a serving program: start, say so, run, and end when asked or when a part fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def configure_logging() -> None:
+    """Writes one line an event to standard error, times in UTC."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s %(message)s"
+    )
+
+
+async def run_until_stopped(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs `parts` until SIGTERM or SIGINT, then cancels them and waits for their ends.
+
+    A part that fails stops all others and is raised: a program with a dead part must not look
+    alive.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(part) for part in parts]
+        await stopped.wait()
+        log.info("stopping")
+        for task in tasks:
+            task.cancel()
+
+
+def announce(ready_file: Path | None, address: str) -> None:
+    """Writes the bound address where whoever started us looks for it, whole or not at all."""
+    if ready_file is None:
+        return
+    scratch = ready_file.with_name(f".{ready_file.name}.new")
+    scratch.write_text(address)
+    scratch.replace(ready_file)
