@@ -1,0 +1,89 @@
+"""Whom a certificate names."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from aegis.errors import Unauthenticated
+from aegis.spiffe import caller_of_auth_context, caller_of_uri, spiffe_id
+
+
+def certificate(*names: x509.GeneralName, common_name: str = "admin") -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(hours=1))
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def uri(text: str) -> x509.UniformResourceIdentifier:
+    return x509.UniformResourceIdentifier(text)
+
+
+def refusal_of(pem: bytes | None) -> str:
+    context = {"x509_pem_cert": [pem]} if pem is not None else {}
+    with pytest.raises(Unauthenticated) as refusal:
+        caller_of_auth_context(context, "aegis.local")
+    return refusal.value.reason
+
+
+def test_subject_and_spiffe_id_are_the_same_name():
+    """automation:autopilot is spiffe://…/automation/autopilot, both ways."""
+    name = spiffe_id("automation:autopilot", "aegis.local")
+    assert name == "spiffe://aegis.local/automation/autopilot"
+    assert caller_of_uri(name, "aegis.local").subject == "automation:autopilot"
+
+
+def test_certificate_with_one_spiffe_id_names_its_caller():
+    """DNS names beside the one URI do no harm."""
+    pem = certificate(uri("spiffe://aegis.local/user/admin"), x509.DNSName("localhost"))
+    caller = caller_of_auth_context({"x509_pem_cert": [pem]}, "aegis.local")
+    assert caller.subject == "user:admin"
+
+
+def test_common_name_is_never_an_identity():
+    """A certificate for CN=admin without a SPIFFE id is nobody."""
+    assert refusal_of(certificate()) == "PEER_UNIDENTIFIED"
+
+
+def test_two_uri_names_are_refused():
+    """Whoever could choose between two names could be both."""
+    two = certificate(uri("spiffe://aegis.local/user/a"), uri("spiffe://aegis.local/user/b"))
+    assert refusal_of(two) == "PEER_UNIDENTIFIED"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "spiffe://elsewhere.org/user/admin",
+        "spiffe://aegis.local.evil.org/user/admin",
+        "spiffe://aegis.local/user",
+        "spiffe://aegis.local/user/admin/extra",
+        "spiffe://aegis.local/User/admin",
+        "https://aegis.local/user/admin",
+    ],
+)
+def test_foreign_or_misshapen_spiffe_id_is_refused(name: str):
+    """Only spiffe://TRUST-DOMAIN/KIND/NAME of our own trust domain counts."""
+    assert refusal_of(certificate(uri(name))) == "PEER_UNIDENTIFIED"
+
+
+def test_missing_certificate_is_refused():
+    """A connection without a client certificate is nobody."""
+    assert refusal_of(None) == "PEER_UNIDENTIFIED"
