@@ -17,7 +17,6 @@ from aegis.auditchain import SCHEMA_VERSION, chain_hash, leaf_hash
 from aegis.errors import AegisError, Unavailable
 from aegis.serving.database import Connection, Database
 from aegis.v1 import audit_pb2
-
 from aegis_server.audit import store
 
 log = logging.getLogger(__name__)

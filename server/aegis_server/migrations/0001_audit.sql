@@ -25,3 +25,12 @@ create trigger audit_record_no_truncate before truncate on aegis.audit_record
 -- Ordinary triggers are skipped under session_replication_role = replica; these are not.
 alter table aegis.audit_record enable always trigger audit_record_no_change;
 alter table aegis.audit_record enable always trigger audit_record_no_truncate;
+
+-- The server's role gets every right on new tables by default (see aegis.local.cluster); of this one
+-- it keeps SELECT and INSERT. An installation with other roles says the same with its own grants.
+do $$
+begin
+    if exists (select from pg_roles where rolname = 'aegis_server') then
+        revoke update, delete, truncate on aegis.audit_record from aegis_server;
+    end if;
+end $$;
