@@ -1,0 +1,38 @@
+"""One server's policy room, as app.py wires it, for tests that need one or more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry
+
+from aegis.serving.database import Database
+from aegis_server.audit.log import AuditLog
+from aegis_server.policy.decisions import Decisions
+from aegis_server.policy.revisions import Change, Revisions
+
+ADMIN = "user:admin"
+
+
+def now() -> datetime:
+    """The real clock."""
+    return datetime.now(UTC)
+
+
+class Room:
+    """One server's policy room."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.audit = AuditLog(database, log_id="test", clock=now)
+        self.decisions = Decisions(
+            database, cache=None, clock=now, registry=CollectorRegistry(), poll_seconds=0.02
+        )
+        self.revisions = Revisions(database, audit=self.audit, decisions=self.decisions, clock=now)
+
+    async def import_(self, csv: str, **changes: object) -> int:
+        """Imports as the administrator; returns the number of the revision."""
+        change = Change(csv, ADMIN, "a test")
+        revision = await self.revisions.import_rules(replace(change, **changes))  # type: ignore[arg-type]
+        return revision.number

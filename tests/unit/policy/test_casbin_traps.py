@@ -1,0 +1,265 @@
+"""PyCasbin's known traps, one test each: we use it, and we do not have them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime
+
+import pytest
+from casbin.rbac.default_role_manager import RoleManager
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aegis_policy import Engine, PolicyError, RequestError, read_rules
+from aegis_policy.engine import DEFAULT_MODEL
+from aegis_policy.roles import RoleLinks
+from aegis_policy.rulefile import MAX_RULES
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+DENIED_BY_ROLE = """
+p, user:ann, *, /**, *, , allow, ann-may-all
+p, role:banned, *, /**, *, , deny, banned
+g, user:ann, role:banned, aegis
+"""
+
+
+def decided(engine: Engine, subject: str = "user:ann", resource: str = "/a", **attributes: object):
+    answer = engine.decide(
+        subject=subject,
+        domain="aegis",
+        resource=resource,
+        action="read",
+        attributes=attributes,
+        now=NOON,
+    )
+    return answer.allowed, answer.rule_id
+
+
+def test_new_rules_never_disturb_who_is_asking_meanwhile() -> None:
+    """Reload race: a deny that comes through a role holds while engines are built and swapped.
+
+    Threads: nor do two that ask the same engine disturb each other.
+    """
+    current = Engine.from_csv(DENIED_BY_ROLE)
+    wrong: list[object] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                if decided(current) != (False, "banned"):
+                    wrong.append("allowed")
+            except Exception as error:  # whatever it is, the test must show it
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(40):
+        current = Engine.from_csv(DENIED_BY_ROLE)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("text", ["True) or (True", "1 == 1) or (1 == 1", "r.sub == r.sub"])
+def test_text_of_a_rule_never_becomes_program(text: str) -> None:
+    """eval(): our own grammar parses conditions, so none can close a bracket of Casbin's."""
+    with pytest.raises(PolicyError):
+        Engine.from_csv(f'p, user:ann, *, /a, read, "{text}", allow, x\n')
+
+
+def test_model_with_eval_is_refused() -> None:
+    """eval(): not even a custom model may splice rules into its matcher."""
+    model = DEFAULT_MODEL.replace("cond(p.cond, p.eft, r.ctx)", "eval(p.cond)")
+    with pytest.raises(PolicyError, match=r"eval\(\)"):
+        Engine.from_csv(DENIED_BY_ROLE, model)
+
+
+@pytest.mark.parametrize("effect", ["Deny", "denied", "DENY", "deny # comment", "", "block"])
+def test_misspelt_deny_is_refused_rather_than_ignored(effect: str) -> None:
+    """Effects: Casbin takes an unknown effect for no rule at all, which lets the caller in."""
+    with pytest.raises(PolicyError):
+        Engine.from_csv(f"p, user:ann, *, /a, read, , {effect}, x\n")
+
+
+@pytest.mark.parametrize("kind", ["P", "p2", "G", "policy", "g3"])
+def test_line_of_unknown_kind_is_refused_rather_than_dropped(kind: str) -> None:
+    """Line types: Casbin skips what it does not know, also when it was meant to deny."""
+    with pytest.raises(PolicyError):
+        Engine.from_csv(DENIED_BY_ROLE + f"{kind}, user:ann, *, /a, read, , deny, x\n")
+
+
+def test_wildcard_deny_is_seen() -> None:
+    """FastEnforcer: no index on exact keys hides a deny that is written with a pattern."""
+    engine = Engine.from_csv(
+        "p, user:ann, *, /a/b, read, , allow, exact\np, user:ann, *, /a/*, *, , deny, pattern\n"
+    )
+    assert decided(engine, resource="/a/b") == (False, "pattern")
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        "!some(where (p.eft == deny))",
+        "some(where (p.eft == allow))",
+        "priority(p.eft) || deny",
+    ],
+)
+def test_effect_that_allows_without_a_rule_is_refused(effect: str) -> None:
+    """Effects: a deny-only model lets everybody in when there are no rows; we take one effect."""
+    line = "e = some(where (p.eft == allow)) && !some(where (p.eft == deny))"
+    with pytest.raises(PolicyError, match="deny-overrides"):
+        Engine.from_csv(DENIED_BY_ROLE, DEFAULT_MODEL.replace(line, f"e = {effect}"))
+
+
+def test_model_of_another_shape_is_refused() -> None:
+    """A model whose rows mean something else cannot be used with our rule files."""
+    for model in ("", "[matchers]\nm = r.sub == p.sub\n", DEFAULT_MODEL.replace("eft, id", "eft")):
+        with pytest.raises(PolicyError, match="model"):
+            Engine.from_csv(DENIED_BY_ROLE, model)
+
+
+def test_condition_that_cannot_be_answered_never_helps_the_caller() -> None:
+    """Errors: an allow does not match, a deny does, and the decision itself never fails."""
+    engine = Engine.from_csv(
+        "p, user:ann, *, /a, read, ctx.level > 3, allow, high\n"
+        "p, user:bob, *, /a, read, , allow, bob\n"
+        "p, user:bob, *, /a, read, ctx.level > 3, deny, not-too-high\n"
+    )
+    assert decided(engine, level=4) == (True, "high")
+    assert decided(engine) == (False, "")
+    assert decided(engine, level="4") == (False, "")
+    assert decided(engine, "user:bob", level=3) == (True, "bob")
+    assert decided(engine, "user:bob") == (False, "not-too-high")
+    assert decided(engine, "user:bob", level=[3]) == (False, "not-too-high")
+
+
+def test_line_with_a_missing_field_is_refused_before_it_breaks_every_decision() -> None:
+    """Field count: Casbin loads such a line and then fails whenever a scan reaches it."""
+    with pytest.raises(PolicyError, match="expected 7 fields"):
+        Engine.from_csv(DENIED_BY_ROLE + "p, user:ann, *, /a, read, allow\n")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "resource", "fits"),
+    [
+        ("/org/*/read-only", "/org/1/anything", False),
+        ("/org/*/read-only", "/org/1/read-only", True),
+        ("/org/*", "/org/1/2", False),
+        ("/org/*", "/org", False),
+        ("/org/**", "/org", True),
+        ("/org/**", "/org/1/2/3", True),
+        ("/org/**", "/organ", False),
+        ("/org/*/**", "/org", False),
+        ("/org/*/**", "/org/1", True),
+        ("/o.g", "/oxg", False),
+        ("/org/*", "/org/.hidden", True),
+        ("/**", "/anything/at/all", True),
+        ("/Org", "/org", False),
+    ],
+)
+def test_pattern_means_whole_segments(pattern: str, resource: str, fits: bool) -> None:
+    """Matchers: keyMatch ends at its first star, a regex dot is anything; neither is so here."""
+    engine = Engine.from_csv(f"p, user:ann, *, {pattern}, read, , allow, x\n")
+    assert decided(engine, resource=resource)[0] is fits
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "",
+        "a",
+        "/",
+        "/a/",
+        "//a",
+        "/a//b",
+        "/a/.",
+        "/a/../b",
+        "/a\n",
+        "/a\x00",
+        "/cafe\u0301",
+        "/a\ud800",
+        "/" + "x" * 512,
+    ],
+)
+def test_resource_that_could_be_read_in_two_ways_is_refused(resource: str) -> None:
+    """Canonical paths: no second spelling of a path gets past a rule about the first."""
+    engine = Engine.from_csv("p, user:ann, *, /**, read, , allow, x\n")
+    with pytest.raises(RequestError) as caught:
+        decided(engine, resource=resource)
+    assert caught.value.field == "resource"
+
+
+def test_nobody_can_ask_as_a_role() -> None:
+    """Names: to Casbin a user called role:admin would have that role."""
+    engine = Engine.from_csv("p, role:admin, *, /**, *, , allow, all\n")
+    with pytest.raises(RequestError, match="a role cannot ask"):
+        decided(engine, "role:admin")
+
+
+@pytest.mark.timeout(60)
+def test_many_roles_and_rules_build_in_linear_time() -> None:
+    """Role manager, add_policy: both quadratic in Casbin; at the limit they would take minutes."""
+    half = MAX_RULES // 2
+    engine = Engine.from_csv(
+        "".join(f"g, user:u{n}, role:r{n}, aegis\n" for n in range(half))
+        + "".join(f"p, role:r{n}, *, /a/{n}, read, , allow, rule-{n}\n" for n in range(half))
+    )
+    assert decided(engine, f"user:u{half - 1}", f"/a/{half - 1}") == (True, f"rule-{half - 1}")
+    assert decided(engine, "user:u1", "/a/2") == (False, "")
+
+
+def test_more_rules_than_a_scan_can_bear_are_refused() -> None:
+    """Scan: the cost of a decision grows with every rule, so their number has a bound."""
+    line = "g2, user:u{}, role:a\n"
+    text = "p, role:a, *, /a, read, , allow, a\n" + "".join(map(line.format, range(MAX_RULES)))
+    with pytest.raises(PolicyError, match=f"at most {MAX_RULES}"):
+        read_rules(text)
+
+
+def test_unknown_subjects_leave_nothing_behind() -> None:
+    """Memory: Casbin keeps every name ever asked about; an attacker could ask about many."""
+    engine = Engine.from_csv(DENIED_BY_ROLE)
+    before = {name: repr(vars(links)) for name, links in engine._roles.items()}
+    for index in range(200):
+        assert decided(engine, f"user:stranger-{index}") == (False, "")
+        assert engine.roles_of(f"user:stranger-{index}", f"domain-{index}") == frozenset()
+    assert {name: repr(vars(links)) for name, links in engine._roles.items()} == before
+
+
+def test_longest_permitted_role_chain_reaches_its_end() -> None:
+    """Chains: nine links count in full, and a tenth is refused when the rules are read."""
+    names = ["user:ann", *(f"role:r{n}" for n in range(1, 11))]
+    links = [f"g, {names[n]}, {names[n + 1]}, aegis\n" for n in range(10)]
+    engine = Engine.from_csv("p, role:r9, *, /a, read, , allow, end\n" + "".join(links[:9]))
+    assert decided(engine) == (True, "end")
+    with pytest.raises(PolicyError, match="more than 9 roles"):
+        Engine.from_csv("p, role:r10, *, /a, read, , allow, end\n" + "".join(links))
+
+
+names = st.sampled_from([f"role:{letter}" for letter in "abcdef"])
+
+
+@settings(max_examples=60)
+@given(st.sets(st.tuples(names, names).filter(lambda link: link[0] < link[1]), max_size=12))
+def test_roles_agree_with_casbins_own_manager(links: set[tuple[str, str]]) -> None:
+    """Our frozen role links answer every question as Casbin's own manager does."""
+    ours, casbins = RoleLinks(), RoleManager(10)
+    for member, role in links:
+        ours.add_link(member, role)
+        casbins.add_link(member, role)
+    ours.print_roles()
+    for member in "abcdef":
+        for role in "abcdef":
+            pair = (f"role:{member}", f"role:{role}")
+            assert ours.has_link(*pair) == casbins.has_link(*pair)
+
+
+def test_denied_request_is_not_written_to_casbins_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Logging: Casbin logs whole requests on a denial, and attributes may be personal data."""
+    with caplog.at_level(logging.DEBUG):
+        decided(Engine.from_csv(DENIED_BY_ROLE), secret="patient 4711")
+    assert caplog.records == []
