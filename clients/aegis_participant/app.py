@@ -1,0 +1,119 @@
+"""The Flower ClientApp of a site: a message with the global model in, one with the update out.
+
+What a site knows by itself comes from its `node_config`, what it is asked to do from the message:
+
+    node_config  dataset, partition-id, num-partitions, dirichlet-alpha, seed: which rows are here
+                 public-data: whether noise that others could predict is acceptable here
+    arrays       the global model
+    config       the fields of `Task`, with dashes; server-round; simulation, seed and repeat
+
+The reply carries the update as `arrays`, and the metrics `num-examples` and `steps`. Loss and
+accuracy on the site's own rows are exact, so they are sent in simulations only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from aegis_learning.datasets import Split, load, partition
+from aegis_learning.models import family
+from aegis_learning.parameters import Parameters, check
+from aegis_participant.randomness import KeyStream
+from aegis_participant.training import Result, Task, train
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One round's work for one site, taken from a message."""
+
+    task: Task
+    base: Parameters
+    round: int
+    simulation: bool
+    seed: int
+    repeat: int
+
+    @classmethod
+    def of(cls, message: Message) -> Order:
+        """Reads a TRAIN message; KeyError or ValueError when something is missing or wrong."""
+        config: Any = message.content["config"]
+        arrays: Any = message.content["arrays"]
+        task = Task(
+            model=str(config["model"]),
+            steps=int(config["steps"]),
+            learning_rate=float(config["learning-rate"]),
+            sample_rate=float(config["sample-rate"]),
+            clip_norm=float(config["clip-norm"]),
+            noise_multiplier=float(config["noise-multiplier"]),
+        )
+        base = {name: array.numpy() for name, array in arrays.items()}
+        return cls(
+            task=task,
+            base=check(base, family(task.model).shapes),
+            round=int(config["server-round"]),
+            simulation=bool(config["simulation"]),
+            seed=int(config["seed"]),
+            repeat=int(config["repeat"]),
+        )
+
+    def stream(self, context: Context) -> KeyStream:
+        """Returns the randomness for this order.
+
+        Raises PermissionError when the order wants noise that others can predict, and the data of
+        this site is not public.
+        """
+        if not self.simulation:
+            return KeyStream.secret()
+        if context.node_config.get("public-data") is not True:
+            raise PermissionError("this site's data is not public: no simulation with it")
+        site = int(context.node_config["partition-id"])
+        return KeyStream.seeded(self.seed, self.round, self.repeat, site)
+
+
+def rows_of(context: Context) -> Split:
+    """Returns the rows that are at this site."""
+    config = context.node_config
+    sites = _partition(
+        str(config["dataset"]),
+        int(config["num-partitions"]),
+        float(config["dirichlet-alpha"]),
+        int(config["seed"]),
+    )
+    return sites[int(config["partition-id"])]
+
+
+@lru_cache(maxsize=4)
+def _partition(dataset: str, sites: int, alpha: float, seed: int) -> tuple[Split, ...]:
+    return tuple(partition(load(dataset).train, sites, alpha, seed))
+
+
+def reply(message: Message, order: Order, result: Result, *, examples: int) -> Message:
+    """Returns the answer that carries an update."""
+    metrics: dict[str, int | float | list[int] | list[float]] = {
+        "num-examples": examples,
+        "steps": result.steps,
+    }
+    if order.simulation:
+        metrics |= {"loss": result.loss, "accuracy": result.accuracy}
+    arrays = ArrayRecord(
+        {name: Array(np.ascontiguousarray(values)) for name, values in result.delta.items()}
+    )
+    content = RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)})
+    return Message(content, reply_to=message)
+
+
+app = ClientApp()
+
+
+@app.train()
+def train_round(message: Message, context: Context) -> Message:
+    """Trains on this site's rows from the global model, and answers with the update."""
+    order, rows = Order.of(message), rows_of(context)
+    result = train(order.task, order.base, rows, order.stream(context))
+    return reply(message, order, result, examples=len(rows))

@@ -1,0 +1,107 @@
+"""Private training of one site: DP-SGD (Abadi et al. 2016) with Opacus.
+
+Every step draws a Poisson sample, clips each example's gradient, adds noise, and counts. A step
+whose sample happens to be empty is a step like any other: leaving it out would make the noise
+depend on the data, and the accountant would not have seen it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch.nn.functional import cross_entropy
+
+from aegis_learning.datasets import Split
+from aegis_learning.models import family
+from aegis_learning.parameters import Parameters, subtract
+from aegis_learning.scores import accuracy, log_loss
+from aegis_participant.randomness import KeyStream
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a site is asked to do in one round.
+
+    `sample_rate` is the q of Poisson sampling, `noise_multiplier` the noise's standard deviation
+    relative to `clip_norm`.
+    """
+
+    model: str
+    steps: int
+    learning_rate: float
+    sample_rate: float
+    clip_norm: float
+    noise_multiplier: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The update (parameters after minus before), and how the trained model does on the rows."""
+
+    delta: Parameters
+    loss: float
+    accuracy: float
+    steps: int
+
+
+class _StreamNoise(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimizer with noise from our key stream instead of torch's generator.
+
+    (Opacus' own secure mode needs torchcsprng, which has no release for this torch.)
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, *, stream: KeyStream, task: Task, rows: int
+    ):
+        super().__init__(
+            optimizer,
+            noise_multiplier=task.noise_multiplier,
+            max_grad_norm=task.clip_norm,
+            expected_batch_size=task.sample_rate * rows,
+        )
+        self._stream = stream
+
+    def add_noise(self) -> None:
+        """Adds noise to the sum of clipped gradients."""
+        std = self.noise_multiplier * self.max_grad_norm
+        for p in self.params:
+            noise = torch.from_numpy(std * self._stream.normal(tuple(p.shape)))
+            p.grad = (p.summed_grad.double() + noise).float().view_as(p)
+
+
+def train(task: Task, base: Parameters, data: Split, stream: KeyStream) -> Result:
+    """Trains `steps` private steps from `base` on the site's rows."""
+    model = family(task.model)
+    module = model.torch_module()
+    module.load_state_dict({name: torch.tensor(values) for name, values in base.items()})
+    # The wrapper shares its parameters with `module`; reading them there avoids its name prefix.
+    # Gradients are those of a sum, and the optimizer divides by the *expected* batch size: the
+    # actual one is private.
+    private = GradSampleModule(module, loss_reduction="sum")
+    optimizer = _StreamNoise(
+        torch.optim.SGD(private.parameters(), lr=task.learning_rate),
+        stream=stream,
+        task=task,
+        rows=len(data),
+    )
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    for _ in range(task.steps):
+        drawn = torch.from_numpy(stream.uniform(len(data)) < task.sample_rate)
+        optimizer.zero_grad()
+        cross_entropy(private(x[drawn]), y[drawn], reduction="sum").backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    after = {
+        name: values.numpy().astype(np.float32, copy=True)
+        for name, values in module.state_dict().items()
+    }
+    logits = model.logits(after, data.x)
+    return Result(
+        delta=subtract(after, base),
+        loss=log_loss(logits, data.y),
+        accuracy=accuracy(logits, data.y),
+        steps=task.steps,
+    )

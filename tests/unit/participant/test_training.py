@@ -1,0 +1,186 @@
+"""A site's private training: what leaves it, and what the accountant may rely on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from opacus.optimizers import DPOptimizer
+
+from aegis_learning.datasets import Split, load, partition
+from aegis_learning.models import family
+from aegis_learning.parameters import Parameters, flatten
+from aegis_participant.app import Order, app
+from aegis_participant.attacks import attacker
+from aegis_participant.randomness import KeyStream
+from aegis_participant.training import Task, train
+
+MLP = family("mlp")
+TASK = Task(
+    model="mlp", steps=4, learning_rate=1.0, sample_rate=0.3, clip_norm=1.0, noise_multiplier=1.4
+)
+ROWS = partition(load("breast-cancer").train, 5, 1.0, 1)[0]
+
+
+def test_same_stream_gives_the_same_update_and_another_one_does_not() -> None:
+    """A simulation repeats bit for bit; secret noise never does."""
+    base = MLP.initial(1)
+    first = flatten(train(TASK, base, ROWS, KeyStream.seeded(1, 2)).delta)
+    assert np.array_equal(first, flatten(train(TASK, base, ROWS, KeyStream.seeded(1, 2)).delta))
+    assert not np.allclose(first, flatten(train(TASK, base, ROWS, KeyStream.seeded(1, 3)).delta))
+    secret = [flatten(train(TASK, base, ROWS, KeyStream.secret()).delta) for _ in range(2)]
+    assert not np.allclose(secret[0], secret[1])
+
+
+def test_update_has_the_names_of_the_model() -> None:
+    """Nothing of Opacus' wrapper shows in what is sent."""
+    assert MLP.shapes.keys() == train(TASK, MLP.initial(1), ROWS, KeyStream.secret()).delta.keys()
+
+
+def test_empty_samples_add_noise_and_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sampling rate that draws nobody, every step still moves the model by pure noise."""
+    noisy = []
+    original = DPOptimizer.scale_grad
+
+    def counted(self: DPOptimizer) -> None:
+        noisy.append(sum(float(p.grad.abs().sum()) for p in self.params))
+        original(self)
+
+    monkeypatch.setattr(DPOptimizer, "scale_grad", counted)
+    task = replace(TASK, sample_rate=1e-12, steps=7)
+    result = train(task, MLP.initial(1), ROWS, KeyStream.seeded(1))
+    assert 7 == len(noisy) == result.steps
+    assert min(noisy) > 0
+
+
+def test_noise_has_the_deviation_the_accountant_was_told() -> None:
+    """Sigma times clip norm, divided by the expected sample, on every parameter of one step."""
+    task = replace(TASK, steps=1, sample_rate=1e-12, clip_norm=0.5, noise_multiplier=2.0)
+    seen = [
+        flatten(train(task, MLP.initial(1), ROWS, KeyStream.seeded(seed)).delta)
+        for seed in range(10)
+    ]
+    expected = 2.0 * 0.5 / (1e-12 * len(ROWS))
+    assert np.std(np.concatenate(seen)) == pytest.approx(expected, rel=0.03)
+
+
+def test_one_row_cannot_move_the_model_further_than_the_clip_norm() -> None:
+    """Replacing a row by an absurd one changes the sum of gradients by at most twice the norm."""
+    task = replace(TASK, steps=1, sample_rate=1.0, noise_multiplier=1e-9)
+    absurd = Split(ROWS.x.copy(), ROWS.y.copy())
+    absurd.x[0] *= 1e6
+    base = MLP.initial(1)
+    updates = [
+        flatten(train(task, base, rows, KeyStream.seeded(1)).delta) for rows in (ROWS, absurd)
+    ]
+    moved = np.linalg.norm(updates[0] - updates[1]) * len(ROWS) / task.learning_rate
+    assert 0 < moved <= 2 * task.clip_norm * 1.001
+
+
+def test_key_stream_is_uniform_and_normal() -> None:
+    """First moments of 200,000 numbers, and no repetition between calls."""
+    stream = KeyStream.seeded(4)
+    uniform, normal = stream.uniform(200_000), stream.normal((200_000,))
+    assert 0 < uniform.min() < uniform.max() < 1
+    assert uniform.mean() == pytest.approx(0.5, abs=0.003)
+    assert (normal.mean(), normal.std()) == pytest.approx((0, 1), abs=0.01)
+    assert not np.array_equal(stream.uniform(4), stream.uniform(4))
+
+
+def _message(base: Parameters, **changes: object) -> Message:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
+    config = ConfigRecord()
+    config.update(
+        {
+            "model": "mlp",
+            "steps": 4,
+            "learning-rate": 1.0,
+            "sample-rate": 0.3,
+            "clip-norm": 1.0,
+            "noise-multiplier": 1.4,
+            "server-round": 1,
+            "simulation": True,
+            "seed": 5,
+            "repeat": 0,
+            **changes,
+        }
+    )
+    arrays = ArrayRecord.from_numpy_ndarrays(list(base.values()))
+    named = ArrayRecord(dict(zip(base, arrays.values(), strict=True)))
+    return Message(RecordDict({"arrays": named, "config": config}), 1, "train")
+
+
+def _context(*, public: bool = True) -> Context:
+    config = {
+        "dataset": "breast-cancer",
+        "partition-id": 0,
+        "num-partitions": 5,
+        "dirichlet-alpha": 1.0,
+        "seed": 1,
+        "public-data": public,
+    }
+    return Context(1, 1, config, RecordDict(), {})
+
+
+def _delta(reply: Message) -> np.ndarray:
+    return flatten({name: array.numpy() for name, array in reply.content["arrays"].items()})
+
+
+def test_site_with_private_data_refuses_a_simulation() -> None:
+    """A coordinator that dictates the seed could subtract the noise."""
+    with pytest.raises(PermissionError, match="not public"):
+        app(_message(MLP.initial(1)), _context(public=False))
+
+
+def test_site_does_not_send_exact_figures_about_private_rows() -> None:
+    """Loss and accuracy leave a site in simulations only."""
+    base = MLP.initial(1)
+    simulated = app(_message(base), _context())
+    private = app(_message(base, simulation=False), _context(public=False))
+    assert {"num-examples", "steps", "loss", "accuracy"} == set(simulated.content["metrics"])
+    assert {"num-examples", "steps"} == set(private.content["metrics"])
+
+
+def test_repeated_round_draws_other_noise() -> None:
+    """Two different updates under one key stream would cancel the noise."""
+    base = MLP.initial(1)
+    first, again = (app(_message(base, repeat=n), _context()) for n in (0, 1))
+    assert not np.allclose(_delta(first), _delta(again))
+
+
+def test_task_for_an_unknown_model_or_with_wrong_arrays_is_refused() -> None:
+    """A site checks what it is sent, too."""
+    with pytest.raises(KeyError):
+        Order.of(_message(MLP.initial(1), model="gpt"))
+    with pytest.raises(ValueError, match="layer2"):
+        Order.of(_message(MLP.initial(1), model="logistic"))
+
+
+@pytest.mark.parametrize(("kind", "cosine"), [("sign-flip", -1), ("scale", 1), ("noise", 0)])
+def test_attackers_send_what_their_name_says(kind: str, cosine: float) -> None:
+    """Direction and length of the poisoned update, compared with the honest one."""
+    message = _message(MLP.initial(1))
+    honest, poison = (
+        _delta(app(message, _context())),
+        _delta(attacker(kind, 10)(message, _context())),
+    )  # type: ignore[arg-type]
+    lengths = np.linalg.norm(poison), np.linalg.norm(honest)
+    assert lengths[0] / lengths[1] == pytest.approx(10, rel=0.15)
+    assert honest @ poison / lengths[0] / lengths[1] == pytest.approx(cosine, abs=0.15)
+
+
+def test_label_flipper_teaches_the_opposite() -> None:
+    """Its update makes the model worse on true labels than an honest one does."""
+    base, data = MLP.initial(1), load("breast-cancer").test
+    quiet = {"noise-multiplier": 1e-6, "steps": 20}
+    message = _message(base, **quiet)
+
+    def accuracy(reply: Message) -> float:
+        after = {n: base[n] + a.numpy() for n, a in reply.content["arrays"].items()}
+        return float(np.mean(MLP.logits(after, data.x).argmax(axis=1) == data.y))
+
+    honest, poison = app(message, _context()), attacker("label-flip", 1)(message, _context())
+    assert accuracy(poison) < 0.4 < 0.8 < accuracy(honest)
