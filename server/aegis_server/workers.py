@@ -1,0 +1,60 @@
+"""Worker processes for work that would hold up the event loop.
+
+Spawned, never forked: a forked child would inherit gRPC's threads' locks and none of its threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+Result = TypeVar("Result")
+Task = TypeVar("Task")
+
+log = logging.getLogger(__name__)
+
+
+class Workers:
+    """Runs plain functions on plain values in at most `processes` processes."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._pool = self._started()
+
+    async def run(self, work: Callable[[Task], Result], task: Task) -> Result:
+        """Returns `work(task)`, or raises what it raises; both cross the border pickled.
+
+        A worker that dies, for want of memory say, takes its whole pool with it. The work is then
+        tried once more on a new one; raises BrokenProcessPool when that dies as well.
+        """
+        pool = self._pool
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(pool, work, task)
+        except BrokenProcessPool:
+            log.warning("a worker process died; starting new ones")
+            self._replace(pool)
+        pool = self._pool
+        try:
+            return await loop.run_in_executor(pool, work, task)
+        except BrokenProcessPool:
+            self._replace(pool)
+            raise
+
+    def close(self) -> None:
+        """Waits for the work in hand and ends the processes."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _replace(self, broken: ProcessPoolExecutor) -> None:
+        # Everyone who used the broken pool comes by here; the first replaces it.
+        if self._pool is broken:
+            broken.shutdown(wait=False)
+            self._pool = self._started()
+
+    def _started(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self._processes, mp_context=get_context("spawn"))

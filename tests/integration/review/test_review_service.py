@@ -1,0 +1,510 @@
+"""The review room behind a real gRPC server, on real Postgres, with real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psycopg
+import pytest
+from prometheus_client import CollectorRegistry
+from tests.unit.review.factories import FAMILY, a_round
+
+from aegis.errors import AegisError, NotFound, from_rpc_error
+from aegis.serving.database import Database, migrate
+from aegis.serving.deeds import Deeds
+from aegis.serving.doors import Doors, Grant
+from aegis.serving.metrics import CallMetrics
+from aegis.spiffe import Caller
+from aegis.v1 import audit_pb2, review_pb2, review_pb2_grpc
+from aegis_learning import parameters
+from aegis_server.audit import store as audit_store
+from aegis_server.audit.log import AuditLog
+from aegis_server.blobs import BlobStore
+from aegis_server.pages import encode_token
+from aegis_server.review.rounds import Rounds
+from aegis_server.review.service import ReviewService
+from aegis_server.review.updates import Base, Updates
+from aegis_server.workers import Workers
+
+RUN = "run-1"
+COORDINATOR = Caller("service:coordinator", "spiffe://aegis.local/service/coordinator")
+ACCEPTED = review_pb2.Update.VERDICT_ACCEPTED
+REJECTED = review_pb2.Update.VERDICT_REJECTED
+PENDING = review_pb2.Update.VERDICT_PENDING
+
+# Made once, as the attacker of every round here: the third of five.
+CASE = a_round(s3="sign-flip")
+GOOD = CASE.submissions[0].data
+NAN = parameters.encode(
+    {name: np.full(shape, np.nan, np.float32) for name, shape in FAMILY.shapes.items()}
+)
+
+
+class KnownRuns:
+    """The training room's answer for one run."""
+
+    def __init__(self) -> None:
+        self.base: Base | None = None
+
+    async def base_of(self, run_id: str, round: int) -> Base:  # noqa: A002
+        """Knows one run."""
+        if run_id != RUN or self.base is None:
+            raise NotFound("RESOURCE_NOT_FOUND", f"there is no run {run_id}", resource=run_id)
+        return self.base
+
+
+@dataclass(slots=True)
+class Room:
+    """The served room, and what a test wants to look at behind it."""
+
+    stub: review_pb2_grpc.ReviewServiceStub
+    database: Database
+    deeds: Deeds
+    runs: KnownRuns
+    blobs: Path
+
+    async def submit(
+        self, data: bytes, participant: str = "s1", *, chunk: int = 1000, **header: object
+    ) -> review_pb2.Update:
+        """Sends an update as an honest client would, but for what `header` overrides."""
+        fields = {
+            "run_id": RUN,
+            "round": 1,
+            "attempt": 1,
+            "participant": participant,
+            "sha256": parameters.digest(data),
+            "size_bytes": len(data),
+        } | header
+        parts = [
+            review_pb2.SubmitUpdateRequest(
+                header=review_pb2.SubmitUpdateRequest.Header(**fields)  # type: ignore[arg-type]
+            ),
+            *(
+                review_pb2.SubmitUpdateRequest(chunk=data[start : start + chunk])
+                for start in range(0, len(data), chunk)
+            ),
+        ]
+        return await self.send(*parts)
+
+    async def send(self, *parts: review_pb2.SubmitUpdateRequest) -> review_pb2.Update:
+        """Sends these parts; raises the server's error."""
+        try:
+            return (await self.stub.SubmitUpdate(iter(parts), timeout=20)).update
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def refusal(self, *parts: review_pb2.SubmitUpdateRequest) -> str:
+        """Returns the reason why these parts are refused."""
+        with pytest.raises(AegisError) as refused:
+            await self.send(*parts)
+        return refused.value.reason
+
+    async def submit_round(self) -> None:
+        """Sends the five updates of `CASE`."""
+        for submission in CASE.submissions:
+            await self.submit(submission.data, submission.update_id)
+
+    async def review(self, attempt: int = 1) -> list[review_pb2.Update]:
+        """Has round 1 judged; raises the server's error."""
+        request = review_pb2.ReviewRoundRequest(run_id=RUN, round=1, attempt=attempt)
+        try:
+            return list((await self.stub.ReviewRound(request, timeout=60)).updates)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def list(self, **query: object) -> review_pb2.ListUpdatesResponse:
+        """Lists updates; raises the server's error."""
+        try:
+            return await self.stub.ListUpdates(review_pb2.ListUpdatesRequest(**query), timeout=10)  # type: ignore[arg-type]
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def records(self, outcome: str = "") -> list[audit_pb2.AuditRecord]:
+        """The audit log, in order."""
+        async with self.database.transaction() as connection:
+            rows = await audit_store.stored_from(connection, start=0, limit=1000)
+        records = [audit_pb2.AuditRecord.FromString(row[1]) for row in rows]
+        return [record for record in records if outcome in ("", record.outcome)]
+
+    def stored_blobs(self) -> int:
+        """Number of files in the blob store, the base model included."""
+        return sum(path.is_file() for path in self.blobs.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    started = Workers(1)
+    yield started
+    started.close()
+
+
+@asynccontextmanager
+async def serving(
+    database: Database, folder: Path, workers: Workers, **limits: int
+) -> AsyncIterator[Room]:
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    async def admit(method: str, caller: Caller) -> Grant:
+        return Grant(revision=7, rule_id="coordinators")
+
+    audit = AuditLog(database, log_id="test", clock=now)
+    writer = asyncio.create_task(audit.run())
+    blobs, runs, deeds = BlobStore(folder / "blobs"), KnownRuns(), Deeds()
+    runs.base = Base(
+        CASE.dataset,
+        CASE.model,
+        await blobs.put(CASE.base),
+        examples={each.update_id: each.examples for each in CASE.submissions},
+    )
+    shared = {"database": database, "audit": audit, "blobs": blobs, "runs": runs, "clock": now}
+    service = ReviewService(Updates(**shared, **limits), Rounds(**shared, workers=workers), deeds)
+    doors = Doors(
+        admit=admit,
+        metrics=CallMetrics(CollectorRegistry()),
+        trust_domain="aegis.local",
+        local_caller=COORDINATOR,
+    )
+    server = grpc.aio.server(interceptors=[doors])
+    review_pb2_grpc.add_ReviewServiceServicer_to_server(service, server)
+    server.add_insecure_port(f"unix:{folder}/review.sock")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"unix:{folder}/review.sock") as channel:
+        stub = review_pb2_grpc.ReviewServiceStub(channel)
+        yield Room(stub, database, deeds, runs, folder / "blobs")
+    await server.stop(1)
+    await deeds.drain()
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+
+
+@pytest.fixture
+async def database(database_url: str, server_database_url: str) -> AsyncIterator[Database]:
+    await migrate(database_url, "aegis_server", "aegis")
+    opened = Database(server_database_url, application="test")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def room(database: Database, tmp_path: Path, workers: Workers) -> AsyncIterator[Room]:
+    async with serving(database, tmp_path, workers) as served:
+        yield served
+
+
+def header(**fields: object) -> review_pb2.SubmitUpdateRequest:
+    values = {
+        "run_id": RUN,
+        "round": 1,
+        "attempt": 1,
+        "participant": "s1",
+        "sha256": parameters.digest(GOOD),
+        "size_bytes": len(GOOD),
+    } | fields
+    return review_pb2.SubmitUpdateRequest(
+        header=review_pb2.SubmitUpdateRequest.Header(**values)  # type: ignore[arg-type]
+    )
+
+
+def chunk(data: bytes) -> review_pb2.SubmitUpdateRequest:
+    return review_pb2.SubmitUpdateRequest(chunk=data)
+
+
+async def test_update_is_taken_in_as_pending(room: Room):
+    """What passes intake is stored, recorded and not yet judged."""
+    update = await room.submit(GOOD)
+    assert update.verdict == PENDING
+    assert (update.run_id, update.round, update.attempt) == (RUN, 1, 1)
+    assert update.sha256 == parameters.digest(GOOD)
+    assert update.size_bytes == len(GOOD)
+    assert not update.HasField("review_time")
+    (record,) = await room.records()
+    assert (record.kind, record.outcome) == (audit_pb2.AUDIT_KIND_REVIEW, "received")
+    assert (record.actor, record.rule_id) == ("service:coordinator", "coordinators")
+    assert record.subject_id == update.update_id
+    assert record.details["sha256"] == parameters.digest(GOOD).hex()
+
+
+async def test_same_bytes_again_return_the_stored_update(room: Room):
+    """A retry of a submission whose answer was lost changes nothing."""
+    first = await room.submit(GOOD)
+    assert await room.submit(GOOD) == first
+    assert len(await room.records()) == 1
+
+
+async def test_simultaneous_submissions_of_one_update_store_it_once(room: Room):
+    """Retries that overlap find each other."""
+    updates = await asyncio.gather(*(room.submit(GOOD) for _ in range(6)))
+    assert len({update.update_id for update in updates}) == 1
+    assert len(await room.records("received")) == 1
+
+
+async def test_other_bytes_under_the_same_name_are_refused(room: Room):
+    """A participant has one update in a round."""
+    await room.submit(GOOD)
+    with pytest.raises(AegisError) as refused:
+        await room.submit(CASE.submissions[1].data)
+    assert refused.value.reason == "REQUEST_ID_REUSED"
+
+
+async def test_another_attempt_is_another_round(room: Room):
+    """A coordinator that starts again sends again."""
+    first = await room.submit(GOOD, attempt=1)
+    second = await room.submit(GOOD, attempt=2)
+    assert first.update_id != second.update_id
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(pickle.dumps({"w": [1.0]}), "UPDATE_FORMAT_INVALID", id="pickle"),
+        pytest.param(parameters.encode({}), "UPDATE_SHAPE_MISMATCH", id="no tensor"),
+        pytest.param(NAN, "UPDATE_NOT_FINITE", id="nan"),
+    ],
+)
+async def test_what_is_no_update_of_the_model_is_refused(room: Room, data: bytes, reason: str):
+    """Refused with its reason, recorded, and no byte of it kept."""
+    before = room.stored_blobs()
+    with pytest.raises(AegisError) as refused:
+        await room.submit(data)
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.reason == reason
+    (record,) = await room.records()
+    assert (record.outcome, record.reason) == ("refused", reason)
+    assert record.details["participant"] == "s1"
+    assert room.stored_blobs() == before
+    assert not (await room.list()).updates
+
+
+async def test_bytes_that_are_not_those_announced_are_refused(room: Room):
+    """Size and digest are the sender's own words."""
+    streams = {
+        "other digest": [header(sha256=bytes(32)), chunk(GOOD)],
+        "stream ends early": [header(), chunk(GOOD[:-1])],
+        "no chunk at all": [header()],
+        "more than announced": [header(), chunk(GOOD), chunk(b"x")],
+    }
+    refusals = {name: await room.refusal(*parts) for name, parts in streams.items()}
+    assert refusals == dict.fromkeys(streams, "DIGEST_MISMATCH")
+    assert [record.reason for record in await room.records()] == ["DIGEST_MISMATCH"] * 4
+    assert not (await room.list()).updates
+
+
+async def test_stream_out_of_form_is_refused(room: Room):
+    """Header first, once, within its constraints; then chunks, none empty, none too large."""
+    streams = {
+        "nothing": [],
+        "no header": [chunk(GOOD)],
+        "second header": [header(), chunk(GOOD[:9]), header()],
+        "empty chunk": [header(), chunk(b"")],
+        "empty part": [header(), review_pb2.SubmitUpdateRequest()],
+        "oversize chunk": [header(), chunk(bytes(65537))],
+        "round zero": [header(round=0)],
+        "participant with slashes": [header(participant="../etc")],
+        "short digest": [header(sha256=b"short")],
+    }
+    refusals = {name: await room.refusal(*parts) for name, parts in streams.items()}
+    assert refusals == dict.fromkeys(streams, "FIELD_INVALID")
+    assert not (await room.list()).updates
+
+
+async def test_update_larger_than_its_model_is_refused_before_it_is_read(room: Room):
+    """The announcement is enough: no chunk is waited for."""
+    with pytest.raises(AegisError) as refused:
+        await room.send(header(size_bytes=10_000_000))
+    assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.value.reason == "REQUEST_TOO_LARGE"
+    assert int(refused.value.metadata["limit_bytes"]) < 10_000
+    assert [record.reason for record in await room.records()] == ["REQUEST_TOO_LARGE"]
+
+
+async def test_limit_of_the_server_holds_for_large_models(
+    database: Database, tmp_path: Path, workers: Workers
+):
+    """Whatever the model, no update is larger than the setting."""
+    async with serving(database, tmp_path, workers, bytes_max=100) as room:
+        with pytest.raises(AegisError) as refused:
+            await room.submit(GOOD)
+        assert refused.value.metadata["limit_bytes"] == "100"
+
+
+async def test_update_for_an_unknown_run_is_refused(room: Room):
+    """No run, no base, nothing to compare with."""
+    with pytest.raises(AegisError) as refused:
+        await room.submit(GOOD, run_id="run-2")
+    assert refused.value.reason == "RESOURCE_NOT_FOUND"
+    assert [record.outcome for record in await room.records()] == ["refused"]
+
+
+async def test_client_that_leaves_half_way_leaves_nothing_behind(room: Room):
+    """A broken stream is neither an update nor a refusal."""
+
+    async def half() -> AsyncIterator[review_pb2.SubmitUpdateRequest]:
+        yield header()
+        yield chunk(GOOD[:100])
+        await asyncio.sleep(60)
+
+    call = room.stub.SubmitUpdate(half(), timeout=0.3)
+    with pytest.raises(grpc.RpcError):
+        await call
+    assert (await room.list()).updates == []
+    assert await room.records() == []
+
+
+async def test_round_is_judged_together(room: Room):
+    """The attacker is rejected with critical findings, its peers are accepted."""
+    await room.submit_round()
+    updates = await room.review()
+    assert [each.participant for each in updates] == ["s1", "s2", "s3", "s4", "s5"]
+    assert [each.verdict for each in updates] == [
+        REJECTED if each.participant == "s3" else ACCEPTED for each in updates
+    ]
+    rejected = updates[2]
+    assert rejected.score >= 1
+    assert rejected.findings[0].severity == review_pb2.Finding.SEVERITY_CRITICAL
+    assert rejected.findings[0].value > rejected.findings[0].threshold
+    assert {found.examiner for found in rejected.findings} == {"golden-set", "outlier"}
+    assert rejected.HasField("review_time")
+
+
+async def test_verdicts_are_recorded_with_the_findings_as_evidence(room: Room):
+    """The record holds the exact findings the verdict rests on."""
+    await room.submit_round()
+    updates = await room.review()
+    records = {r.subject_id: r for r in await room.records() if r.action == "judge"}
+    assert len(records) == 5
+    for update in updates:
+        record = records[update.update_id]
+        assert record.outcome == ("rejected" if update.verdict == REJECTED else "accepted")
+        (evidence,) = record.evidence
+        found = json.loads(evidence.content)
+        assert [(f["measure"], f["value"]) for f in found] == [
+            (f.measure, f.value) for f in update.findings
+        ]
+    assert records[updates[2].update_id].reason == "outlier/norm_z"
+
+
+async def test_judging_again_returns_the_same_verdicts(room: Room):
+    """A round is judged once."""
+    await room.submit_round()
+    first = await room.review()
+    assert await room.review() == first
+    assert sum(record.action == "judge" for record in await room.records()) == 5
+
+
+async def test_simultaneous_judges_write_one_verdict(room: Room):
+    """The row lock lets one write; all return what it wrote."""
+    await room.submit_round()
+    answers = await asyncio.gather(*(room.review() for _ in range(4)))
+    assert all(answer == answers[0] for answer in answers)
+    assert sum(record.action == "judge" for record in await room.records()) == 5
+
+
+async def test_judged_round_takes_no_more_updates(room: Room):
+    """A late update is refused; the same bytes again still return what is stored."""
+    for submission in CASE.submissions[:4]:
+        await room.submit(submission.data, submission.update_id)
+    await room.review()
+    with pytest.raises(AegisError) as refused:
+        await room.submit(CASE.submissions[4].data, "s5")
+    assert refused.value.reason == "STATE_CONFLICT"
+    assert refused.value.metadata["state"] == "JUDGED"
+    assert (await room.submit(GOOD)).verdict == ACCEPTED
+
+
+async def test_round_without_updates_cannot_be_judged(room: Room):
+    """There is no verdict about nothing."""
+    with pytest.raises(AegisError) as refused:
+        await room.review()
+    assert refused.value.reason == "RESOURCE_NOT_FOUND"
+
+
+async def test_judgement_that_broke_off_is_made_by_the_next_call(room: Room):
+    """The round stays closed in between, so what is judged is what was there."""
+    await room.submit_round()
+    room.runs.base, base = None, room.runs.base
+    with pytest.raises(AegisError):
+        await room.review()
+    room.runs.base = base
+    with pytest.raises(AegisError) as refused:
+        await room.submit(GOOD, "s6")
+    assert refused.value.metadata["state"] == "CLOSED"
+    assert [u.verdict for u in await room.review()].count(ACCEPTED) == 4
+
+
+async def test_judgement_survives_a_caller_that_leaves(room: Room, database_url: str):
+    """The verdict is written even when nobody waits for it any more."""
+    await room.submit_round()
+    async with await psycopg.AsyncConnection.connect(database_url) as blocker:
+        await blocker.execute("select 1 from aegis.review_round for update")
+        request = review_pb2.ReviewRoundRequest(run_id=RUN, round=1, attempt=1)
+        with pytest.raises(grpc.RpcError) as gone:
+            # The lock above holds the handler until well after its caller gave up.
+            await room.stub.ReviewRound(request, timeout=0.5)
+        assert gone.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await room.deeds.drain()
+    verdicts = [update.verdict for update in (await room.list()).updates]
+    assert verdicts.count(ACCEPTED) == 4
+    assert verdicts.count(REJECTED) == 1
+
+
+async def test_damaged_update_is_never_judged(room: Room):
+    """Bytes that changed on disk are an incident, not a verdict."""
+    await room.submit_round()
+    for path in room.blobs.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    with pytest.raises(AegisError) as failed:
+        await room.review()
+    assert failed.value.reason == "INTERNAL"
+    assert "damaged" not in failed.value.message
+    assert {update.verdict for update in (await room.list()).updates} == {PENDING}
+
+
+async def test_one_update_is_shown_with_its_findings(room: Room):
+    """GetUpdate returns what ReviewRound said."""
+    await room.submit_round()
+    updates = await room.review()
+    request = review_pb2.GetUpdateRequest(update_id=updates[2].update_id)
+    assert (await room.stub.GetUpdate(request, timeout=10)).update == updates[2]
+
+
+async def test_unknown_update_is_not_found(room: Room):
+    """An id nobody handed out."""
+    with pytest.raises(grpc.RpcError) as missing:
+        await room.stub.GetUpdate(review_pb2.GetUpdateRequest(update_id="upd-0"), timeout=10)
+    assert from_rpc_error(missing.value).reason == "RESOURCE_NOT_FOUND"
+
+
+async def test_pages_show_every_update_once_newest_first(room: Room):
+    """Following the tokens gives the whole list."""
+    await room.submit_round()
+    found, token = [], ""
+    while True:
+        page = await room.list(page_size=2, page_token=token, run_id=RUN)
+        found += [update.participant for update in page.updates]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == ["s5", "s4", "s3", "s2", "s1"]
+    assert (await room.list(run_id="run-2")).updates == []
+
+
+async def test_page_token_of_another_query_or_nobody_is_refused(room: Room):
+    """A token continues the query that handed it out, no other; nobody else can make one."""
+    await room.submit_round()
+    token = (await room.list(page_size=2, run_id=RUN)).next_page_token
+    for wrong in (token, "x", "AAAA", "bm90IGpzb24", encode_token("five", "updates", "")):
+        with pytest.raises(AegisError) as refused:
+            await room.list(page_size=2, page_token=wrong)
+        assert refused.value.reason == "PAGE_TOKEN_INVALID"

@@ -1,0 +1,59 @@
+"""Rounds to judge: real data, a real model, DP-SGD's clipping and noise, and what attackers do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aegis_learning import datasets, models, parameters
+from aegis_learning.datasets import Split
+from aegis_learning.parameters import Parameters
+from aegis_server.review.vetting import Case, Submission
+
+DATASET = datasets.load("breast-cancer")
+FAMILY = models.family("logistic")
+SITES = 5
+
+
+def honest_update(
+    base: Parameters, split: Split, random: np.random.Generator, *, flipped: bool = False
+) -> Parameters:
+    """One full-batch DP-SGD step of logistic regression: clipped to 0.5, noise 8 / rows."""
+    logits = FAMILY.logits(base, split.x).astype(np.float64)
+    errors = np.exp(logits - logits.max(axis=1, keepdims=True))
+    errors /= errors.sum(axis=1, keepdims=True)
+    errors[np.arange(len(split)), 1 - split.y if flipped else split.y] -= 1
+    lengths = np.linalg.norm(errors, axis=1) * np.sqrt((split.x**2).sum(axis=1) + 1)
+    errors *= np.minimum(1, 0.5 / lengths)[:, None]
+    gradient = {"layer1.weight": errors.T @ split.x, "layer1.bias": errors.sum(axis=0)}
+    return {
+        name: ((-values + random.normal(0, 8.0, values.shape)) / len(split)).astype(np.float32)
+        for name, values in gradient.items()
+    }
+
+
+def attacked(
+    kind: str, base: Parameters, split: Split, random: np.random.Generator, factor: float = 10.0
+) -> Parameters:
+    """What an attacker sends in place of its honest update, `factor` times as long."""
+    update = honest_update(base, split, random, flipped=kind == "label-flip")
+    if kind == "sign-flip":
+        return parameters.scale(update, -factor)
+    if kind == "noise":
+        length = float(np.linalg.norm(parameters.flatten(update)))
+        noise = {n: random.normal(size=v.shape).astype(np.float32) for n, v in update.items()}
+        return parameters.scale(
+            noise, factor * length / float(np.linalg.norm(parameters.flatten(noise)))
+        )
+    return parameters.scale(update, factor)
+
+
+def a_round(*, seed: int = 1, sites: int = SITES, **attackers: str) -> Case:
+    """A round of `sites` sites; `s3="sign-flip"` makes the third an attacker."""
+    base = FAMILY.initial(seed)
+    random = np.random.default_rng(seed)
+    submissions = []
+    for number, split in enumerate(datasets.partition(DATASET.train, sites, 1.0, seed), start=1):
+        kind = attackers.get(f"s{number}")
+        update = attacked(kind, base, split, random) if kind else honest_update(base, split, random)
+        submissions.append(Submission(f"s{number}", parameters.encode(update), len(split)))
+    return Case("breast-cancer", "logistic", parameters.encode(base), tuple(submissions))
