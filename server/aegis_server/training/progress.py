@@ -1,0 +1,324 @@
+"""What coordinators do to a run: take it up, complete rounds, end it.
+
+A coordinator is believed as little as possible: the model must be a model, the steps must fit the
+plan, and epsilon is computed here from noise, rate and steps. Each coordinator of a run has a
+number; an earlier one that is still alive somewhere is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from aegis.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+)
+from aegis.serving.database import Connection, Database
+from aegis.v1 import training_pb2
+from aegis_learning import parameters, privacy
+from aegis_learning.models import family
+from aegis_server.audit.log import AuditLog
+from aegis_server.blobs import BlobStore
+from aegis_server.review.updates import Base
+from aegis_server.training import plans, store
+from aegis_server.training.runs import RunView
+from aegis_server.training.states import (
+    OPEN_STATES,
+    Changes,
+    State,
+    ended,
+    entry,
+    move,
+    require,
+)
+from aegis_server.training.store import StoredParticipant, StoredRound, StoredRun
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Where a coordinator goes on: `model` is the model after `last`, empty before round 0."""
+
+    run: StoredRun
+    last: StoredRound | None
+    steps: int
+    model: bytes
+
+
+class Progress:
+    """How runs advance. `server` is the subject in whose name the server itself ends a run."""
+
+    def __init__(
+        self,
+        database: Database,
+        audit: AuditLog,
+        blobs: BlobStore,
+        *,
+        clock: Callable[[], datetime],
+        changes: Changes,
+        server: str = "server:aegis",
+    ) -> None:
+        self._database = database
+        self._audit = audit
+        self._blobs = blobs
+        self._clock = clock
+        self._changes = changes
+        self._server = server
+
+    async def assignment(self, run_id: str, *, actor: str) -> Assignment:
+        """Returns where to go on, and marks a starting run as running.
+
+        Raises `NotFound`, or `FailedPrecondition` (STATE_CONFLICT) when the run has ended.
+        """
+        async with self._database.transaction() as connection:
+            run = await require(connection, run_id, lock=True)
+            if run.state not in OPEN_STATES:
+                raise ended(run)
+            last = (await store.last_rounds(connection, [run_id])).get(run_id)
+            if run.state == State.STATE_STARTING:
+                run = await move(
+                    connection,
+                    self._audit,
+                    run,
+                    state=State.STATE_RUNNING,
+                    reason="",
+                    actor=actor,
+                    action="run",
+                    at=self._clock(),
+                )
+        await self._changes.tell()
+        model = await self._blobs.get(last.model_sha256) if last else b""
+        return Assignment(run, last, steps_so_far(run, last), model)
+
+    async def complete_round(
+        self,
+        run_id: str,
+        *,
+        attempt: int,
+        report: training_pb2.Round,
+        model: bytes,
+        actor: str,
+    ) -> bool:
+        """Stores a round and the model after it; returns whether to stop now.
+
+        Raises `InvalidArgument` (DIGEST_MISMATCH, UPDATE_…, FIELD_INVALID), `NotFound`, or
+        `FailedPrecondition` (STATE_CONFLICT).
+        """
+        if parameters.digest(model) != report.model_sha256:
+            raise InvalidArgument("DIGEST_MISMATCH", "the model does not have its SHA-256")
+        async with self._database.transaction() as connection:
+            run = await require(connection, run_id)
+        require_model(run, model)
+        # Before the transaction: bytes nobody points to cost space, not correctness.
+        await self._blobs.put(model)
+        async with self._database.transaction() as connection:
+            run = await require(connection, run_id, lock=True)
+            stored = await store.round_of(connection, run_id, report.round)
+            if stored is not None and stored.model_sha256 == report.model_sha256:
+                return run.state == State.STATE_STOPPING
+            require_current(run, attempt)
+            last = (await store.last_rounds(connection, [run_id])).get(run_id)
+            await self._append(connection, run, last, report, actor)
+        await self._changes.tell()
+        return run.state == State.STATE_STOPPING
+
+    async def _append(
+        self,
+        connection: Connection,
+        run: StoredRun,
+        last: StoredRound | None,
+        report: training_pb2.Round,
+        actor: str,
+    ) -> None:
+        if report.round != (last.round + 1 if last else 0):
+            raise FailedPrecondition(
+                "STATE_CONFLICT",
+                f"round {report.round} is not the next of {run.run_id}",
+                resource=run.run_id,
+                state=f"round {last.round}" if last else "no round",
+            )
+        plan = training_pb2.RunPlan.FromString(run.plan)
+        require_steps(run, last, report)
+        epsilon = privacy.epsilon(run.noise_multiplier, plan.sample_rate, report.steps, plan.delta)
+        stored = StoredRound(
+            run_id=run.run_id,
+            round=report.round,
+            attempt=run.attempt,
+            model_sha256=report.model_sha256,
+            accuracy=report.accuracy,
+            loss=report.loss,
+            epsilon=epsilon,
+            steps=report.steps,
+            completed_at=self._clock(),
+        )
+        participants = [
+            StoredParticipant(
+                run_id=run.run_id,
+                round=report.round,
+                participant=p.participant,
+                loss=p.loss,
+                accuracy=p.accuracy,
+                epsilon=epsilon,
+                examples=p.examples,
+                outcome=p.outcome,
+                update_id=p.update_id,
+                reason=p.reason,
+            )
+            for p in report.participants
+        ]
+        await store.insert_round(connection, stored, participants)
+        aggregated = training_pb2.ParticipantRound.OUTCOME_AGGREGATED
+        await self._audit.record_in(
+            connection,
+            entry(
+                run,
+                actor=actor,
+                action="complete_round",
+                outcome="completed",
+                details={
+                    "round": str(report.round),
+                    "model_sha256": report.model_sha256.hex(),
+                    "accuracy": f"{report.accuracy:.6f}",
+                    "epsilon": f"{epsilon:.6f}",
+                    "aggregated": str(sum(p.outcome == aggregated for p in participants)),
+                    "left_out": str(sum(p.outcome != aggregated for p in participants)),
+                },
+            ),
+        )
+
+    async def finish(
+        self,
+        run_id: str,
+        *,
+        attempt: int,
+        state: training_pb2.Run.State.ValueType,
+        reason: str,
+        actor: str,
+    ) -> RunView:
+        """Ends a run; ending it again the same way changes nothing.
+
+        Raises `NotFound` or `FailedPrecondition` (STATE_CONFLICT).
+        """
+        run, last = await self._end(run_id, attempt, state, reason, actor)
+        return RunView(run, last)
+
+    async def give_up(self, run_id: str, reason: str) -> None:
+        """Fails a run whose coordinators keep dying."""
+        await self._end(run_id, None, State.STATE_FAILED, reason, self._server)
+
+    async def _end(
+        self,
+        run_id: str,
+        attempt: int | None,
+        state: training_pb2.Run.State.ValueType,
+        reason: str,
+        actor: str,
+    ) -> tuple[StoredRun, StoredRound | None]:
+        async with self._database.transaction() as connection:
+            run = await require(connection, run_id, lock=True)
+            last = (await store.last_rounds(connection, [run_id])).get(run_id)
+            if run.state == state:
+                return run, last
+            require_current(run, run.attempt if attempt is None else attempt)
+            plan = training_pb2.RunPlan.FromString(run.plan)
+            if state == State.STATE_COMPLETED and (last is None or last.round < plan.rounds):
+                raise FailedPrecondition(
+                    "STATE_CONFLICT",
+                    f"{run_id} has not completed its rounds",
+                    resource=run_id,
+                    state=f"round {last.round}" if last else "no round",
+                )
+            # What a run that failed has sent out is not known: it pays all it reserved.
+            failed = state == State.STATE_FAILED
+            steps = plans.planned_steps(plan) if failed else steps_so_far(run, last)
+            await store.settle(connection, run_id, steps)
+            stopped_by = run.reason if state == State.STATE_STOPPED else ""
+            run = await move(
+                connection,
+                self._audit,
+                run,
+                state=state,
+                reason=reason or stopped_by,
+                actor=actor,
+                action="finish",
+                at=self._clock(),
+            )
+        await self._changes.tell()
+        return run, last
+
+    async def base_of(self, run_id: str, round: int) -> Base:  # noqa: A002
+        """Returns what the updates of a round change; raises `NotFound`."""
+        async with self._database.transaction() as connection:
+            run = await require(connection, run_id)
+            before = await store.round_of(connection, run_id, round - 1)
+        if before is None:
+            raise NotFound(
+                "RESOURCE_NOT_FOUND",
+                f"{run_id} has no model before round {round}",
+                resource=f"{run_id} round {round}",
+            )
+        plan = training_pb2.RunPlan.FromString(run.plan)
+        return Base(
+            plan.dataset,
+            plan.model,
+            before.model_sha256,
+            examples=await asyncio.to_thread(plans.enrolled, run.plan),
+        )
+
+
+def steps_so_far(run: StoredRun, last: StoredRound | None) -> int:
+    """Returns the private steps each participant may have sent, lost rounds included.
+
+    A coordinator that died may have sent out its round, and its repetition, without anybody
+    having written that down. A simulation answers the same order with the same bytes, which cost
+    nothing again; private noise is fresh, so both count.
+    """
+    if last is None:
+        return 0
+    plan = training_pb2.RunPlan.FromString(run.plan)
+    lost = 0 if plan.simulation else 2 * plan.local_steps * (run.attempt - last.attempt)
+    return min(last.steps + lost, plans.planned_steps(plan))
+
+
+def require_current(run: StoredRun, attempt: int) -> None:
+    """Raises `FailedPrecondition` (STATE_CONFLICT) for an ended run or a replaced coordinator."""
+    if run.state not in OPEN_STATES:
+        raise ended(run)
+    if run.attempt != attempt:
+        raise FailedPrecondition(
+            "STATE_CONFLICT",
+            f"coordinator {run.attempt} has taken over {run.run_id}",
+            resource=run.run_id,
+            state=f"attempt {run.attempt}",
+        )
+
+
+def require_steps(run: StoredRun, last: StoredRound | None, report: training_pb2.Round) -> None:
+    """Raises `InvalidArgument` (FIELD_INVALID) when the steps do not fit the plan."""
+    plan = training_pb2.RunPlan.FromString(run.plan)
+    least = steps_so_far(run, last) + (plan.local_steps if report.round else 0)
+    most = plans.planned_steps(plan) if report.round else 0
+    if not least <= report.steps <= most:
+        description = f"must be between {least} and {most}"
+        raise InvalidArgument(
+            "FIELD_INVALID",
+            f"round.steps {description}",
+            violations=[FieldViolation("header.round.steps", description)],
+        )
+
+
+def require_model(run: StoredRun, model: bytes) -> None:
+    """Raises `InvalidArgument` (UPDATE_…) when the bytes are not a model of this run."""
+    plan = training_pb2.RunPlan.FromString(run.plan)
+    try:
+        parameters.decode(model, family(plan.model).shapes)
+    except parameters.FormatError as error:
+        raise InvalidArgument("UPDATE_FORMAT_INVALID", str(error)) from error
+    except parameters.ShapeError as error:
+        raise InvalidArgument("UPDATE_SHAPE_MISMATCH", str(error), tensor=error.tensor) from error
+    except parameters.NotFiniteError as error:
+        raise InvalidArgument("UPDATE_NOT_FINITE", str(error), tensor=error.tensor) from error

@@ -1,0 +1,103 @@
+"""One round of a run: ask the sites, judge their answers, make the next model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aegis.v1 import training_pb2
+from aegis_learning import scores
+from aegis_learning.datasets import load
+from aegis_learning.models import Family, family
+from aegis_learning.parameters import Parameters
+from aegis_server.training.flower import ConfigRecord
+from aegis_server.training.grid import LocalGrid
+from aegis_server.training.sites import Site, sites_of
+from aegis_server.training.strategy import ReviewedFedAvg, ReviewGate, to_arrays
+
+Outcome = training_pb2.ParticipantRound
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One try of a round: the next model, if enough updates were accepted."""
+
+    model: Parameters | None
+    participants: list[Outcome] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> int:
+        """Number of updates in the model."""
+        return sum(p.outcome == Outcome.OUTCOME_AGGREGATED for p in self.participants)
+
+    @property
+    def losses(self) -> str:
+        """What became of the others, for people."""
+        lost = [p for p in self.participants if p.outcome != Outcome.OUTCOME_AGGREGATED]
+        return "; ".join(
+            f"{p.participant} {Outcome.Outcome.Name(p.outcome).removeprefix('OUTCOME_').lower()}"
+            + (f" ({p.reason})" if p.reason else "")
+            for p in lost
+        )
+
+
+class Rounds:
+    """Runs the rounds of one plan over its sites."""
+
+    def __init__(
+        self, plan: training_pb2.RunPlan, noise_multiplier: float, gate: ReviewGate | None
+    ) -> None:
+        self._plan = plan
+        self._noise_multiplier = noise_multiplier
+        self._gate = gate
+        self._sites: list[Site] = sites_of(plan)
+        self._grid = LocalGrid({site.node_id: (site.app, site.config) for site in self._sites})
+        self._model: Family = family(plan.model)
+        self._test = load(plan.dataset).test
+
+    def train(self, number: int, model: Parameters, *, repeat: int, attempt: int) -> Tried:
+        """Tries round `number` from `model`. `attempt` names this try in the review."""
+        if self._gate is not None:
+            self._gate.attempt = attempt
+        strategy = ReviewedFedAvg(self._sites, self._model.shapes, self._gate)
+        messages = strategy.configure_train(
+            number, to_arrays(model), self._config(repeat), self._grid
+        )
+        deadline = self._plan.round_deadline.ToTimedelta().total_seconds()
+        replies = self._grid.send_and_receive(messages=messages, timeout=deadline or None)
+        arrays, _ = strategy.aggregate_train(number, replies)
+        participants = list(strategy.outcomes.values())
+        if arrays is None:
+            return Tried(None, participants)
+        tried = Tried({name: array.numpy() for name, array in arrays.items()}, participants)
+        return tried if tried.accepted >= self._plan.min_participants else Tried(None, participants)
+
+    def report(
+        self, number: int, model: Parameters, participants: list[Outcome], *, steps: int
+    ) -> training_pb2.Round:
+        """Returns how the model does on the test set, ready to be stored."""
+        logits = self._model.logits(model, self._test.x)
+        return training_pb2.Round(
+            round=number,
+            accuracy=scores.accuracy(logits, self._test.y),
+            loss=scores.log_loss(logits, self._test.y),
+            participants=participants,
+            steps=steps,
+        )
+
+    def _config(self, repeat: int) -> ConfigRecord:
+        plan = self._plan
+        config: dict[str, int | float | str | bool] = {
+            "model": plan.model,
+            "steps": plan.local_steps,
+            "learning-rate": plan.learning_rate,
+            "sample-rate": plan.sample_rate,
+            "clip-norm": plan.clip_norm,
+            "noise-multiplier": self._noise_multiplier,
+            "simulation": plan.simulation,
+            "repeat": repeat,
+            # Whoever may seed the noise may subtract it: real sites are not told.
+            "seed": plan.seed if plan.simulation else 0,
+        }
+        record = ConfigRecord()
+        record.update(config)
+        return record

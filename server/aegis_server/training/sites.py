@@ -1,0 +1,57 @@
+"""The simulated sites of a plan: ClientApps in this process, each with its share of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aegis.v1 import training_pb2
+from aegis_learning.datasets import load
+from aegis_participant.app import app as honest
+from aegis_participant.attacks import Kind, attacker
+from aegis_server.training.flower import ClientApp, UserConfig
+from aegis_server.training.plans import canonical, enrolled
+
+_KINDS: dict[int, Kind] = {
+    training_pb2.ATTACK_KIND_SIGN_FLIP: "sign-flip",
+    training_pb2.ATTACK_KIND_LABEL_FLIP: "label-flip",
+    training_pb2.ATTACK_KIND_NOISE: "noise",
+    training_pb2.ATTACK_KIND_SCALE: "scale",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A participant as it was enrolled: `examples` is our count, never its claim."""
+
+    name: str
+    node_id: int
+    examples: int
+    app: ClientApp
+    config: UserConfig
+
+
+def sites_of(plan: training_pb2.RunPlan) -> list[Site]:
+    """Returns the plan's sites; node ids start at 1."""
+    data = load(plan.dataset)
+    rows = enrolled(canonical(plan))
+    attacks = {attack.participant: attack for attack in plan.attacks}
+    sites = []
+    for index, (name, examples) in enumerate(rows.items()):
+        attack = attacks.get(name)
+        sites.append(
+            Site(
+                name=name,
+                node_id=index + 1,
+                examples=examples,
+                app=attacker(_KINDS[attack.kind], attack.scale) if attack else honest,
+                config={
+                    "dataset": plan.dataset,
+                    "partition-id": index,
+                    "num-partitions": plan.participants,
+                    "dirichlet-alpha": plan.dirichlet_alpha,
+                    "seed": plan.seed,
+                    "public-data": data.public,
+                },
+            )
+        )
+    return sites

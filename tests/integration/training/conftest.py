@@ -1,0 +1,198 @@
+"""The training room as it stands in a server: real Postgres, policy, review, audit and mTLS."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from prometheus_client import CollectorRegistry
+
+from aegis.channel import Identity, connect
+from aegis.local import pki
+from aegis.serving.database import Database, migrate
+from aegis.serving.deeds import Deeds
+from aegis.serving.doors import Doors
+from aegis.serving.metrics import CallMetrics
+from aegis.serving.port import Port
+from aegis.serving.tls import TlsFiles
+from aegis.v1 import review_pb2_grpc, training_pb2, training_pb2_grpc
+from aegis_server.access import Access
+from aegis_server.audit.log import AuditLog
+from aegis_server.blobs import BlobStore
+from aegis_server.policy.decisions import Decisions
+from aegis_server.policy.revisions import Revisions
+from aegis_server.review.rounds import Rounds
+from aegis_server.review.service import ReviewService
+from aegis_server.review.updates import Updates
+from aegis_server.training.budget import Budget
+from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
+from aegis_server.training.progress import Progress
+from aegis_server.training.runs import Runs
+from aegis_server.training.service import CoordinatorService, TrainingService
+from aegis_server.training.states import Changes
+from aegis_server.workers import Workers
+
+
+def small_plan(**changes: object) -> training_pb2.RunPlan:
+    """A run of three sites that takes a second once a coordinator is up."""
+    plan = training_pb2.RunPlan(
+        dataset="breast-cancer",
+        model="mlp",
+        strategy=training_pb2.STRATEGY_FED_AVG,
+        rounds=3,
+        participants=3,
+        local_steps=2,
+        learning_rate=1.0,
+        sample_rate=0.3,
+        clip_norm=1.0,
+        target_epsilon=8.0,
+        delta=1e-3,
+        dirichlet_alpha=1.0,
+        seed=7,
+        review=False,
+        simulation=True,
+        min_participants=2,
+        round_deadline=Duration(seconds=30),
+    )
+    plan.MergeFrom(training_pb2.RunPlan(**changes))  # type: ignore[arg-type]
+    return plan
+
+
+@dataclass
+class Room:
+    """The room's parts, and how to reach them from outside."""
+
+    database: Database
+    audit: AuditLog
+    blobs: BlobStore
+    runs: Runs
+    progress: Progress
+    coordinators: Coordinators
+    address: str
+    pki: Path
+    folder: Path
+    stack: AsyncExitStack
+
+    async def start(self, plan: training_pb2.RunPlan, *, actor: str = "user:admin") -> str:
+        """Starts a run without a coordinator and returns its id."""
+        view = await self.runs.start(request_id=uuid.uuid4(), plan=plan, actor=actor)
+        return view.run.run_id
+
+    async def supervise(self) -> asyncio.Task[None]:
+        """Starts coordinators for open runs until the test ends."""
+        task = asyncio.create_task(self.coordinators.run(self.address))
+        self.stack.push_async_callback(_cancel, task)
+        return task
+
+    async def channel(self, name: str) -> grpc.aio.Channel:
+        """A channel with the certificate of that name."""
+        return await self.stack.enter_async_context(
+            connect(self.address, Identity.of(name, self.pki.parent))
+        )
+
+    async def as_admin(self) -> training_pb2_grpc.TrainingServiceStub:
+        """TrainingService as user:admin calls it."""
+        return training_pb2_grpc.TrainingServiceStub(await self.channel("admin"))
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def plan() -> Callable[..., training_pb2.RunPlan]:
+    """Makes small plans."""
+    return small_plan
+
+
+@pytest.fixture
+async def room(database_url: str, server_database_url: str, tmp_path: Path) -> AsyncIterator[Room]:
+    """A serving training room on a fresh database; no coordinator is started."""
+    await migrate(database_url, "aegis_server", "aegis")
+    pki.ensure(tmp_path / "pki")
+    async with AsyncExitStack() as stack:
+        yield await _assemble(stack, server_database_url, tmp_path)
+
+
+async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
+    database = Database(url, application="test")
+    await database.open()
+    stack.push_async_callback(database.close)
+    audit = AuditLog(database, log_id="test", clock=_now)
+    stack.push_async_callback(_cancel, asyncio.create_task(audit.run()))
+    registry = CollectorRegistry()
+    decisions = Decisions(database, cache=None, clock=_now, registry=registry)
+    await Revisions(database, audit=audit, decisions=decisions, clock=_now).ensure_first()
+    await decisions.open()
+    blobs, changes, deeds = BlobStore(folder / "blobs"), Changes(), Deeds()
+    runs = Runs(
+        database, audit, decisions, clock=_now, changes=changes, budget=Budget(epsilon=20.0)
+    )
+    progress = Progress(database, audit, blobs, clock=_now, changes=changes)
+    coordinators = Coordinators(
+        database,
+        progress,
+        CoordinatorSettings(
+            certificate=folder / "pki" / "coordinator.crt",
+            key=folder / "pki" / "coordinator.key",
+            roots=folder / "pki" / "ca.crt",
+            folder=folder,
+        ),
+        clock=_now,
+        changes=changes,
+    )
+    tls = TlsFiles(*(folder / "pki" / name for name in ("server.crt", "server.key", "ca.crt")))
+    port = Port(
+        doors=Doors(
+            admit=Access(decisions, audit).admit,
+            metrics=CallMetrics(registry),
+            trust_domain="aegis.local",
+        ),
+        tls=tls,
+        services=(),
+        max_message_bytes=4 * 1024 * 1024,
+    )
+    training_pb2_grpc.add_TrainingServiceServicer_to_server(
+        TrainingService(runs, deeds), port.server
+    )
+    training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+        CoordinatorService(progress, deeds), port.server
+    )
+    review_pb2_grpc.add_ReviewServiceServicer_to_server(
+        _review(stack, database, audit, blobs, progress, deeds), port.server
+    )
+    address = await port.open("127.0.0.1:0")
+    stack.push_async_callback(deeds.drain)
+    stack.push_async_callback(port.close, 1.0)
+    return Room(
+        database, audit, blobs, runs, progress, coordinators, address, folder / "pki", folder, stack
+    )
+
+
+def _review(
+    stack: AsyncExitStack,
+    database: Database,
+    audit: AuditLog,
+    blobs: BlobStore,
+    progress: Progress,
+    deeds: Deeds,
+) -> ReviewService:
+    parts = {"database": database, "audit": audit, "blobs": blobs, "clock": _now}
+    workers = Workers(1)
+    stack.callback(workers.close)
+    return ReviewService(
+        Updates(runs=progress, **parts), Rounds(runs=progress, workers=workers, **parts), deeds
+    )

@@ -1,0 +1,146 @@
+"""The strategy: nothing a site sends can do more than fail that site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from aegis.errors import AegisError, InvalidArgument
+from aegis.v1 import review_pb2, training_pb2
+from aegis_learning.models import family
+from aegis_learning.parameters import Parameters, flatten
+from aegis_server.training.grid import LocalGrid
+from aegis_server.training.sites import Site
+from aegis_server.training.strategy import ReviewedFedAvg, to_arrays
+
+MODEL = family("logistic")
+Outcome = training_pb2.ParticipantRound
+Update = review_pb2.Update
+
+
+def _constant(value: float) -> Parameters:
+    return {name: np.full(shape, value, np.float32) for name, shape in MODEL.shapes.items()}
+
+
+def _sender(arrays: Mapping[str, np.ndarray], **metrics: float) -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def answer(message: Message, context: Context) -> Message:
+        record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
+        claimed = MetricRecord({"num-examples": 1, **metrics})
+        return Message(RecordDict({"arrays": record, "metrics": claimed}), reply_to=message)
+
+    return app
+
+
+def _round(
+    senders: list[ClientApp], examples: list[int], gate: object = None
+) -> tuple[Parameters | None, dict[str, Outcome]]:
+    sites = [
+        Site(f"site-{n}", n, rows, app, {})
+        for n, (app, rows) in enumerate(zip(senders, examples, strict=True), start=1)
+    ]
+    grid = LocalGrid({site.node_id: (site.app, site.config) for site in sites})
+    strategy = ReviewedFedAvg(sites, MODEL.shapes, gate)  # type: ignore[arg-type]
+    messages = strategy.configure_train(1, to_arrays(_constant(10)), ConfigRecord(), grid)
+    replies = grid.send_and_receive(messages, timeout=5)
+    arrays, _ = strategy.aggregate_train(1, replies)
+    model = None if arrays is None else {name: array.numpy() for name, array in arrays.items()}
+    return model, strategy.outcomes
+
+
+def test_model_moves_by_the_mean_weighted_by_enrolled_rows() -> None:
+    """30 rows of +1 and 10 of -1 move the model by a half."""
+    model, _ = _round([_sender(_constant(1)), _sender(_constant(-1))], [30, 10])
+    assert model is not None
+    assert np.allclose(flatten(model), 10.5)
+
+
+def test_claimed_number_of_examples_weighs_nothing() -> None:
+    """A site that claims a billion rows has the weight it was enrolled with."""
+    liar = _sender(_constant(-1), **{"num-examples": 1_000_000_000})
+    model, _ = _round([_sender(_constant(1)), liar], [30, 10])
+    assert model is not None
+    assert np.allclose(flatten(model), 10.5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        (_constant(np.nan), "NaN"),
+        ({**_constant(1), "extra": np.zeros(1, np.float32)}, "extra"),
+        ({"layer1.bias": np.zeros(2, np.float32)}, "layer1.weight"),
+        ({**_constant(1), "layer1.bias": np.zeros(5, np.float32)}, "layer1.bias"),
+        ({**_constant(1), "layer1.bias": np.zeros(2, np.float64)}, "float64"),
+        ({**_constant(1), "layer1.bias": np.zeros(100_000, np.float32)}, "larger"),
+    ],
+)
+def test_answer_that_is_no_update_fails_its_sender_only(
+    arrays: dict[str, np.ndarray], reason: str
+) -> None:
+    """Not finite, foreign, missing, misshapen, mistyped or too large; the others go on."""
+    model, outcomes = _round([_sender(_constant(1)), _sender(arrays)], [10, 10])
+    assert model is not None
+    assert np.allclose(flatten(model), 11)
+    assert outcomes["site-1"].outcome == Outcome.OUTCOME_AGGREGATED
+    assert outcomes["site-2"].outcome == Outcome.OUTCOME_FAILED
+    assert reason in outcomes["site-2"].reason
+
+
+def test_round_without_any_update_gives_no_model() -> None:
+    """Silence must not look like a round."""
+    model, outcomes = _round([_sender(_constant(np.inf))], [10])
+    assert model is None
+    assert outcomes["site-1"].outcome == Outcome.OUTCOME_FAILED
+
+
+class _Verdicts:
+    def __init__(self, verdicts: Mapping[str, Update | AegisError]) -> None:
+        self.verdicts = verdicts
+        self.asked: dict[str, bytes] = {}
+
+    def judge(self, number: int, updates: Mapping[str, bytes]) -> Mapping[str, Update | AegisError]:
+        self.asked.update(updates)
+        return self.verdicts
+
+
+def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:
+    """Rejected, held, pending, refused and unmentioned updates are all left out."""
+    finding = review_pb2.Finding(severity=review_pb2.Finding.SEVERITY_CRITICAL, text="too far")
+    gate = _Verdicts(
+        {
+            "site-1": Update(update_id="u1", verdict=Update.VERDICT_ACCEPTED),
+            "site-2": Update(update_id="u2", verdict=Update.VERDICT_REJECTED, findings=[finding]),
+            "site-3": Update(update_id="u3", verdict=Update.VERDICT_HELD),
+            "site-4": Update(update_id="u4", verdict=Update.VERDICT_PENDING),
+            "site-5": InvalidArgument("UPDATE_NOT_FINITE", "layer1.bias: holds NaN"),
+        }
+    )
+    model, outcomes = _round([_sender(_constant(n)) for n in range(1, 7)], [10] * 6, gate)
+    assert model is not None
+    assert np.allclose(flatten(model), 11)
+    assert len(gate.asked) == 6
+    assert [outcome.outcome for outcome in outcomes.values()] == [
+        Outcome.OUTCOME_AGGREGATED,
+        Outcome.OUTCOME_REJECTED,
+        Outcome.OUTCOME_HELD,
+        Outcome.OUTCOME_HELD,
+        Outcome.OUTCOME_FAILED,
+        Outcome.OUTCOME_FAILED,
+    ]
+    assert (outcomes["site-2"].update_id, outcomes["site-2"].reason) == ("u2", "too far")
+
+
+def test_site_that_never_answers_is_missing() -> None:
+    """The strategy knows whom it asked."""
+    sites = [Site("site-1", 1, 10, _sender(_constant(1)), {})]
+    grid = LocalGrid({1: (sites[0].app, {})})
+    strategy = ReviewedFedAvg(sites, MODEL.shapes, None)
+    strategy.configure_train(1, to_arrays(_constant(0)), ConfigRecord(), grid)
+    assert strategy.aggregate_train(1, []) == (None, None)
+    assert strategy.outcomes["site-1"].outcome == Outcome.OUTCOME_MISSING
