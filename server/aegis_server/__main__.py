@@ -1,0 +1,59 @@
+"""`python -m aegis_server` serves; with `migrate` it brings the database up to date and ends."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+
+from prometheus_client import start_http_server
+
+from aegis.errors import AegisError
+from aegis.serving.database import migrate
+from aegis.serving.program import announce, configure_logging, run_until_stopped
+from aegis_server.app import assemble
+from aegis_server.settings import Settings, SettingsError
+
+log = logging.getLogger("aegis_server")
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    async with assemble(settings) as plane:
+        if settings.metrics_listen is not None:
+            host, _, port = settings.metrics_listen.rpartition(":")
+            start_http_server(int(port), host)
+        announce(settings.ready_file, plane.address)
+        log.info("serving at %s", plane.address)
+        await run_until_stopped(*plane.parts)
+
+
+async def bring_up_to_date() -> None:
+    """Applies migrations as the owner of the schema."""
+    url = os.environ.get("AEGIS_MIGRATION_URL") or os.environ.get("AEGIS_DATABASE_URL")
+    if not url:
+        raise SettingsError("set AEGIS_MIGRATION_URL or AEGIS_DATABASE_URL")
+    for name in await migrate(url, "aegis_server", "aegis"):
+        log.info("applied %s", name)
+
+
+def main() -> None:
+    """Entry point; exits with 2 when it cannot start."""
+    parser = argparse.ArgumentParser(prog="aegis-server", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    command = parser.parse_args().command
+    configure_logging()
+    try:
+        if command == "migrate":
+            asyncio.run(bring_up_to_date())
+        else:
+            asyncio.run(serve(Settings.from_environment()))
+    except (SettingsError, AegisError, OSError, RuntimeError, ValueError) as error:
+        log.critical("cannot start: %s", error)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What the control plane is told at its start: read once, checked, handed down as values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aegis.serving.tls import TlsFiles
+
+
+class SettingsError(ValueError):
+    """A setting is missing or makes no sense; the message names the variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything `aegis-server` can be told, each from the variable named in `from_environment`.
+
+    URLs and keys may hold secrets and are kept out of the repr.
+    """
+
+    database_url: str = field(repr=False)
+    migration_url: str = field(repr=False)
+    redis_url: str | None = field(repr=False)
+    listen: str
+    tls: TlsFiles
+    trust_domain: str
+    trust_bundle: Path
+    decision_key: Path
+    cache_key: Path
+    data_dir: Path
+    executor_address: str
+    executor_name: str
+    audience: str
+    coordinator_certificate: Path
+    coordinator_key: Path
+    metrics_listen: str | None
+    development: bool
+    ready_file: Path | None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Reads the `AEGIS_*` variables; raises `SettingsError` naming all that are wrong."""
+        missing: list[str] = []
+
+        def text(name: str) -> str:
+            value = environment.get(name, "")
+            if not value:
+                missing.append(name)
+            return value
+
+        def file(name: str) -> Path:
+            path = Path(text(name))
+            if name not in missing and not path.is_file():
+                missing.append(f"{name} (no file {path})")
+            return path
+
+        profile = environment.get("AEGIS_PROFILE", "production")
+        settings = cls(
+            database_url=text("AEGIS_DATABASE_URL"),
+            migration_url=environment.get("AEGIS_MIGRATION_URL")
+            or environment.get("AEGIS_DATABASE_URL", ""),
+            redis_url=environment.get("AEGIS_REDIS_URL") or None,
+            listen=environment.get("AEGIS_LISTEN", "127.0.0.1:8443"),
+            tls=TlsFiles(file("AEGIS_TLS_CERT"), file("AEGIS_TLS_KEY"), file("AEGIS_TLS_CA")),
+            trust_domain=environment.get("AEGIS_TRUST_DOMAIN", "aegis.local"),
+            trust_bundle=file("AEGIS_TRUST_BUNDLE"),
+            decision_key=file("AEGIS_DECISION_KEY"),
+            cache_key=file("AEGIS_CACHE_KEY"),
+            data_dir=Path(text("AEGIS_DATA_DIR")),
+            executor_address=text("AEGIS_EXECUTOR_ADDRESS"),
+            executor_name=environment.get("AEGIS_EXECUTOR_NAME", "executor:local"),
+            audience=environment.get("AEGIS_AUDIENCE", "aegis"),
+            coordinator_certificate=file("AEGIS_COORDINATOR_CERT"),
+            coordinator_key=file("AEGIS_COORDINATOR_KEY"),
+            metrics_listen=environment.get("AEGIS_METRICS_LISTEN") or None,
+            development=profile == "development",
+            ready_file=Path(ready) if (ready := environment.get("AEGIS_READY_FILE")) else None,
+        )
+        if profile not in ("development", "production"):
+            missing.append(f"AEGIS_PROFILE ({profile!r} is neither development nor production)")
+        if missing:
+            raise SettingsError("missing or wrong settings: " + ", ".join(missing))
+        return settings
