@@ -1,0 +1,120 @@
+"""`python -m aegis_executor`: constructs the executor and serves until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+from prometheus_client import REGISTRY, start_http_server
+
+from aegis.errors import AegisError
+from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
+from aegis.serving.database import Database, migrate
+from aegis.serving.doors import Doors
+from aegis.serving.metrics import CallMetrics
+from aegis.serving.port import Port
+from aegis.serving.program import announce, configure_logging, run_until_stopped
+from aegis.trust import TrustBundle
+from aegis_executor.admission import Admission
+from aegis_executor.executions import Executions
+from aegis_executor.journal import Journal
+from aegis_executor.kubernetes import Kubernetes
+from aegis_executor.service import ExecutorService, admit_peers
+from aegis_executor.settings import Settings, SettingsError
+from aegis_executor.store import only_executor
+
+log = logging.getLogger("aegis_executor")
+
+_NAME = executor_pb2.DESCRIPTOR.services_by_name["ExecutorService"].full_name
+# A request, a decision and nothing else.
+_MAX_MESSAGE_BYTES = 64 * 1024
+_DRAIN_SECONDS = 20.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def assemble(settings: Settings) -> AsyncIterator[tuple[str, Executions]]:
+    """Builds everything and serves; yields the bound address and the executions to sweep."""
+    trust = TrustBundle.load(settings.trust_bundle)
+    await migrate(settings.database_url, "aegis_executor", "aegis_executor")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(only_executor(settings.database_url))
+        database = Database(settings.database_url, application="aegis-executor", max_size=4)
+        stack.push_async_callback(database.close)
+        await database.open()
+        cluster = Kubernetes(settings.kubeconfig, namespaces=settings.limits.namespaces)
+        stack.push_async_callback(cluster.close)
+        admission = Admission(
+            trust=trust,
+            name=settings.name,
+            cluster=settings.cluster,
+            audience=settings.audience,
+            limits=settings.limits,
+            clock=_now,
+        )
+        executions = Executions(
+            journal=Journal(database, clock=_now),
+            cluster=cluster,
+            admission=admission,
+            clock=_now,
+            registry=REGISTRY,
+            settle_seconds=settings.settle_seconds,
+        )
+        stack.push_async_callback(executions.drain)
+        address = await _serve(
+            settings, ExecutorService(admission=admission, executions=executions), stack
+        )
+        yield address, executions
+
+
+async def _serve(settings: Settings, service: ExecutorService, stack: AsyncExitStack) -> str:
+    port = Port(
+        doors=Doors(
+            admit=admit_peers(settings.peers),
+            metrics=CallMetrics(REGISTRY),
+            trust_domain=settings.trust_domain,
+        ),
+        tls=settings.tls,
+        services=(_NAME,),
+        max_message_bytes=_MAX_MESSAGE_BYTES,
+    )
+    executor_pb2_grpc.add_ExecutorServiceServicer_to_server(service, port.server)
+    stack.push_async_callback(port.close, _DRAIN_SECONDS)
+    if settings.metrics_listen is not None:
+        host, metrics_port = settings.metrics_listen
+        metrics, _ = start_http_server(metrics_port, host)
+        stack.callback(metrics.server_close)
+        stack.callback(metrics.shutdown)
+    return await port.open(settings.listen)
+
+
+async def run(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes what is going on."""
+    async with assemble(settings) as (address, executions):
+        log.info("%s serves cluster %s at %s", settings.name, settings.cluster, address)
+        announce(settings.ready_file, address)
+        await run_until_stopped(executions.sweep())
+
+
+def main() -> None:
+    """Reads the environment and serves; exits with 2 when it cannot start."""
+    configure_logging()
+    # lightkube's transport logs every URL at INFO; the journal is the record.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    try:
+        asyncio.run(run(Settings.from_environment(os.environ)))
+    except (SettingsError, AegisError, RuntimeError, ValueError, OSError) as error:
+        log.critical("cannot start: %s", error)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

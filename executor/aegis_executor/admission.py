@@ -1,0 +1,188 @@
+"""The numbered checks between a request and the cluster.
+
+The server made the same checks before. They are made again because the executor does not believe
+the server: it holds public keys only, of those who ask and of those who decide, and limits of its
+own that no decision can widen. Steps 1 and 2 (peer, size, deadline) are the doors' and the
+service's; 13 (nonce, request id) is the journal's; 14 to 17 follow in `executions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from aegis import dsse
+from aegis.envelope import MAX_SKEW, OpenedRequest, moment, open_action, parse_signed
+from aegis.errors import AegisError, PermissionDenied
+from aegis.serving.doors import validate
+from aegis.trust import POLICY_DECISION, TrustBundle, TrustedKey
+from aegis.v1 import envelope_pb2
+from aegis_executor.remediations import (
+    ACTIONS,
+    Remediation,
+    RestartPod,
+    ScaleDeployment,
+    of_spec,
+)
+
+_DECISION_LIFE_MAX = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this executor does at all, whoever allowed it."""
+
+    namespaces: frozenset[str]
+    actions: frozenset[str]
+    replicas_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that passed, with everything its execution needs."""
+
+    request_id: str
+    nonce: bytes
+    issuer: str
+    action_id: str
+    action_digest: bytes
+    wanted: Remediation
+    execute_not_after: datetime
+    request_key: TrustedKey
+    decision_key: TrustedKey
+    # The exact bytes that were signed: the evidence.
+    request: bytes
+    decision: bytes
+
+
+class Admission:
+    """Checks for one executor (`executor:local`) of one cluster."""
+
+    def __init__(
+        self,
+        *,
+        trust: TrustBundle,
+        name: str,
+        cluster: str,
+        audience: str,
+        limits: Limits,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._trust = trust
+        self._name = name
+        self._cluster = cluster
+        self._audience = audience
+        self._limits = limits
+        self._clock = clock
+
+    def admit(
+        self,
+        request: envelope_pb2.SignedEnvelope,
+        decision: envelope_pb2.SignedEnvelope,
+        *,
+        peer: str,
+    ) -> Admitted:
+        """Returns what may be carried out for `peer`.
+
+        Raises the errors of `ExecutorService.ExecuteAction`, in its order.
+        """
+        now = self._clock()
+        # 3–8: envelope, key, signature, form, control plane, owner, age.
+        opened = open_action(
+            request, trust=self._trust, audience=self._audience, now=now, validate=validate
+        )
+        # 7: the cluster is a part of the address.
+        if opened.spec.target.cluster != self._cluster:
+            raise PermissionDenied("AUDIENCE_MISMATCH", f"this executor serves {self._cluster}")
+        # 9: the decision.
+        allowed, key = self._open_decision(decision, now)
+        if key.owner != peer:
+            raise _no_decision("its key does not belong to the peer that sent it")
+        self._check_binding(allowed, opened)
+        self._check_age(allowed, now)
+        # 11: our own limits.
+        wanted = of_spec(opened.spec)
+        self._check_limits(wanted)
+        return Admitted(
+            request_id=opened.request.request_id,
+            nonce=opened.request.nonce,
+            issuer=opened.request.issuer,
+            action_id=allowed.action_id,
+            action_digest=opened.action_digest,
+            wanted=wanted,
+            execute_not_after=moment(allowed.execute_not_after),
+            request_key=opened.key,
+            decision_key=key,
+            request=request.payload,
+            decision=decision.payload,
+        )
+
+    def recheck(self, admitted: Admitted) -> None:
+        """16: immediately before mutating, what time may have changed.
+
+        A plan that waited is a stale plan. Raises `PermissionDenied` (DECISION_EXPIRED).
+        """
+        now = self._clock()
+        if now > admitted.execute_not_after:
+            raise PermissionDenied("DECISION_EXPIRED", "the decision expired before the change")
+        if not (admitted.request_key.usable(now) and admitted.decision_key.usable(now)):
+            raise PermissionDenied("DECISION_EXPIRED", "a signing key ended before the change")
+
+    def _open_decision(
+        self, envelope: envelope_pb2.SignedEnvelope, now: datetime
+    ) -> tuple[envelope_pb2.ActionDecision, TrustedKey]:
+        finder = self._trust.finder(POLICY_DECISION, now)
+        try:
+            payload, key = dsse.verify(envelope, dsse.DECISION_TYPE, finder)
+            return parse_signed(payload, envelope_pb2.ActionDecision, validate), key
+        except AegisError as error:
+            raise _no_decision(error.message, check=error.reason) from error
+
+    def _check_binding(self, decision: envelope_pb2.ActionDecision, opened: OpenedRequest) -> None:
+        bound = (
+            ("another spec", decision.action_digest, opened.action_digest),
+            ("another request", decision.request_sha256, opened.payload_sha256),
+            ("another subject", decision.subject, opened.request.issuer),
+            ("another executor", decision.executor, self._name),
+            ("another cluster", decision.cluster, self._cluster),
+        )
+        for what, decided, asked in bound:
+            if decided != asked:
+                raise _no_decision(f"it is for {what}")
+
+    def _check_age(self, decision: envelope_pb2.ActionDecision, now: datetime) -> None:
+        try:
+            issued, ends = moment(decision.issue_time), moment(decision.execute_not_after)
+        except AegisError as error:
+            raise _no_decision(error.message, check=error.reason) from error
+        if issued > now + MAX_SKEW:
+            raise _no_decision("it was issued in the future")
+        if not timedelta(0) < ends - issued <= _DECISION_LIFE_MAX:
+            raise _no_decision("it is good for more than 5 minutes, or for no time at all")
+        if now > ends:
+            raise PermissionDenied("DECISION_EXPIRED", "the decision may no longer be executed")
+
+    def _check_limits(self, wanted: Remediation) -> None:
+        limits = self._limits
+        if wanted.namespace not in limits.namespaces:
+            raise PermissionDenied(
+                "NAMESPACE_NOT_ALLOWED", f"this executor does not touch {wanted.namespace}"
+            )
+        action = ACTIONS[type(wanted)]
+        if action not in limits.actions:
+            raise PermissionDenied("ACTION_NOT_ENABLED", f"this executor does not {action}")
+        # Zero replicas is an outage, not a remedy.
+        if isinstance(wanted, ScaleDeployment) and not 1 <= wanted.replicas <= limits.replicas_max:
+            raise PermissionDenied(
+                "BOUNDS_EXCEEDED", f"replicas must be between 1 and {limits.replicas_max}"
+            )
+        # With grace 0 the API server forgets a pod that may still be running.
+        if isinstance(wanted, RestartPod) and wanted.grace_seconds == 0:
+            raise PermissionDenied("BOUNDS_EXCEEDED", "grace_seconds must be at least 1")
+
+
+def _no_decision(why: str, *, check: str = "BINDING") -> PermissionDenied:
+    return PermissionDenied(
+        "DECISION_INVALID", f"not a decision for this request: {why}", check=check
+    )

@@ -1,0 +1,152 @@
+"""The journal: what was asked is written down before it is done, and how it ended after.
+
+Claiming a request spends its nonce and its id in one transaction with the INTENT, so there is no
+moment at which a replay could slip in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from aegis.errors import AlreadyExists, NotFound, Unauthenticated
+from aegis.serving.database import Connection, Database
+from aegis_executor import store
+from aegis_executor.admission import Admitted
+from aegis_executor.remediations import ACTIONS, Change, Sent
+from aegis_executor.store import Intent
+
+State: TypeAlias = Literal["INTENT", "APPLIED", "FAILED", "UNKNOWN"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an execution ended; `reason` is an ErrorReason name, empty when APPLIED."""
+
+    state: State
+    reason: str = ""
+    message: str = ""
+    observations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What became of a request, as far as it is known."""
+
+    request_id: str
+    action_id: str
+    action_digest: bytes
+    intent_at: datetime
+    ending: Ending | None = None
+    ended_at: datetime | None = None
+
+
+class Journal:
+    """The executor's own schema in Postgres; every method is one transaction.
+
+    All raise `Unavailable` (DATABASE_UNAVAILABLE).
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def claim(self, admitted: Admitted) -> tuple[Execution, bool]:
+        """Writes the INTENT; returns it and True, or the stored execution and False.
+
+        Raises `Unauthenticated` (REPLAY_DETECTED) for a nonce that was spent on another request
+        and `AlreadyExists` (REQUEST_ID_REUSED) for an id that named another action.
+        """
+        intent = Intent(
+            request_id=admitted.request_id,
+            action_id=admitted.action_id,
+            action=ACTIONS[type(admitted.wanted)],
+            issuer=admitted.issuer,
+            action_digest=admitted.action_digest,
+            key_id=admitted.request_key.key_id,
+            nonce=admitted.nonce,
+            request=admitted.request,
+            decision=admitted.decision,
+            intent_at=self._clock(),
+        )
+        async with self._database.transaction() as connection:
+            if await store.insert_intent(connection, intent):
+                return _execution(intent, None), True
+            spent_on = await store.request_of_nonce(connection, intent.key_id, intent.nonce)
+            stored = await store.intent_by_id(connection, intent.request_id)
+            if stored is None or spent_on not in (None, stored.request_id):
+                raise Unauthenticated("REPLAY_DETECTED", "the nonce was spent on another request")
+            if (stored.action_digest, stored.issuer) != (intent.action_digest, intent.issuer):
+                raise AlreadyExists("REQUEST_ID_REUSED", "the request id named another action")
+            return await self._with_ending(connection, stored), False
+
+    async def find(self, request_id: str) -> Execution:
+        """Returns an execution; raises `NotFound` (RESOURCE_NOT_FOUND)."""
+        async with self._database.transaction() as connection:
+            stored = await store.intent_by_id(connection, request_id)
+            if stored is None:
+                raise NotFound(
+                    "RESOURCE_NOT_FOUND", "no such execution", resource=f"executions/{request_id}"
+                )
+            return await self._with_ending(connection, stored)
+
+    async def sending(self, request_id: str, number: int, change: Change) -> None:
+        """Writes down what is about to be sent to the cluster."""
+        attempt = store.Attempt(
+            request_id=request_id,
+            number=number,
+            uid=change.uid,
+            resource_version=change.resource_version,
+            generation=change.generation,
+            sent_at=self._clock(),
+        )
+        async with self._database.transaction() as connection:
+            await store.insert_attempt(connection, attempt)
+
+    async def end(self, request_id: str, ending: Ending) -> Execution:
+        """Writes the end, unless there is one already; returns what now stands."""
+        row = store.Ending(
+            request_id=request_id,
+            state=ending.state,
+            reason=ending.reason,
+            message=ending.message,
+            observations=ending.observations,
+            ended_at=self._clock(),
+        )
+        async with self._database.transaction() as connection:
+            await store.insert_ending(connection, row)
+        return await self.find(request_id)
+
+    async def unfinished(self) -> list[Intent]:
+        """Returns every INTENT without an end."""
+        async with self._database.transaction() as connection:
+            return await store.unfinished(connection)
+
+    async def last_sent(self, request_id: str) -> tuple[Sent, datetime] | None:
+        """Returns what was sent last and when; None means that nothing ever was."""
+        async with self._database.transaction() as connection:
+            attempt = await store.last_attempt(connection, request_id)
+        if attempt is None:
+            return None
+        sent = Sent(attempt.uid, attempt.resource_version, attempt.generation)
+        return sent, attempt.sent_at
+
+    async def _with_ending(self, connection: Connection, intent: Intent) -> Execution:
+        return _execution(intent, await store.ending_by_id(connection, intent.request_id))
+
+
+def _execution(intent: Intent, row: store.Ending | None) -> Execution:
+    ending = None
+    if row is not None:
+        state: State = row.state  # type: ignore[assignment]  # the table's check allows no other
+        ending = Ending(state, row.reason, row.message, row.observations)
+    return Execution(
+        request_id=intent.request_id,
+        action_id=intent.action_id,
+        action_digest=bytes(intent.action_digest),
+        intent_at=intent.intent_at,
+        ending=ending,
+        ended_at=row.ended_at if row is not None else None,
+    )

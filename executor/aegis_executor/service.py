@@ -1,0 +1,87 @@
+"""ExecutorService on the wire."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import grpc
+
+from aegis.errors import InvalidArgument, PermissionDenied
+from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
+from aegis.serving.doors import Admit, Grant, current_call
+from aegis.spiffe import Caller
+from aegis_executor.admission import Admission
+from aegis_executor.executions import Executions
+from aegis_executor.journal import Execution
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_DEADLINE_SECONDS_MAX = 120.0
+
+
+def admit_peers(peers: frozenset[str]) -> Admit:
+    """Returns the door's rule: these subjects may call, nobody else (PEER_NOT_ALLOWED)."""
+
+    async def admit(method: str, caller: Caller) -> Grant:
+        if caller.subject not in peers:
+            raise PermissionDenied(
+                "PEER_NOT_ALLOWED", f"{caller.subject} may not call this executor", method=method
+            )
+        return Grant()
+
+    return admit
+
+
+class ExecutorService(executor_pb2_grpc.ExecutorServiceServicer):
+    """Wire ↔ values, nothing else."""
+
+    def __init__(self, *, admission: Admission, executions: Executions) -> None:
+        self._admission = admission
+        self._executions = executions
+
+    async def ExecuteAction(
+        self, request: executor_pb2.ExecuteActionRequest, context: Context
+    ) -> executor_pb2.ExecuteActionResponse:
+        """See executor.proto."""
+        _demand_deadline(context)
+        admitted = self._admission.admit(
+            request.request, request.decision, peer=current_call().caller.subject
+        )
+        execution = await self._executions.carry_out(admitted)
+        return executor_pb2.ExecuteActionResponse(execution=_message(execution))
+
+    async def GetExecution(
+        self, request: executor_pb2.GetExecutionRequest, context: Context
+    ) -> executor_pb2.GetExecutionResponse:
+        """See executor.proto."""
+        _demand_deadline(context)
+        execution = await self._executions.find(request.request_id)
+        return executor_pb2.GetExecutionResponse(execution=_message(execution))
+
+
+def _demand_deadline(context: Context) -> None:
+    # A caller that never gives up would hold its place for ever.
+    remaining = context.time_remaining()
+    if remaining is None or remaining > _DEADLINE_SECONDS_MAX:
+        raise InvalidArgument(
+            "DEADLINE_REQUIRED", f"set a deadline of at most {_DEADLINE_SECONDS_MAX:g} s"
+        )
+
+
+def _message(execution: Execution) -> executor_pb2.Execution:
+    ending = execution.ending
+    state = ending.state if ending is not None else "INTENT"
+    message = executor_pb2.Execution(
+        request_id=execution.request_id,
+        action_id=execution.action_id,
+        action_digest=execution.action_digest,
+        state=executor_pb2.Execution.State.Value(f"STATE_{state}"),
+    )
+    message.intent_time.FromDatetime(execution.intent_at)
+    if ending is not None:
+        message.reason = ending.reason
+        message.message = ending.message
+        message.observations.update(ending.observations)
+    if execution.ended_at is not None:
+        message.end_time.FromDatetime(execution.ended_at)
+    return message

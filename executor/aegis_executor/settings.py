@@ -1,0 +1,132 @@
+"""What the executor is told, read once from the environment and checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aegis.serving.tls import TlsFiles
+from aegis_executor.admission import Limits
+from aegis_executor.remediations import ACTIONS
+
+# Aegis must never be able to restart Aegis, nor what the cluster itself stands on.
+PROTECTED_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease", "aegis-system"})
+
+
+class SettingsError(ValueError):
+    """The environment is not usable; the message names every variable that is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one executor."""
+
+    database_url: str
+    listen: str
+    tls: TlsFiles
+    trust_domain: str
+    trust_bundle: Path
+    name: str
+    peers: frozenset[str]
+    audience: str
+    cluster: str
+    limits: Limits
+    kubeconfig: Path
+    settle_seconds: float
+    metrics_listen: tuple[str, int] | None
+    ready_file: Path | None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Reads AEGIS_*; raises `SettingsError` with all problems at once."""
+        read = _Reader(environment)
+        settings = cls(
+            database_url=read.text("AEGIS_EXECUTOR_DATABASE_URL"),
+            listen=read.text("AEGIS_LISTEN", "127.0.0.1:0"),
+            tls=TlsFiles(
+                read.file("AEGIS_TLS_CERT"),
+                read.file("AEGIS_TLS_KEY"),
+                read.file("AEGIS_TLS_CA"),
+            ),
+            trust_domain=read.text("AEGIS_TRUST_DOMAIN", "aegis.local"),
+            trust_bundle=read.file("AEGIS_TRUST_BUNDLE"),
+            name=read.text("AEGIS_EXECUTOR_NAME", "executor:local"),
+            peers=read.names("AEGIS_EXECUTOR_PEERS", "server:aegis"),
+            audience=read.text("AEGIS_AUDIENCE", "aegis"),
+            cluster=read.text("AEGIS_CLUSTER"),
+            limits=Limits(
+                namespaces=read.namespaces("AEGIS_EXECUTOR_NAMESPACES"),
+                actions=read.actions("AEGIS_EXECUTOR_ACTIONS"),
+                replicas_max=int(read.number("AEGIS_EXECUTOR_MAX_REPLICAS", 10, least=1)),
+            ),
+            kubeconfig=read.file("AEGIS_KUBECONFIG"),
+            settle_seconds=read.number("AEGIS_EXECUTOR_SETTLE_SECONDS", 65, least=0),
+            metrics_listen=read.address("AEGIS_METRICS_LISTEN"),
+            ready_file=Path(environment["AEGIS_READY_FILE"])
+            if environment.get("AEGIS_READY_FILE")
+            else None,
+        )
+        if read.problems:
+            raise SettingsError("; ".join(read.problems))
+        return settings
+
+
+class _Reader:
+    """Reads variables and collects what is wrong with them."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.problems: list[str] = []
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self._environment.get(name) or default
+        if not value:
+            self.problems.append(f"{name} is not set")
+        return value
+
+    def file(self, name: str) -> Path:
+        path = Path(self.text(name))
+        if name in self._environment and not path.is_file():
+            self.problems.append(f"{name}: {path} is no file")
+        return path
+
+    def names(self, name: str, default: str = "") -> frozenset[str]:
+        parts = (part.strip() for part in self.text(name, default).split(","))
+        return frozenset(part for part in parts if part)
+
+    def namespaces(self, name: str) -> frozenset[str]:
+        found = self.names(name)
+        for protected in sorted(found & PROTECTED_NAMESPACES):
+            self.problems.append(f"{name}: {protected} is never touched")
+        if "*" in found:
+            self.problems.append(f"{name}: name each namespace, there is no wildcard")
+        return found
+
+    def actions(self, name: str) -> frozenset[str]:
+        known = frozenset(ACTIONS.values())
+        found = self.names(name, ",".join(sorted(known)))
+        for unknown in sorted(found - known):
+            self.problems.append(f"{name}: {unknown} is none of {', '.join(sorted(known))}")
+        return found
+
+    def number(self, name: str, default: float, *, least: float) -> float:
+        text = self._environment.get(name) or str(default)
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1
+        if not value >= least:
+            self.problems.append(f"{name}: {text} is not a number of at least {least:g}")
+            return default
+        return value
+
+    def address(self, name: str) -> tuple[str, int] | None:
+        text = self._environment.get(name)
+        if not text:
+            return None
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdecimal():
+            self.problems.append(f"{name}: {text} is not host:port")
+            return None
+        return host, int(port)

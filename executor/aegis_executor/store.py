@@ -1,0 +1,204 @@
+"""SQL of the journal, and the lock that keeps a second executor away from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from aegis.serving.database import Connection
+
+_LOCK = 0x6A726E6C  # "jrnl"
+_LOCK_SECONDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A row of `intent`."""
+
+    request_id: str
+    action_id: str
+    action: str
+    issuer: str
+    action_digest: bytes
+    key_id: str
+    nonce: bytes
+    request: bytes
+    decision: bytes
+    intent_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A row of `attempt`."""
+
+    request_id: str
+    number: int
+    uid: str
+    resource_version: str
+    generation: int
+    sent_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A row of `ending`."""
+
+    request_id: str
+    state: str
+    reason: str
+    message: str
+    observations: Mapping[str, str]
+    ended_at: datetime
+
+
+_INTENT = """
+select request_id::text, action_id, action, issuer, action_digest, key_id, nonce, request,
+       decision, intent_at
+from aegis_executor.intent
+"""
+
+
+async def insert_intent(connection: Connection, intent: Intent) -> bool:
+    """Claims request id and nonce; False when one of them is taken.
+
+    The insert waits for another transaction that claims the same, so exactly one succeeds.
+    """
+    cursor = await connection.execute(
+        """
+        insert into aegis_executor.intent
+            (request_id, action_id, action, issuer, action_digest, key_id, nonce, request,
+             decision, intent_at)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        on conflict do nothing returning true
+        """,
+        (
+            intent.request_id,
+            intent.action_id,
+            intent.action,
+            intent.issuer,
+            intent.action_digest,
+            intent.key_id,
+            intent.nonce,
+            intent.request,
+            intent.decision,
+            intent.intent_at,
+        ),
+    )
+    return await cursor.fetchone() is not None
+
+
+async def intent_by_id(connection: Connection, request_id: str) -> Intent | None:
+    """Returns the intent of a request."""
+    async with connection.cursor(row_factory=class_row(Intent)) as cursor:
+        await cursor.execute(_INTENT + "where request_id = %s", (request_id,))
+        return await cursor.fetchone()
+
+
+async def request_of_nonce(connection: Connection, key_id: str, nonce: bytes) -> str | None:
+    """Returns the request a nonce was spent on."""
+    cursor = await connection.execute(
+        "select request_id::text from aegis_executor.intent where key_id = %s and nonce = %s",
+        (key_id, nonce),
+    )
+    row = await cursor.fetchone()
+    return str(row[0]) if row else None
+
+
+async def unfinished(connection: Connection) -> list[Intent]:
+    """Returns the intents without an end, oldest first."""
+    async with connection.cursor(row_factory=class_row(Intent)) as cursor:
+        await cursor.execute(
+            _INTENT
+            + "where not exists (select from aegis_executor.ending"
+            + " where ending.request_id = intent.request_id) order by intent_at"
+        )
+        return await cursor.fetchall()
+
+
+async def insert_attempt(connection: Connection, attempt: Attempt) -> None:
+    """Remembers what is about to be sent."""
+    await connection.execute(
+        """
+        insert into aegis_executor.attempt
+            (request_id, number, uid, resource_version, generation, sent_at)
+        values (%s, %s, %s, %s, %s, %s)
+        """,
+        (
+            attempt.request_id,
+            attempt.number,
+            attempt.uid,
+            attempt.resource_version,
+            attempt.generation,
+            attempt.sent_at,
+        ),
+    )
+
+
+async def last_attempt(connection: Connection, request_id: str) -> Attempt | None:
+    """Returns what was sent last for a request; earlier ones are known to have conflicted."""
+    async with connection.cursor(row_factory=class_row(Attempt)) as cursor:
+        await cursor.execute(
+            """
+            select request_id::text, number, uid, resource_version, generation, sent_at
+            from aegis_executor.attempt where request_id = %s order by number desc limit 1
+            """,
+            (request_id,),
+        )
+        return await cursor.fetchone()
+
+
+async def insert_ending(connection: Connection, ending: Ending) -> None:
+    """Ends a request; the first end stands."""
+    await connection.execute(
+        """
+        insert into aegis_executor.ending
+            (request_id, state, reason, message, observations, ended_at)
+        values (%s, %s, %s, %s, %s, %s) on conflict do nothing
+        """,
+        (
+            ending.request_id,
+            ending.state,
+            ending.reason,
+            ending.message,
+            Jsonb(dict(ending.observations)),
+            ending.ended_at,
+        ),
+    )
+
+
+async def ending_by_id(connection: Connection, request_id: str) -> Ending | None:
+    """Returns how a request ended."""
+    async with connection.cursor(row_factory=class_row(Ending)) as cursor:
+        await cursor.execute(
+            """
+            select request_id::text, state, reason, message, observations, ended_at
+            from aegis_executor.ending where request_id = %s
+            """,
+            (request_id,),
+        )
+        return await cursor.fetchone()
+
+
+@asynccontextmanager
+async def only_executor(url: str) -> AsyncIterator[None]:
+    """Holds the journal's lock: a second executor would reconcile what the first is still doing.
+
+    Raises RuntimeError when another one holds it for 3 s (a killed one loses it at once).
+    """
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        for _ in range(_LOCK_SECONDS * 5):
+            cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_LOCK,))
+            row = await cursor.fetchone()
+            if row is not None and row[0]:
+                break
+            await asyncio.sleep(0.2)
+        else:
+            raise RuntimeError("another executor is using this journal")
+        yield

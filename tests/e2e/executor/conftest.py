@@ -1,0 +1,229 @@
+"""An executor process over mTLS, in front of a sandbox process, with a journal in Postgres."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from tests.factories import Signers
+from tests.processes import Process, until
+
+from aegis.channel import Identity, connect
+from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
+from aegis.local import pki
+from aegis.local.postgres import DATABASE, EXECUTOR, Postgres
+from aegis.v1.envelope_pb2 import ActionSpec, SignedEnvelope
+
+
+class Cluster:
+    """The sandbox as its administrator sees it."""
+
+    def __init__(self, home: Path) -> None:
+        control = json.loads((home / "control.json").read_text())
+        self._client = httpx2.Client(
+            base_url=control["url"],
+            headers={"Authorization": f"Bearer {control['token']}"},
+            verify=ssl.create_default_context(cafile=control["ca"]),
+            trust_env=False,
+        )
+        self._earlier = 0
+
+    def forget(self) -> None:
+        """Leaves out of the ledger what is in it now."""
+        self._earlier += len(self.writes())
+
+    def replicas(self, namespace: str, name: str) -> int:
+        return int(self.deployment(namespace, name)["spec"]["replicas"])
+
+    def close(self) -> None:
+        self._client.close()
+
+    def pods(self, namespace: str, app: str) -> list[dict[str, Any]]:
+        found = self._get(f"/api/v1/namespaces/{namespace}/pods?labelSelector=app={app}")
+        return [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+    def deployment(self, namespace: str, name: str) -> dict[str, Any]:
+        return self._get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+
+    def effects(self) -> list[dict[str, Any]]:
+        """What the executor changed, by the sandbox's own ledger."""
+        return [write for write in self.writes() if write["changed"]]
+
+    def writes(self) -> list[dict[str, Any]]:
+        """What the executor sent, refused or not."""
+        everything = self._get("/sandbox/ledger")["writes"]
+        ours = [write for write in everything if write["user"] != "sandbox-admin"]
+        return ours[self._earlier :]
+
+    def tell(self, what: str, **told: Any) -> dict[str, Any]:
+        return self._client.post(f"/sandbox/{what}", json=told).raise_for_status().json()
+
+    def patch_deployment(self, namespace: str, name: str, patch: dict[str, Any]) -> None:
+        self._client.patch(
+            f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
+            content=json.dumps(patch),
+            headers={"Content-Type": "application/merge-patch+json"},
+        ).raise_for_status()
+
+    def settled(self, namespace: str, name: str) -> dict[str, Any]:
+        """Waits for the rollout and returns the deployment."""
+
+        def done() -> dict[str, Any] | None:
+            found = self.deployment(namespace, name)
+            status, wanted = found["status"], found["spec"]["replicas"]
+            counts = [status[f"{key}Replicas"] for key in ("updated", "ready", "available")]
+            observed = status["observedGeneration"] >= found["metadata"]["generation"]
+            return found if observed and {*counts, status["replicas"]} == {wanted} else None
+
+        return until(done)
+
+    def _get(self, path: str) -> dict[str, Any]:
+        return self._client.get(path).raise_for_status().json()
+
+
+class Stack:
+    """Everything together, and the server's side of the conversation."""
+
+    def __init__(self, folder: Path, postgres: Postgres, database: str) -> None:
+        self._folder = folder
+        self._database = database
+        self._database_url = postgres.url(EXECUTOR, database)
+        self._owner_url = postgres.url(database="postgres")
+        self.pki = folder / "pki"
+        pki.ensure(self.pki)
+        self.signers = Signers.of_home(self.pki)
+        for name in ("sandbox", "executor"):
+            (folder / name).mkdir()
+        home = str(folder / "sandbox")
+        arguments = ("aegis_sandbox", "--home", home, "--tick-seconds", "0.02")
+        self._running: list[Process] = []
+        self.sandbox = self._started(Process(folder / "sandbox", *arguments))
+        self.cluster = Cluster(folder / "sandbox")
+        self.executor: Process | None = None
+        self._earlier = 0
+
+    def begin(self) -> None:
+        """Starts the executor unless it runs, and looks at what is new from here on."""
+        if self.executor is None or not self.executor.running():
+            self.start_executor()
+        for namespace, name in (("demo", "web"), ("demo", "api"), ("shop", "checkout")):
+            self.cluster.settled(namespace, name)
+        self.cluster.forget()
+        self._earlier = self._intents()
+
+    def intents(self) -> int:
+        """How many requests were claimed since the test began."""
+        return self._intents() - self._earlier
+
+    def _intents(self) -> int:
+        return int(self.journal("select count(*) from aegis_executor.intent")[0][0])
+
+    def _started(self, process: Process) -> Process:
+        self._running.append(process)
+        return process
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        return {
+            "AEGIS_EXECUTOR_DATABASE_URL": self._database_url,
+            "AEGIS_LISTEN": "127.0.0.1:0",
+            "AEGIS_TLS_CERT": str(self.pki / "executor.crt"),
+            "AEGIS_TLS_KEY": str(self.pki / "executor.key"),
+            "AEGIS_TLS_CA": str(self.pki / "ca.crt"),
+            "AEGIS_TRUST_DOMAIN": "aegis.local",
+            "AEGIS_TRUST_BUNDLE": str(self.pki / "trust.json"),
+            "AEGIS_EXECUTOR_NAME": "executor:local",
+            "AEGIS_EXECUTOR_PEERS": "server:aegis",
+            "AEGIS_AUDIENCE": "aegis",
+            "AEGIS_CLUSTER": "sandbox",
+            "AEGIS_EXECUTOR_NAMESPACES": "demo,shop",
+            "AEGIS_KUBECONFIG": str(self._folder / "sandbox" / "kubeconfig"),
+            "AEGIS_EXECUTOR_SETTLE_SECONDS": "2",
+            **changes,
+        }
+
+    def start_executor(self, **changes: str) -> Process:
+        self.executor = self._started(
+            Process(self._folder / "executor", "aegis_executor", **self.environment(**changes))
+        )
+        return self.executor
+
+    async def execute(
+        self,
+        request: SignedEnvelope,
+        decision: SignedEnvelope | None = None,
+        *,
+        peer: str = "server",
+        seconds: float | None = 10.0,
+    ) -> executor_pb2.Execution:
+        message = executor_pb2.ExecuteActionRequest(
+            request=request, decision=decision or self.signers.decision(request)
+        )
+        identity = Identity.of(peer, self._folder)
+        async with connect(self.executor.address, identity, retries=False) as channel:
+            stub = executor_pb2_grpc.ExecutorServiceStub(channel)
+            return (await stub.ExecuteAction(message, timeout=seconds)).execution
+
+    async def do(self, spec: ActionSpec) -> executor_pb2.Execution:
+        return await self.execute(self.signers.request(spec))
+
+    async def find(self, request_id: str) -> executor_pb2.Execution:
+        identity = Identity.of("server", self._folder)
+        async with connect(self.executor.address, identity) as channel:
+            stub = executor_pb2_grpc.ExecutorServiceStub(channel)
+            asked = executor_pb2.GetExecutionRequest(request_id=request_id)
+            return (await stub.GetExecution(asked, timeout=10, wait_for_ready=True)).execution
+
+    @contextmanager
+    def database_away(self) -> Iterator[None]:
+        """Cuts the executor's pool off its database."""
+        cut = (
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = %s and application_name = 'aegis-executor'"
+        )
+        with psycopg.connect(self._owner_url, autocommit=True) as owner:
+            owner.execute(f"alter database {self._database} allow_connections false")
+            owner.execute(cut, (self._database,))
+            try:
+                yield
+            finally:
+                owner.execute(f"alter database {self._database} allow_connections true")
+
+    def journal(self, query: str) -> list[Any]:
+        with psycopg.connect(self._database_url) as connection:
+            return connection.execute(query).fetchall()
+
+    def close(self) -> None:
+        self.cluster.close()
+        for process in reversed(self._running):
+            process.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_stack(
+    postgres: Postgres, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """One sandbox and one executor: starting two programs takes longer than most tests."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {DATABASE} strategy wal_log")
+        started = Stack(tmp_path_factory.mktemp("stack"), postgres, name)
+        try:
+            yield started
+        finally:
+            started.close()
+            connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def stack(shared_stack: Stack) -> Stack:
+    """The stack with its executor running, and nothing remembered of earlier tests."""
+    shared_stack.begin()
+    return shared_stack

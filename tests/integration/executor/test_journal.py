@@ -1,0 +1,130 @@
+"""The journal on real Postgres: claims, ends, and that nothing is ever rewritten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from tests.factories import Signers, scale
+
+from aegis.errors import AlreadyExists, NotFound, Unauthenticated
+from aegis.serving.database import Database, migrate
+from aegis_executor.admission import Admission, Admitted, Limits
+from aegis_executor.journal import Ending, Journal
+from aegis_executor.remediations import ACTIONS, Change, Sent
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+SIGNERS = Signers.fresh()
+
+
+def admitted(replicas: int = 3) -> Admitted:
+    checks = Admission(
+        trust=SIGNERS.trust(NOW),
+        name="executor:local",
+        cluster="sandbox",
+        audience="aegis",
+        limits=Limits(frozenset({"demo"}), frozenset(ACTIONS.values()), 10),
+        clock=lambda: NOW,
+    )
+    asked = SIGNERS.request(scale("demo", "web", replicas), now=NOW)
+    return checks.admit(asked, SIGNERS.decision(asked, now=NOW), peer="server:aegis")
+
+
+@pytest.fixture
+async def journal(executor_database_url: str) -> AsyncIterator[Journal]:
+    await migrate(executor_database_url, "aegis_executor", "aegis_executor")
+    database = Database(executor_database_url, application="test", max_size=8)
+    await database.open()
+    yield Journal(database, clock=lambda: NOW)
+    await database.close()
+
+
+async def test_claim_is_fresh_exactly_once(journal: Journal):
+    """Twenty claims of one request at the same moment: one is the first."""
+    asked = admitted()
+    claims = await asyncio.gather(*(journal.claim(asked) for _ in range(20)))
+    assert sum(fresh for _, fresh in claims) == 1
+    assert {execution.action_id for execution, _ in claims} == {asked.action_id}
+
+
+async def test_claims_of_one_nonce_by_many_requests_have_one_winner(journal: Journal):
+    """The nonce is unique by itself, whatever id it comes with."""
+    first = admitted()
+    others = [replace(admitted(), nonce=first.nonce) for _ in range(10)]
+    claims = await asyncio.gather(*map(journal.claim, others), return_exceptions=True)
+    refused = [c for c in claims if isinstance(c, Unauthenticated)]
+    assert [error.reason for error in refused] == ["REPLAY_DETECTED"] * 9
+
+
+async def test_spent_nonce_is_told_before_a_reused_id(journal: Journal):
+    """Both at once: the replay is the graver thing."""
+    first, second = admitted(3), admitted(4)
+    await journal.claim(first)
+    await journal.claim(second)
+    with pytest.raises(Unauthenticated, match="nonce"):
+        await journal.claim(replace(second, nonce=first.nonce))
+
+
+@pytest.mark.parametrize("change", [{"action_digest": bytes(32)}, {"issuer": "user:admin"}])
+async def test_request_id_of_another_action_or_issuer_is_refused(
+    journal: Journal, change: dict[str, object]
+):
+    """An id belongs to one issuer and one action."""
+    first = admitted()
+    await journal.claim(first)
+    with pytest.raises(AlreadyExists) as caught:
+        await journal.claim(replace(first, nonce=bytes(16), **change))
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+
+
+async def test_first_end_stands(journal: Journal):
+    """Whoever comes second learns what is already written."""
+    asked = admitted()
+    await journal.claim(asked)
+    await journal.end(asked.request_id, Ending("APPLIED", observations={"uid": "u"}))
+    later = await journal.end(asked.request_id, Ending("FAILED", "INTERNAL", "no"))
+    assert later.ending == Ending("APPLIED", observations={"uid": "u"})
+
+
+async def test_intent_without_end_is_unfinished_with_its_last_attempt(journal: Journal):
+    """What the sweep needs after a crash: the signed bytes, and what was sent last."""
+    asked, ended = admitted(), admitted()
+    for each in (asked, ended):
+        await journal.claim(each)
+    await journal.end(ended.request_id, Ending("FAILED", "TARGET_GONE"))
+    assert await journal.last_sent(asked.request_id) is None
+    change = Change("scale", "demo", "web", "u-1", "20", 4, {})
+    await journal.sending(asked.request_id, 1, change)
+    await journal.sending(asked.request_id, 2, replace(change, resource_version="21"))
+    (intent,) = await journal.unfinished()
+    assert (intent.request_id, bytes(intent.request)) == (asked.request_id, asked.request)
+    assert await journal.last_sent(asked.request_id) == (Sent("u-1", "21", 4), NOW)
+
+
+async def test_unknown_execution_is_not_found(journal: Journal):
+    """Never claimed, never done."""
+    with pytest.raises(NotFound):
+        await journal.find("00000000-0000-4000-8000-000000000000")
+
+
+@pytest.mark.parametrize("table", ["intent", "attempt", "ending"])
+@pytest.mark.parametrize(
+    "statement", ["update {} set request_id = request_id", "delete from {}", "truncate {} cascade"]
+)
+async def test_journal_cannot_be_rewritten(
+    journal: Journal, executor_database_url: str, table: str, statement: str
+):
+    """Not even by its owner: the database itself refuses."""
+    asked = admitted()
+    await journal.claim(asked)
+    await journal.sending(asked.request_id, 1, Change("scale", "d", "w", "u", "1", 1, {}))
+    await journal.end(asked.request_id, Ending("APPLIED"))
+    with (
+        psycopg.connect(executor_database_url) as connection,
+        pytest.raises(psycopg.errors.RestrictViolation),
+    ):
+        connection.execute(statement.format(f"aegis_executor.{table}"))

@@ -1,0 +1,60 @@
+"""Settings of the executor: wrong ones are named, all at once, before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aegis_executor.settings import Settings, SettingsError
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    file = tmp_path / "file"
+    file.write_text("x")
+    names = ("TLS_CERT", "TLS_KEY", "TLS_CA", "TRUST_BUNDLE", "KUBECONFIG")
+    return {
+        **{f"AEGIS_{name}": str(file) for name in names},
+        "AEGIS_EXECUTOR_DATABASE_URL": "postgresql://",
+        "AEGIS_CLUSTER": "sandbox",
+        "AEGIS_EXECUTOR_NAMESPACES": "demo, shop",
+    }
+
+
+def test_defaults_are_the_safe_ones(environment: dict[str, str]):
+    """Only the server may call, at most ten replicas, no metrics port."""
+    settings = Settings.from_environment(environment)
+    assert settings.peers == {"server:aegis"}
+    assert settings.limits.namespaces == {"demo", "shop"}
+    assert settings.limits.replicas_max == 10
+    assert settings.metrics_listen is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AEGIS_EXECUTOR_NAMESPACES", ""),
+        ("AEGIS_EXECUTOR_NAMESPACES", "demo,kube-system"),
+        ("AEGIS_EXECUTOR_NAMESPACES", "*"),
+        ("AEGIS_EXECUTOR_ACTIONS", "restart_pod,delete_everything"),
+        ("AEGIS_EXECUTOR_MAX_REPLICAS", "many"),
+        ("AEGIS_EXECUTOR_MAX_REPLICAS", "0"),
+        ("AEGIS_EXECUTOR_SETTLE_SECONDS", "nan"),
+        ("AEGIS_CLUSTER", ""),
+        ("AEGIS_KUBECONFIG", "/nowhere"),
+        ("AEGIS_METRICS_LISTEN", "9090"),
+    ],
+)
+def test_wrong_setting_is_named(environment: dict[str, str], variable: str, value: str):
+    """The error names the variable."""
+    with pytest.raises(SettingsError, match=variable):
+        Settings.from_environment({**environment, variable: value})
+
+
+def test_all_problems_are_told_at_once():
+    """One start is enough to learn everything that is missing."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({})
+    for name in ("AEGIS_EXECUTOR_DATABASE_URL", "AEGIS_TLS_CERT", "AEGIS_EXECUTOR_NAMESPACES"):
+        assert name in str(caught.value)
