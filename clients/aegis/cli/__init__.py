@@ -1,0 +1,1 @@
+"""`aegis`: the control plane from a terminal."""

@@ -1,0 +1,137 @@
+"""The command `aegis demo`: starts everything in a temporary home and tells the story."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from aegis.channel import connect
+from aegis.cli.demo.cluster import SandboxCluster
+from aegis.cli.demo.learning import Learning
+from aegis.cli.demo.record import Record
+from aegis.cli.demo.remediation import Remediation
+from aegis.cli.demo.results import Results
+from aegis.cli.session import fail, refuse
+from aegis.cli.up import show_progress
+from aegis.errors import from_rpc_error
+from aegis.local.process import PartFailed
+from aegis.local.stack import Stack
+from aegis.local.supervisor import cancelled_by_signals
+from aegis.local.unprivileged import CannotRun
+from aegis.plans import ATTACKS, Attacker
+from aegis.trust import load_private_key
+from aegis.v1 import (
+    audit_pb2_grpc,
+    execution_pb2_grpc,
+    review_pb2_grpc,
+    training_pb2_grpc,
+)
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Another seed, other numbers.")] = 1,
+    attack: Annotated[
+        str, typer.Option(help=f"What the poisoner does: {', '.join(ATTACKS)}.")
+    ] = "sign-flip",
+    scale: Annotated[
+        float | None, typer.Option(help="How hard; each attack has its default.", min=0.0)
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write what was measured to this file.")
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option(help="Save what was shown as a picture.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Show two governed changes end to end, live, in a temporary home; about two minutes."""
+    attack = attack.replace("_", "-")
+    if attack not in ATTACKS:
+        fail(f"there is no attack {attack!r}", f"choose one of {', '.join(ATTACKS)}")
+    console = Console(record=svg is not None, width=88 if svg is not None else None)
+    results = Results(seed=seed, attack=attack)
+    began = time.monotonic()
+    try:
+        asyncio.run(_tell(results, Attacker(attack, scale), console))
+    except (PartFailed, CannotRun) as error:
+        fail(str(error), "see the log lines above; `aegis up` starts the same parts one by one")
+    except grpc.aio.AioRpcError as error:
+        refuse(from_rpc_error(error))
+    except asyncio.CancelledError:
+        raise typer.Exit(130) from None
+    results.seconds = time.monotonic() - began
+    _summary(results, console)
+    if json_file is not None:
+        json_file.write_text(json.dumps(results.to_json(), indent=2) + "\n")
+        console.print(f"written to {json_file}")
+    if svg is not None:
+        console.save_svg(str(svg), title=f"aegis demo --seed {seed} --attack {attack}")
+    raise typer.Exit(0 if results.succeeded else 1)
+
+
+async def _tell(results: Results, attacker: Attacker, console: Console) -> None:
+    with cancelled_by_signals(), tempfile.TemporaryDirectory(prefix="aegis-demo-") as folder:
+        console.rule("[bold]Aegis governs change: a demonstration on this machine")
+        async with Stack(Path(folder), on_progress=show_progress, sandbox=True) as stack:
+            admin = connect(stack.address, stack.identity("admin"))
+            autopilot = connect(stack.address, stack.identity("autopilot"), retries=False)
+            async with admin, autopilot:
+                await _chapters(
+                    results,
+                    attacker,
+                    console=console,
+                    stack=stack,
+                    admin=admin,
+                    autopilot=autopilot,
+                )
+
+
+async def _chapters(
+    results: Results,
+    attacker: Attacker,
+    *,
+    console: Console,
+    stack: Stack,
+    admin: grpc.aio.Channel,
+    autopilot: grpc.aio.Channel,
+) -> None:
+    await Learning(
+        training=training_pb2_grpc.TrainingServiceStub(admin),
+        review=review_pb2_grpc.ReviewServiceStub(admin),
+        console=console,
+        results=results,
+        attacker=attacker,
+    ).tell()
+    await Remediation(
+        execution=execution_pb2_grpc.ExecutionServiceStub(autopilot),
+        cluster=SandboxCluster(stack.home / "sandbox" / "control.json"),
+        key=load_private_key(stack.home / "pki" / "autopilot-signing.key"),
+        console=console,
+        results=results,
+    ).tell()
+    await Record(
+        audit=audit_pb2_grpc.AuditServiceStub(admin), console=console, results=results
+    ).tell()
+
+
+def _summary(results: Results, console: Console) -> None:
+    table = Table(title=f"seed {results.seed}, attack {results.attack}", title_justify="left")
+    table.add_column("")
+    table.add_column("what had to happen")
+    table.add_column("what was seen")
+    for check in results.checks:
+        table.add_row("[green]✓[/]" if check.held else "[red]✗[/]", check.claim, check.seen)
+    console.rule("[bold]Summary")
+    console.print(table)
+    word = (
+        "[bold green]all of it happened[/]" if results.succeeded else "[bold red]not all of it[/]"
+    )
+    console.print(f"{word}, in {results.seconds:.0f} seconds")

@@ -1,0 +1,111 @@
+"""The command `aegis` and its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aegis.channel import default_home
+from aegis.cli import action, audit, policy, train, update
+from aegis.cli.demo import demo
+from aegis.cli.session import (
+    SECONDS,
+    Output,
+    OutputOption,
+    channel,
+    out,
+    run,
+    show_json,
+    show_table,
+    target,
+    when,
+)
+from aegis.cli.up import status, up
+from aegis.v1 import identity_pb2, identity_pb2_grpc
+
+app = typer.Typer(
+    name="aegis",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    help="Aegis governs change: identity, policy, evidence, signed execution, audit.",
+)
+app.command()(up)
+app.command()(status)
+app.command()(demo)
+app.add_typer(policy.app, name="policy")
+app.add_typer(train.app, name="train")
+app.add_typer(update.app, name="update")
+app.add_typer(action.app, name="action")
+app.add_typer(audit.app, name="audit")
+
+
+@app.callback()
+def options(
+    as_: Annotated[
+        str, typer.Option("--as", help="Identity made by `aegis up`: admin, autopilot …")
+    ] = "admin",
+    home: Annotated[
+        Path | None, typer.Option(help="AEGIS_HOME, else ~/.aegis.", show_default=False)
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the server; else the one `aegis up` started.")
+    ] = None,
+) -> None:
+    """Set which control plane is meant, and as whom."""
+    target.name = as_
+    target.home = (home or default_home()).expanduser()
+    target.address = address
+
+
+@app.command()
+def whoami(output: OutputOption = Output.table) -> None:
+    """Show who the server takes you for."""
+    me = run(_whoami())
+    if output is Output.json:
+        show_json(me)
+    else:
+        out.print(f"[bold]{me.subject}[/] {me.spiffe_id} {' '.join(me.roles)}", highlight=False)
+
+
+@app.command()
+def keys(output: OutputOption = Output.table) -> None:
+    """List the keys whose signatures count."""
+    found = run(_keys())
+    if output is Output.json:
+        show_json(found)
+        return
+    show_table(
+        "signing keys",
+        ["key", "use", "owner", "until", "revoked"],
+        [
+            (
+                key.key_id,
+                identity_pb2.KeyUsage.Name(key.usage).removeprefix("KEY_USAGE_").lower(),
+                key.owner,
+                when(key, "not_after"),
+                when(key, "revoke_time"),
+            )
+            for key in found
+        ],
+    )
+
+
+async def _whoami() -> identity_pb2.WhoAmIResponse:
+    async with channel() as opened:
+        stub = identity_pb2_grpc.IdentityServiceStub(opened)
+        return await stub.WhoAmI(identity_pb2.WhoAmIRequest(), timeout=SECONDS)
+
+
+async def _keys() -> list[identity_pb2.SigningKey]:
+    async with channel() as opened:
+        stub = identity_pb2_grpc.IdentityServiceStub(opened)
+        request = identity_pb2.ListSigningKeysRequest()
+        return list((await stub.ListSigningKeys(request, timeout=SECONDS)).keys)
+
+
+def main() -> None:
+    """Entry point of the `aegis` script."""
+    app()

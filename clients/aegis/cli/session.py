@@ -1,0 +1,171 @@
+"""What every command needs: a channel, an output form, and errors people can act on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import grpc
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from aegis.channel import Identity, connect, default_home
+from aegis.errors import AegisError, from_rpc_error
+from aegis.local.state import server_address
+
+Result = TypeVar("Result")
+
+out = Console()
+err = Console(stderr=True)
+
+# Calls of people: long enough for a cold database, short enough to notice.
+SECONDS = 30.0
+
+# What to try next, by reason.
+_HINTS = {
+    "POLICY_DENIED": "ask `aegis policy check SUBJECT RESOURCE ACTION`, or change the rules with"
+    " `aegis policy import FILE`",
+    "PEER_UNIDENTIFIED": "use a certificate that `aegis up` made: --as admin",
+    "SIGNING_KEY_UNUSABLE": "list the keys that count with `aegis keys`",
+    "REQUEST_EXPIRED": "sign again; a request lives for 60 seconds",
+    "REPLAY_DETECTED": "sign again with the same request id: `--request-id`",
+    "RESOURCE_NOT_FOUND": "list what there is with the `list` command beside this one",
+    "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
+}
+
+
+class Output(StrEnum):
+    """How a command answers."""
+
+    table = "table"
+    json = "json"
+
+
+OutputOption = Annotated[
+    Output, typer.Option("--output", "-o", help="A table for people or JSON for programs.")
+]
+
+
+@dataclass(slots=True)
+class Target:
+    """Which control plane, and as whom; set once by the options before the command."""
+
+    home: Path
+    name: str = "admin"
+    address: str | None = None
+
+    def resolve(self) -> tuple[str, Identity]:
+        """Returns address and identity; raises `typer.Exit` with advice when either is unknown."""
+        address = self.address or os.environ.get("AEGIS_ADDRESS") or server_address(self.home)
+        if address is None:
+            fail(
+                f"no control plane is running in {self.home}",
+                "start one with `aegis up`, or name one with --address",
+            )
+        identity = Identity.of(self.name, self.home)
+        for file in (identity.certificate, identity.key, identity.roots):
+            if not file.is_file():
+                fail(
+                    f"there is no certificate for {self.name!r}: {file}", "see `aegis --help`, --as"
+                )
+        return address, identity
+
+
+target = Target(default_home())
+
+
+@asynccontextmanager
+async def channel() -> AsyncIterator[grpc.aio.Channel]:
+    """Opens the channel the options ask for."""
+    address, identity = target.resolve()
+    async with connect(address, identity) as opened:
+        yield opened
+
+
+def run(main: Coroutine[Any, Any, Result]) -> Result:
+    """Runs a command to its end; a refusal becomes a message, a next step and exit code 1."""
+    try:
+        return asyncio.run(main)
+    except grpc.aio.AioRpcError as error:
+        refuse(from_rpc_error(error))
+    except AegisError as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def refuse(error: AegisError) -> NoReturn:
+    """Prints what was refused, by which check, which fields are to blame, and what to try."""
+    err.print(f"[bold red]{error.reason}[/] {error.message}", highlight=False)
+    for violation in error.violations:
+        err.print(f"  [yellow]{violation.field}[/]: {violation.description}", highlight=False)
+    if error.code is grpc.StatusCode.UNAVAILABLE:
+        err.print("  next: `aegis status` shows which part is away", highlight=False)
+    elif error.reason in _HINTS:
+        err.print(f"  next: {_HINTS[error.reason]}", highlight=False)
+    raise typer.Exit(1)
+
+
+def fail(problem: str, next_step: str) -> NoReturn:
+    """Prints a problem on this side of the wire and what to do about it."""
+    err.print(f"[bold red]error[/] {problem}", highlight=False)
+    err.print(f"  next: {next_step}", highlight=False)
+    raise typer.Exit(2)
+
+
+def show_json(value: Message | Sequence[Message] | dict[str, Any]) -> None:
+    """Prints messages as ProtoJSON with their .proto field names."""
+    plain: Any
+    if isinstance(value, Message):
+        plain = as_dict(value)
+    elif isinstance(value, dict):
+        plain = value
+    else:
+        plain = [as_dict(message) for message in value]
+    typer.echo(json.dumps(plain, indent=2))
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """Returns a message as plain values."""
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints rows under their headings, or says that there are none.
+
+    The first column names the thing and is never broken, so that it can be copied.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=position == 0)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    if table.row_count:
+        out.print(table)
+    else:
+        out.print(f"{title}: none")
+
+
+def name_of(enum: Any, value: int, prefix: str) -> str:
+    """Returns an enum value's name as people write it, e.g. `completed`."""
+    return str(enum.Name(value)).removeprefix(prefix).lower()
+
+
+def when(message: Any, field: str) -> str:
+    """Returns a time of a message without its year, UTC, or nothing; JSON has all of it."""
+    if not message.HasField(field):
+        return ""
+    return f"{getattr(message, field).ToDatetime():%m-%d %H:%M:%S}"

@@ -1,0 +1,103 @@
+"""`aegis update`: what participants proposed and what the review made of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aegis.cli.session import (
+    SECONDS,
+    Output,
+    OutputOption,
+    channel,
+    name_of,
+    out,
+    run,
+    show_json,
+    show_table,
+    when,
+)
+from aegis.v1 import review_pb2, review_pb2_grpc
+
+app = typer.Typer(no_args_is_help=True, help="Model updates and their verdicts.")
+
+
+@app.command("list")
+def list_(
+    run_id: Annotated[str, typer.Option("--run", help="Only updates of this run.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    output: OutputOption = Output.table,
+) -> None:
+    """List updates, newest first."""
+    updates = run(_list(run_id, limit))
+    if output is Output.json:
+        show_json(updates)
+        return
+    show_table(
+        "updates",
+        ["update", "run", "round", "participant", "verdict", "score", "received"],
+        [
+            (
+                update.update_id,
+                update.run_id,
+                update.round,
+                update.participant,
+                verdict_of(update),
+                f"{update.score:.2f}",
+                when(update, "create_time"),
+            )
+            for update in updates
+        ],
+    )
+
+
+@app.command()
+def show(
+    update_id: Annotated[str, typer.Argument(help="As `aegis update list` shows it.")],
+    output: OutputOption = Output.table,
+) -> None:
+    """Show one update and everything the review measured."""
+    update = run(_get(update_id))
+    if output is Output.json:
+        show_json(update)
+        return
+    out.print(
+        f"[bold]{update.update_id}[/] {verdict_of(update)}, score {update.score:.2f}"
+        f" ({update.participant}, round {update.round} of {update.run_id})"
+    )
+    out.print(f"sha256 {update.sha256.hex()}, {update.size_bytes} bytes", highlight=False)
+    show_table(
+        "findings",
+        ["examiner", "measure", "value", "threshold", "severity", "in words"],
+        [
+            (
+                finding.examiner,
+                finding.measure,
+                f"{finding.value:.3g}",
+                f"{finding.threshold:.3g}",
+                name_of(review_pb2.Finding.Severity, finding.severity, "SEVERITY_"),
+                finding.text,
+            )
+            for finding in update.findings
+        ],
+    )
+
+
+def verdict_of(update: review_pb2.Update) -> str:
+    """Returns a verdict as people write it."""
+    return name_of(review_pb2.Update.Verdict, update.verdict, "VERDICT_")
+
+
+async def _list(run_id: str, limit: int) -> list[review_pb2.Update]:
+    async with channel() as opened:
+        stub = review_pb2_grpc.ReviewServiceStub(opened)
+        request = review_pb2.ListUpdatesRequest(page_size=limit, run_id=run_id)
+        return list((await stub.ListUpdates(request, timeout=SECONDS)).updates)
+
+
+async def _get(update_id: str) -> review_pb2.Update:
+    async with channel() as opened:
+        stub = review_pb2_grpc.ReviewServiceStub(opened)
+        request = review_pb2.GetUpdateRequest(update_id=update_id)
+        return (await stub.GetUpdate(request, timeout=SECONDS)).update
