@@ -1,0 +1,163 @@
+"""`aegis` as a person and a script use it, against a running control plane."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import aegis
+
+
+def run(home: Path, *arguments: str, name: str = "admin") -> subprocess.CompletedProcess[str]:
+    command = aegis("--home", str(home), "--as", name, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def answer(home: Path, *arguments: str, name: str = "admin") -> object:
+    done = run(home, *arguments, "--output", "json", name=name)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_status_names_every_part_healthy(home: Path):
+    """Five parts, each asked, each well."""
+    found = answer(home, "status")
+    names = [part["name"] for part in found["parts"]]
+    assert names == ["postgres", "valkey", "sandbox", "executor", "server"]
+    assert found["healthy"] is True
+
+
+def test_second_up_on_the_same_home_says_so(home: Path):
+    """Two control planes never share a home."""
+    done = run(home, "up")
+    assert done.returncode == 2
+    assert "already runs" in done.stderr
+
+
+def test_policy_check_says_which_rule_and_exits_by_effect(home: Path):
+    """ALLOW exits 0, DENY exits 1, both with the deciding rule."""
+    target = "/clusters/sandbox/namespaces/{}/pods/web"
+    question = ("automation:autopilot", target, "restart_pod", "--attr", "namespace={}")
+
+    def ask(namespace: str) -> subprocess.CompletedProcess[str]:
+        return run(home, "policy", "check", *(word.format(namespace) for word in question))
+
+    allowed, denied = ask("shop"), ask("payments")
+    assert (allowed.returncode, denied.returncode) == (0, 1)
+    assert "automation-restarts-pods-in-shop" in allowed.stdout
+    assert "automation-outside-its-namespaces" in denied.stdout
+
+
+def test_policy_can_be_shown_checked_and_imported(home: Path, tmp_path: Path):
+    """What `show` prints can be imported again as the next revision."""
+    file = tmp_path / "rules.csv"
+    file.write_text(run(home, "policy", "show").stdout)
+    before = answer(home, "policy", "show")["revision"]["revision"]
+    dry = run(home, "policy", "import", str(file), "--reason", "none", "--dry-run")
+    assert "nothing was stored" in dry.stdout
+    imported = answer(home, "policy", "import", str(file), "--reason", "again")
+    assert int(imported["revision"]) == int(before) + 1
+
+
+def test_malformed_rule_file_is_refused_with_its_lines(home: Path, tmp_path: Path):
+    """The lines to mend are printed, and the exit code is 1."""
+    file = tmp_path / "rules.csv"
+    file.write_text("p, role:a, *, /x, read, , Deny, typo\n")
+    done = run(home, "policy", "import", str(file), "--reason", "a bad day")
+    assert done.returncode == 1
+    assert "POLICY_INVALID" in done.stderr
+    assert "line 1" in done.stderr
+
+
+def test_run_is_started_followed_and_reviewed(home: Path):
+    """A short run completes; its updates and their findings can be read."""
+    done = run(home, "train", "start", "--rounds", "2", "--attack", "sign-flip")
+    assert done.returncode == 0, done.stderr
+    assert "round   2" in done.stdout
+    assert "site-5 rejected" in done.stdout
+    runs = answer(home, "train", "list")
+    assert runs[0]["state"] == "STATE_COMPLETED"
+    updates = answer(home, "update", "list", "--run", runs[0]["run_id"])
+    assert len(updates) == 10
+    rejected = next(u for u in updates if u["verdict"] == "VERDICT_REJECTED")
+    shown = answer(home, "update", "show", rejected["update_id"])
+    assert any(finding["severity"] == "SEVERITY_CRITICAL" for finding in shown["findings"])
+    shown_run = run(home, "train", "show", runs[0]["run_id"])
+    assert "accuracy" in shown_run.stdout
+
+
+def test_action_is_signed_applied_and_listed(home: Path):
+    """Automation scales a deployment; the administrator sees it."""
+    arguments = ("scale", "web", "--namespace", "demo", "--replicas", "4")
+    action = answer(home, "action", "submit", *arguments, name="autopilot")
+    assert action["state"] == "STATE_APPLIED"
+    assert action["observations"]["replicas_after"] == "4"
+    listed = answer(home, "action", "list")
+    assert listed[0]["action_id"] == action["action_id"]
+    shown = run(home, "action", "show", action["action_id"])
+    assert "automation-scales-in-demo" in shown.stdout
+
+
+def test_denied_action_exits_1_and_names_the_rule(home: Path):
+    """A refusal is for people to read: rule and next step."""
+    arguments = ("scale", "ledger", "--namespace", "payments", "--replicas", "4")
+    done = run(home, "action", "submit", *arguments, name="autopilot")
+    assert done.returncode == 1
+    assert "automation-outside-its-namespaces" in done.stderr
+    assert "next:" in done.stderr
+
+
+def test_audit_copy_is_verified_without_a_server(home: Path, tmp_path: Path):
+    """An exported copy verifies offline; one changed byte does not, and exits 1."""
+    assert answer(home, "audit", "verify")["intact"] is True
+    assert run(home, "audit", "export", "--out", str(tmp_path)).returncode == 0
+    assert run(tmp_path, "audit", "verify", "--records", str(tmp_path)).returncode == 0
+    file = tmp_path / "records.bin"
+    altered = bytearray(file.read_bytes())
+    altered[100] ^= 1
+    file.write_bytes(bytes(altered))
+    done = run(tmp_path, "audit", "verify", "--records", str(tmp_path))
+    assert done.returncode == 1
+    assert "record 0" in done.stderr
+
+
+def test_records_can_be_listed_by_kind(home: Path):
+    """Filters reach the server."""
+    records = answer(home, "audit", "list", "--kind", "policy_change")
+    assert {record["kind"] for record in records} == {"AUDIT_KIND_POLICY_CHANGE"}
+
+
+def test_who_am_i_and_keys(home: Path):
+    """The certificate decides who you are; the keys that count are public."""
+    me = answer(home, "whoami", name="autopilot")
+    assert (me["subject"], me["roles"][0]) == ("automation:autopilot", "role:automation")
+    owners = {key["owner"] for key in answer(home, "keys")}
+    assert owners == {"server:aegis", "automation:autopilot"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "watch", "run-nothing"), "RESOURCE_NOT_FOUND"),
+        (("policy", "check", "user:a", "not-a-path", "read"), "resource"),
+        (("demo", "--attack", "bribery"), "sign-flip"),
+        (("audit", "list", "--kind", "gossip"), "gossip"),
+        (("action", "submit", "explode", "web", "-n", "demo"), "restart-pod"),
+    ],
+)
+def test_mistake_is_answered_with_what_is_wrong(home: Path, arguments: tuple[str, ...], words: str):
+    """No traceback: the problem and the next step."""
+    done = run(home, *arguments)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_control_plane_the_next_step_is_up(tmp_path: Path):
+    """An empty home says how to start."""
+    done = run(tmp_path, "train", "list")
+    assert done.returncode == 2
+    assert "aegis up" in done.stderr
