@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
@@ -18,7 +17,7 @@ from aegis.serving.database import Database, migrate
 from aegis.serving.doors import Doors
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
-from aegis.serving.program import announce, configure_logging, run_until_stopped
+from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis.trust import TrustBundle
 from aegis_executor.admission import Admission
 from aegis_executor.executions import Executions
@@ -96,7 +95,7 @@ async def _serve(settings: Settings, service: ExecutorService, stack: AsyncExitS
     return await port.open(settings.listen)
 
 
-async def run(settings: Settings) -> None:
+async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is going on."""
     async with assemble(settings) as (address, executions):
         log.info("%s serves cluster %s at %s", settings.name, settings.cluster, address)
@@ -110,7 +109,7 @@ def main() -> None:
     # lightkube's transport logs every URL at INFO; the journal is the record.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
-        asyncio.run(run(Settings.from_environment(os.environ)))
+        run(serve(Settings.from_environment(os.environ)))
     except (SettingsError, AegisError, RuntimeError, ValueError, OSError) as error:
         log.critical("cannot start: %s", error)
         sys.exit(2)

@@ -12,7 +12,7 @@ from prometheus_client import start_http_server
 
 from aegis.errors import AegisError
 from aegis.serving.database import migrate
-from aegis.serving.program import announce, configure_logging, run_until_stopped
+from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis_server.app import assemble
 from aegis_server.settings import Settings, SettingsError
 
@@ -49,7 +49,7 @@ def main() -> None:
         if command == "migrate":
             asyncio.run(bring_up_to_date())
         else:
-            asyncio.run(serve(Settings.from_environment()))
+            run(serve(Settings.from_environment()))
     except (SettingsError, AegisError, OSError, RuntimeError, ValueError) as error:
         log.critical("cannot start: %s", error)
         sys.exit(2)
