@@ -31,8 +31,9 @@ class _AuditKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditKind.V
     AUDIT_KIND_DECISION: _AuditKind.ValueType  # 1
     """The answer to an Evaluate."""
     AUDIT_KIND_ACCESS: _AuditKind.ValueType  # 2
-    """May this caller call this method? Every refusal, and every allowed call
-    except those of Evaluate, whose DECISION record holds it.
+    """May this caller call this method? Every denial, and every allowed call
+    except those of Evaluate, whose DECISION record holds it, and of WhoAmI,
+    which needs no permission.
     """
     AUDIT_KIND_POLICY_CHANGE: _AuditKind.ValueType  # 3
     """The rules changed."""
@@ -51,8 +52,9 @@ AUDIT_KIND_UNSPECIFIED: AuditKind.ValueType  # 0
 AUDIT_KIND_DECISION: AuditKind.ValueType  # 1
 """The answer to an Evaluate."""
 AUDIT_KIND_ACCESS: AuditKind.ValueType  # 2
-"""May this caller call this method? Every refusal, and every allowed call
-except those of Evaluate, whose DECISION record holds it.
+"""May this caller call this method? Every denial, and every allowed call
+except those of Evaluate, whose DECISION record holds it, and of WhoAmI,
+which needs no permission.
 """
 AUDIT_KIND_POLICY_CHANGE: AuditKind.ValueType  # 3
 """The rules changed."""

@@ -63,7 +63,8 @@ class AuditServiceServicer:
     """
 
     def ListAuditRecords(self, request, context):
-        """Lists records, newest first.
+        """Lists records, newest first. A page may hold fewer than were asked for and
+        still have a next one: no answer is larger than a client takes.
 
         Who: subjects with action "read" on /audit.
         Errors: PAGE_TOKEN_INVALID.

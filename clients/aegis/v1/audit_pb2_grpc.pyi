@@ -21,7 +21,8 @@ class AuditServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAuditRecords: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditRecordsRequest, _audit_pb2.ListAuditRecordsResponse]
-    """Lists records, newest first.
+    """Lists records, newest first. A page may hold fewer than were asked for and
+    still have a next one: no answer is larger than a client takes.
 
     Who: subjects with action "read" on /audit.
     Errors: PAGE_TOKEN_INVALID.
@@ -51,7 +52,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListAuditRecordsRequest,
         context: _aio.ServicerContext[_audit_pb2.ListAuditRecordsRequest, _abc.Awaitable[_audit_pb2.ListAuditRecordsResponse]],
     ) -> _abc.Awaitable[_audit_pb2.ListAuditRecordsResponse]:
-        """Lists records, newest first.
+        """Lists records, newest first. A page may hold fewer than were asked for and
+        still have a next one: no answer is larger than a client takes.
 
         Who: subjects with action "read" on /audit.
         Errors: PAGE_TOKEN_INVALID.

@@ -53,7 +53,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 8
     """ALREADY_EXISTS: this request_id was used for a different request."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 9
-    """UNAVAILABLE: Postgres cannot be reached. Nothing was changed."""
+    """UNAVAILABLE: Postgres cannot be reached. Nothing was changed, unless the
+    connection broke in the very commit: repeat with the same request_id.
+    """
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 10
     """UNAVAILABLE: the audit log cannot be written, so nothing was done."""
     ERROR_REASON_EXECUTOR_UNAVAILABLE: _ErrorReason.ValueType  # 11
@@ -63,7 +65,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
     """INTERNAL: a defect of Aegis. Metadata: incident, to be found in its log."""
     ERROR_REASON_DEADLINE_REQUIRED: _ErrorReason.ValueType  # 13
-    """INVALID_ARGUMENT: the call carries no deadline, or one that is too long."""
+    """INVALID_ARGUMENT: the call carries no deadline, or one that is too long.
+    DEADLINE_EXCEEDED: it took longer than its deadline.
+    """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED: the message or the stream is larger than allowed.
     Metadata: limit_bytes.
@@ -80,7 +84,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ENVELOPE_MALFORMED: _ErrorReason.ValueType  # 30
     """INVALID_ARGUMENT: the envelope has another payload type, no signature or
-    more than four.
+    more than four, or more than 48 KiB.
     """
     ERROR_REASON_SIGNING_KEY_UNUSABLE: _ErrorReason.ValueType  # 31
     """UNAUTHENTICATED: the key is unknown, revoked, out of its validity or not
@@ -140,8 +144,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the run would overdraw the privacy budget. Metadata:
     dataset, participant, epsilon_spent, epsilon_limit.
     """
-    ERROR_REASON_PARTICIPANTS_INSUFFICIENT: _ErrorReason.ValueType  # 65
-    """FAILED_PRECONDITION: fewer participants than the plan demands."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -181,7 +183,9 @@ with google.rpc.BadRequest, one violation per bad line.
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 8
 """ALREADY_EXISTS: this request_id was used for a different request."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 9
-"""UNAVAILABLE: Postgres cannot be reached. Nothing was changed."""
+"""UNAVAILABLE: Postgres cannot be reached. Nothing was changed, unless the
+connection broke in the very commit: repeat with the same request_id.
+"""
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 10
 """UNAVAILABLE: the audit log cannot be written, so nothing was done."""
 ERROR_REASON_EXECUTOR_UNAVAILABLE: ErrorReason.ValueType  # 11
@@ -191,7 +195,9 @@ decision expired, so nothing was begun.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
 """INTERNAL: a defect of Aegis. Metadata: incident, to be found in its log."""
 ERROR_REASON_DEADLINE_REQUIRED: ErrorReason.ValueType  # 13
-"""INVALID_ARGUMENT: the call carries no deadline, or one that is too long."""
+"""INVALID_ARGUMENT: the call carries no deadline, or one that is too long.
+DEADLINE_EXCEEDED: it took longer than its deadline.
+"""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED: the message or the stream is larger than allowed.
 Metadata: limit_bytes.
@@ -208,7 +214,7 @@ nothing that needs the newest one is decided. Nothing was changed.
 """
 ERROR_REASON_ENVELOPE_MALFORMED: ErrorReason.ValueType  # 30
 """INVALID_ARGUMENT: the envelope has another payload type, no signature or
-more than four.
+more than four, or more than 48 KiB.
 """
 ERROR_REASON_SIGNING_KEY_UNUSABLE: ErrorReason.ValueType  # 31
 """UNAUTHENTICATED: the key is unknown, revoked, out of its validity or not
@@ -268,6 +274,4 @@ ERROR_REASON_PRIVACY_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 64
 """RESOURCE_EXHAUSTED: the run would overdraw the privacy budget. Metadata:
 dataset, participant, epsilon_spent, epsilon_limit.
 """
-ERROR_REASON_PARTICIPANTS_INSUFFICIENT: ErrorReason.ValueType  # 65
-"""FAILED_PRECONDITION: fewer participants than the plan demands."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -112,7 +112,7 @@ class Action(_message.Message):
     action_digest: _builtins.bytes
     state: Global___Action.State.ValueType
     reason: _builtins.str
-    """ErrorReason name when DENIED, REFUSED or FAILED."""
+    """ErrorReason name when DENIED, REFUSED, FAILED or UNKNOWN."""
     message: _builtins.str
     """A sentence for people."""
     policy_revision: _builtins.int

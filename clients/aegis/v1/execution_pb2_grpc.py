@@ -73,9 +73,12 @@ class ExecutionServiceServicer:
         ctx.replicas (scale only) and the request's attributes as ctx.request.*.
         Errors, in the order they are checked: ENVELOPE_MALFORMED;
         SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID; PAYLOAD_INVALID;
-        AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH; REQUEST_EXPIRED;
-        REQUEST_FROM_FUTURE; REPLAY_DETECTED (this very envelope was already taken);
-        REQUEST_ID_REUSED; POLICY_DENIED (metadata: action_id); DATABASE_UNAVAILABLE.
+        AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH (not the issuer's key);
+        REQUEST_FROM_FUTURE; REQUEST_EXPIRED; SIGNER_PEER_MISMATCH (sent by
+        somebody else); REPLAY_DETECTED (this very envelope was already taken);
+        REQUEST_ID_REUSED; POLICY_UNUSABLE; POLICY_DENIED (metadata: action_id).
+        AUDIT_UNAVAILABLE or DATABASE_UNAVAILABLE at any point before it is sent;
+        from there on the answer is an Action.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,9 +33,12 @@ class ExecutionServiceStub:
     ctx.replicas (scale only) and the request's attributes as ctx.request.*.
     Errors, in the order they are checked: ENVELOPE_MALFORMED;
     SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID; PAYLOAD_INVALID;
-    AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH; REQUEST_EXPIRED;
-    REQUEST_FROM_FUTURE; REPLAY_DETECTED (this very envelope was already taken);
-    REQUEST_ID_REUSED; POLICY_DENIED (metadata: action_id); DATABASE_UNAVAILABLE.
+    AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH (not the issuer's key);
+    REQUEST_FROM_FUTURE; REQUEST_EXPIRED; SIGNER_PEER_MISMATCH (sent by
+    somebody else); REPLAY_DETECTED (this very envelope was already taken);
+    REQUEST_ID_REUSED; POLICY_UNUSABLE; POLICY_DENIED (metadata: action_id).
+    AUDIT_UNAVAILABLE or DATABASE_UNAVAILABLE at any point before it is sent;
+    from there on the answer is an Action.
     """
     GetAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetActionRequest, _execution_pb2.GetActionResponse]
     """Returns one action.
@@ -75,9 +78,12 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         ctx.replicas (scale only) and the request's attributes as ctx.request.*.
         Errors, in the order they are checked: ENVELOPE_MALFORMED;
         SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID; PAYLOAD_INVALID;
-        AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH; REQUEST_EXPIRED;
-        REQUEST_FROM_FUTURE; REPLAY_DETECTED (this very envelope was already taken);
-        REQUEST_ID_REUSED; POLICY_DENIED (metadata: action_id); DATABASE_UNAVAILABLE.
+        AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH (not the issuer's key);
+        REQUEST_FROM_FUTURE; REQUEST_EXPIRED; SIGNER_PEER_MISMATCH (sent by
+        somebody else); REPLAY_DETECTED (this very envelope was already taken);
+        REQUEST_ID_REUSED; POLICY_UNUSABLE; POLICY_DENIED (metadata: action_id).
+        AUDIT_UNAVAILABLE or DATABASE_UNAVAILABLE at any point before it is sent;
+        from there on the answer is an Action.
         """
 
     @_abc_1.abstractmethod

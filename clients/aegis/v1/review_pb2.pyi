@@ -67,6 +67,7 @@ class Update(_message.Message):
     run_id: _builtins.str
     round: _builtins.int
     attempt: _builtins.int
+    """Counts the tries of this round: a repeated round has other updates."""
     participant: _builtins.str
     sha256: _builtins.bytes
     size_bytes: _builtins.int
@@ -143,10 +144,12 @@ class Finding(_message.Message):
     examiner: _builtins.str
     """Which examiner, e.g. "golden-set", "outlier"."""
     measure: _builtins.str
-    """What was measured, e.g. "loss_delta", "norm_z"."""
+    """What was measured, e.g. "harm", "norm_z"."""
     value: _builtins.float
     threshold: _builtins.float
-    """The value where it starts to count against the update."""
+    """The value where it counts in full: enough to reject, or, for a measure that
+    only supports others, as much as it ever counts.
+    """
     severity: Global___Finding.Severity.ValueType
     text: _builtins.str
     """A sentence for people."""

@@ -26,9 +26,11 @@ class ReviewServiceStub:
 
     Who: subjects with action "submit" on /review/updates.
     Errors: REQUEST_TOO_LARGE; DIGEST_MISMATCH; UPDATE_FORMAT_INVALID (e.g. a
-    pickle); UPDATE_SHAPE_MISMATCH; UPDATE_NOT_FINITE; RESOURCE_NOT_FOUND for
-    an unknown run; REQUEST_ID_REUSED for other bytes under the same name;
-    STATE_CONFLICT when the round has already been judged.
+    pickle); UPDATE_SHAPE_MISMATCH; UPDATE_NOT_FINITE; FIELD_INVALID when the
+    stream is not one header and then chunks; RESOURCE_NOT_FOUND for an unknown
+    run or a round before which it has no model; REQUEST_ID_REUSED for other
+    bytes under the same name; STATE_CONFLICT when the round is being or has
+    been judged, or the run has ended.
     """
     ReviewRound: _aio.UnaryUnaryMultiCallable[_review_pb2.ReviewRoundRequest, _review_pb2.ReviewRoundResponse]
     """Judges every update of a round together and returns the verdicts. A round
@@ -68,9 +70,11 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "submit" on /review/updates.
         Errors: REQUEST_TOO_LARGE; DIGEST_MISMATCH; UPDATE_FORMAT_INVALID (e.g. a
-        pickle); UPDATE_SHAPE_MISMATCH; UPDATE_NOT_FINITE; RESOURCE_NOT_FOUND for
-        an unknown run; REQUEST_ID_REUSED for other bytes under the same name;
-        STATE_CONFLICT when the round has already been judged.
+        pickle); UPDATE_SHAPE_MISMATCH; UPDATE_NOT_FINITE; FIELD_INVALID when the
+        stream is not one header and then chunks; RESOURCE_NOT_FOUND for an unknown
+        run or a round before which it has no model; REQUEST_ID_REUSED for other
+        bytes under the same name; STATE_CONFLICT when the round is being or has
+        been judged, or the run has ended.
         """
 
     @_abc_1.abstractmethod

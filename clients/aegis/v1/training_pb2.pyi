@@ -252,7 +252,10 @@ class Run(_message.Message):
     accuracy: _builtins.float
     """Accuracy of the newest global model on the test set."""
     epsilon: _builtins.float
-    """Largest epsilon any participant has spent in this run."""
+    """Largest epsilon any participant may have spent in this run, as the budget
+    counts it: what lost rounds may have sent out is included, and a failed run
+    pays for all planned steps.
+    """
     noise_multiplier: _builtins.float
     """Standard deviation of the noise relative to clip_norm, chosen at the start
     so that all planned steps together stay within target_epsilon.
@@ -651,15 +654,21 @@ class GetAssignmentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    attempt: _builtins.int
+    """Which coordinator of the run this is, as it was told when it was started:
+    one that was replaced before it could ask is refused.
+    """
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -684,7 +693,7 @@ class GetAssignmentResponse(_message.Message):
         last_round: _builtins.int
         """-1 when not even the initial model is stored."""
         attempt: _builtins.int
-        """Counts the coordinators this run has had; part of every update's name."""
+        """Counts the coordinators this run has had."""
         model_sha256: _builtins.bytes
         model_size_bytes: _builtins.int
         steps: _builtins.int

@@ -72,7 +72,8 @@ class TrainingServiceServicer:
 
         Who: subjects with action "submit" on /training/runs; the plan itself is
         decided as "start" on /training/runs, where conditions see
-        ctx.review ("on" or "off"), ctx.simulation and ctx.target_epsilon.
+        ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon and
+        ctx.dataset.
         Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
         REQUEST_ID_REUSED. A repeated request_id returns the run it started.
         """
@@ -333,7 +334,8 @@ class CoordinatorServiceServicer:
         model, in chunks. The first message carries everything but the model.
 
         Who: subjects with action "coordinate" on /training/runs.
-        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended or a later
+        coordinator has taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -345,10 +347,11 @@ class CoordinatorServiceServicer:
         as before and stores nothing.
 
         Who: as GetAssignment.
-        Errors: DIGEST_MISMATCH; REQUEST_TOO_LARGE; UPDATE_FORMAT_INVALID,
-        UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is not a model of this
-        run; FIELD_INVALID for steps beyond the plan; STATE_CONFLICT when the round
-        is not the next or a later coordinator has taken over.
+        Errors: RESOURCE_NOT_FOUND; DIGEST_MISMATCH; REQUEST_TOO_LARGE;
+        UPDATE_FORMAT_INVALID, UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is
+        not a model of this run; FIELD_INVALID for steps beyond the plan or without
+        a header; STATE_CONFLICT when the round is not the next, the run has ended
+        or a later coordinator has taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -358,8 +361,9 @@ class CoordinatorServiceServicer:
         """Ends the run.
 
         Who: as GetAssignment.
-        Errors: STATE_CONFLICT when the run has already ended otherwise or a later
-        coordinator has taken over.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has already ended
+        otherwise, a later coordinator has taken over, or it is to be COMPLETED
+        before its last round.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -22,7 +22,8 @@ class TrainingServiceStub:
 
     Who: subjects with action "submit" on /training/runs; the plan itself is
     decided as "start" on /training/runs, where conditions see
-    ctx.review ("on" or "off"), ctx.simulation and ctx.target_epsilon.
+    ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon and
+    ctx.dataset.
     Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
     REQUEST_ID_REUSED. A repeated request_id returns the run it started.
     """
@@ -66,7 +67,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "submit" on /training/runs; the plan itself is
         decided as "start" on /training/runs, where conditions see
-        ctx.review ("on" or "off"), ctx.simulation and ctx.target_epsilon.
+        ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon and
+        ctx.dataset.
         Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
         REQUEST_ID_REUSED. A repeated request_id returns the run it started.
         """
@@ -131,7 +133,8 @@ class CoordinatorServiceStub:
     model, in chunks. The first message carries everything but the model.
 
     Who: subjects with action "coordinate" on /training/runs.
-    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended or a later
+    coordinator has taken over.
     """
     CompleteRound: _aio.StreamUnaryMultiCallable[_training_pb2.CompleteRoundRequest, _training_pb2.CompleteRoundResponse]
     """Stores a completed round and the global model after it. Round 0 is the
@@ -139,17 +142,19 @@ class CoordinatorServiceStub:
     as before and stores nothing.
 
     Who: as GetAssignment.
-    Errors: DIGEST_MISMATCH; REQUEST_TOO_LARGE; UPDATE_FORMAT_INVALID,
-    UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is not a model of this
-    run; FIELD_INVALID for steps beyond the plan; STATE_CONFLICT when the round
-    is not the next or a later coordinator has taken over.
+    Errors: RESOURCE_NOT_FOUND; DIGEST_MISMATCH; REQUEST_TOO_LARGE;
+    UPDATE_FORMAT_INVALID, UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is
+    not a model of this run; FIELD_INVALID for steps beyond the plan or without
+    a header; STATE_CONFLICT when the round is not the next, the run has ended
+    or a later coordinator has taken over.
     """
     FinishRun: _aio.UnaryUnaryMultiCallable[_training_pb2.FinishRunRequest, _training_pb2.FinishRunResponse]
     """Ends the run.
 
     Who: as GetAssignment.
-    Errors: STATE_CONFLICT when the run has already ended otherwise or a later
-    coordinator has taken over.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has already ended
+    otherwise, a later coordinator has taken over, or it is to be COMPLETED
+    before its last round.
     """
 
 class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -165,7 +170,8 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         model, in chunks. The first message carries everything but the model.
 
         Who: subjects with action "coordinate" on /training/runs.
-        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended or a later
+        coordinator has taken over.
         """
 
     @_abc_1.abstractmethod
@@ -179,10 +185,11 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         as before and stores nothing.
 
         Who: as GetAssignment.
-        Errors: DIGEST_MISMATCH; REQUEST_TOO_LARGE; UPDATE_FORMAT_INVALID,
-        UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is not a model of this
-        run; FIELD_INVALID for steps beyond the plan; STATE_CONFLICT when the round
-        is not the next or a later coordinator has taken over.
+        Errors: RESOURCE_NOT_FOUND; DIGEST_MISMATCH; REQUEST_TOO_LARGE;
+        UPDATE_FORMAT_INVALID, UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is
+        not a model of this run; FIELD_INVALID for steps beyond the plan or without
+        a header; STATE_CONFLICT when the round is not the next, the run has ended
+        or a later coordinator has taken over.
         """
 
     @_abc_1.abstractmethod
@@ -194,8 +201,9 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends the run.
 
         Who: as GetAssignment.
-        Errors: STATE_CONFLICT when the run has already ended otherwise or a later
-        coordinator has taken over.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has already ended
+        otherwise, a later coordinator has taken over, or it is to be COMPLETED
+        before its last round.
         """
 
 def add_CoordinatorServiceServicer_to_server(servicer: CoordinatorServiceServicer, server: _aio.Server) -> None: ...
