@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
     command = parser.parse_args().command
     configure_logging()
+    # PyCasbin tells its whole model at INFO for every revision.
+    logging.getLogger("casbin").setLevel(logging.WARNING)
     try:
         if command == "migrate":
             asyncio.run(bring_up_to_date())

@@ -69,7 +69,11 @@ Part = Coroutine[Any, Any, None]
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """A serving control plane: where it listens, and what must run while it does."""
+    """A serving control plane: where it listens, and what must run while it does.
+
+    `parts` end in reverse order: coordinators, which call us, before the port, and the audit log,
+    without which no call comes to its end, after it.
+    """
 
     address: str
     parts: tuple[Part, ...]
@@ -134,15 +138,15 @@ async def assemble(
             clock=clock,
             changes=changes,
         )
-        parts = [
-            audit.run(),
-            decisions.run(),
+        parts = [audit.run(), decisions.run()]
+        if cache is not None:
+            parts.append(cache.run())
+        parts += [
+            _attend(base, port),
             settlement.run(),
             coordinators.run(_reachable(address)),
             _watch_health(base, port),
         ]
-        if cache is not None:
-            parts.append(cache.run())
         yield ControlPlane(address, tuple(parts))
 
 
@@ -253,6 +257,15 @@ def _reachable(address: str) -> str:
     """Returns how coordinators, on this machine, call a port that may listen everywhere."""
     host, _, port = address.rpartition(":")
     return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]") else address  # noqa: S104
+
+
+async def _attend(base: _Base, port: Port) -> None:
+    """Does nothing, until it is cancelled: then it lets calls and deeds come to their ends."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await port.close(_DRAIN_SECONDS)
+        await base.deeds.drain()
 
 
 async def _watch_health(base: _Base, port: Port) -> None:

@@ -7,10 +7,13 @@ half way because of that, so it runs as a task of its own; the handler only wait
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 
 class Deeds:
@@ -20,13 +23,25 @@ class Deeds:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def finish(self, deed: Coroutine[Any, Any, Result]) -> Result:
-        """Runs `deed` to its end even when the caller is cancelled; ends as it does."""
+        """Runs `deed` to its end even when the caller is cancelled; ends as it does.
+
+        The error of a deed whose caller has gone is told to the log.
+        """
         task = asyncio.get_running_loop().create_task(deed)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            raise
 
     async def drain(self) -> None:
-        """Waits for every deed still going on; their errors were told to their callers."""
+        """Waits for every deed still going on."""
         while self._running:
             await asyncio.gather(*self._running, return_exceptions=True)
+
+
+def _log_failure(deed: asyncio.Task[Any]) -> None:
+    if not deed.cancelled() and (error := deed.exception()) is not None:
+        log.error("a deed failed after its caller had gone", exc_info=error)

@@ -101,13 +101,11 @@ class Doors(grpc.aio.ServerInterceptor):
         metrics: CallMetrics,
         trust_domain: str,
         default_seconds: float = 30.0,
-        local_caller: Caller | None = None,
     ) -> None:
         self._admit = admit
         self._metrics = metrics
         self._trust_domain = trust_domain
         self._default_seconds = default_seconds
-        self._local_caller = local_caller
 
     async def intercept_service(
         self,
@@ -203,8 +201,6 @@ class Doors(grpc.aio.ServerInterceptor):
             self._metrics.seconds.labels(*labels).observe(time.perf_counter() - began)
 
     def _identify(self, context: Context) -> Caller:
-        if self._local_caller is not None and context.peer().startswith("unix:"):
-            return self._local_caller
         return caller_of_auth_context(context.auth_context(), self._trust_domain)
 
 
