@@ -23,6 +23,9 @@ SPEC_TYPE = "application/vnd.aegis.action-spec.v1+protobuf"
 REQUEST_TYPE = "application/vnd.aegis.action-request.v1+protobuf"
 DECISION_TYPE = "application/vnd.aegis.action-decision.v1+protobuf"
 MAX_SIGNATURES = 4
+# What is signed is kept as evidence; a request and its decision also have to fit in one message
+# to the executor, which takes 64 KiB.
+MAX_BYTES = 48 * 1024
 
 Key = TypeVar("Key")
 
@@ -66,6 +69,8 @@ def verify(
     """
     if envelope.payload_type != payload_type:
         raise InvalidArgument("ENVELOPE_MALFORMED", f"the payload type must be {payload_type}")
+    if envelope.ByteSize() > MAX_BYTES:
+        raise InvalidArgument("ENVELOPE_MALFORMED", f"an envelope has at most {MAX_BYTES} bytes")
     if not 1 <= len(envelope.signatures) <= MAX_SIGNATURES:
         raise InvalidArgument(
             "ENVELOPE_MALFORMED", f"an envelope carries 1 to {MAX_SIGNATURES} signatures"

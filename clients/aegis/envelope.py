@@ -87,7 +87,7 @@ def open_action(
 
     In this order, so that nothing unproven is ever parsed: envelope shape, key, signature; then
     form (`validate` checks the constraints of the .proto); then audience, owner and age. Raises
-    the errors `ExecutionService.SubmitAction` lists, up to REQUEST_FROM_FUTURE.
+    the errors `ExecutionService.SubmitAction` lists, up to REQUEST_EXPIRED.
     """
     payload, key = dsse.verify(envelope, dsse.REQUEST_TYPE, trust.finder(ACTION_REQUEST, now))
     request = parse_signed(payload, envelope_pb2.ActionRequest, validate)

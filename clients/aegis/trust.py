@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -76,14 +77,20 @@ class TrustBundle:
         Raises ValueError naming the file and the entry when anything in it is not as described
         above: a bundle is trusted whole or not at all.
         """
-        document = json.loads(path.read_text())
-        keys = []
-        for position, entry in enumerate(document["keys"]):
+        try:
+            entries = list(json.loads(path.read_text())["keys"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a trust bundle: {error!r}") from error
+        keys: dict[str, TrustedKey] = {}
+        for position, entry in enumerate(entries):
             try:
-                keys.append(_trusted_key(entry))
-            except (KeyError, TypeError, ValueError) as error:
+                key = _trusted_key(entry)
+            except (KeyError, TypeError, ValueError, UnsupportedAlgorithm) as error:
                 raise ValueError(f"{path}: key {position}: {error}") from error
-        return cls(tuple(keys))
+            # A second entry could lift the first one's revocation, or give it a second use.
+            if keys.setdefault(key.key_id, key) is not key:
+                raise ValueError(f"{path}: key {position}: {key.key_id} is there already")
+        return cls(tuple(keys.values()))
 
     def finder(
         self, usage: str, now: datetime

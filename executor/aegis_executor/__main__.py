@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from prometheus_client import REGISTRY, start_http_server
 
@@ -25,7 +26,7 @@ from aegis_executor.journal import Journal
 from aegis_executor.kubernetes import Kubernetes
 from aegis_executor.service import ExecutorService, admit_peers
 from aegis_executor.settings import Settings, SettingsError
-from aegis_executor.store import only_executor
+from aegis_executor.store import OnlyExecutor
 
 log = logging.getLogger("aegis_executor")
 
@@ -35,17 +36,20 @@ _MAX_MESSAGE_BYTES = 64 * 1024
 _DRAIN_SECONDS = 20.0
 
 
+Part = Coroutine[Any, Any, None]
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
 @asynccontextmanager
-async def assemble(settings: Settings) -> AsyncIterator[tuple[str, Executions]]:
-    """Builds everything and serves; yields the bound address and the executions to sweep."""
+async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, ...]]]:
+    """Builds everything and serves; yields the bound address and what must run meanwhile."""
     trust = TrustBundle.load(settings.trust_bundle)
     await migrate(settings.database_url, "aegis_executor", "aegis_executor")
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(only_executor(settings.database_url))
+        lock = await stack.enter_async_context(OnlyExecutor(settings.database_url))
         database = Database(settings.database_url, application="aegis-executor", max_size=4)
         stack.push_async_callback(database.close)
         await database.open()
@@ -71,7 +75,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, Executions]]:
         address = await _serve(
             settings, ExecutorService(admission=admission, executions=executions), stack
         )
-        yield address, executions
+        yield address, (lock.keep(), executions.sweep())
 
 
 async def _serve(settings: Settings, service: ExecutorService, stack: AsyncExitStack) -> str:
@@ -97,10 +101,10 @@ async def _serve(settings: Settings, service: ExecutorService, stack: AsyncExitS
 
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is going on."""
-    async with assemble(settings) as (address, executions):
+    async with assemble(settings) as (address, parts):
         log.info("%s serves cluster %s at %s", settings.name, settings.cluster, address)
         announce(settings.ready_file, address)
-        await run_until_stopped(executions.sweep())
+        await run_until_stopped(*parts)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ service's; 13 (nonce, request id) is the journal's; 14 to 17 follow in `executio
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -105,7 +106,8 @@ class Admission:
         wanted = of_spec(opened.spec)
         self._check_limits(wanted)
         return Admitted(
-            request_id=opened.request.request_id,
+            # In the journal's spelling, or a sweep would not know that it is still going on.
+            request_id=str(uuid.UUID(opened.request.request_id)),
             nonce=opened.request.nonce,
             issuer=opened.request.issuer,
             action_id=allowed.action_id,

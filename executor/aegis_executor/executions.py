@@ -234,7 +234,8 @@ class Executions:
 
     async def _end(self, request_id: str, action: str, ending: Ending) -> Execution:
         execution = await self._journal.end(request_id, ending)
-        self._ended.labels(action, ending.state, ending.reason).inc()
+        if execution.ending == ending:  # else somebody was first, and counted
+            self._ended.labels(action, ending.state, ending.reason).inc()
         return execution
 
 

@@ -85,12 +85,7 @@ class Journal:
     async def find(self, request_id: str) -> Execution:
         """Returns an execution; raises `NotFound` (RESOURCE_NOT_FOUND)."""
         async with self._database.transaction() as connection:
-            stored = await store.intent_by_id(connection, request_id)
-            if stored is None:
-                raise NotFound(
-                    "RESOURCE_NOT_FOUND", "no such execution", resource=f"executions/{request_id}"
-                )
-            return await self._with_ending(connection, stored)
+            return await self._found(connection, request_id)
 
     async def sending(self, request_id: str, number: int, change: Change) -> None:
         """Writes down what is about to be sent to the cluster."""
@@ -117,7 +112,7 @@ class Journal:
         )
         async with self._database.transaction() as connection:
             await store.insert_ending(connection, row)
-        return await self.find(request_id)
+            return await self._found(connection, request_id)
 
     async def unfinished(self) -> list[Intent]:
         """Returns every INTENT without an end."""
@@ -132,6 +127,14 @@ class Journal:
             return None
         sent = Sent(attempt.uid, attempt.resource_version, attempt.generation)
         return sent, attempt.sent_at
+
+    async def _found(self, connection: Connection, request_id: str) -> Execution:
+        stored = await store.intent_by_id(connection, request_id)
+        if stored is None:
+            raise NotFound(
+                "RESOURCE_NOT_FOUND", "no such execution", resource=f"executions/{request_id}"
+            )
+        return await self._with_ending(connection, stored)
 
     async def _with_ending(self, connection: Connection, intent: Intent) -> Execution:
         return _execution(intent, await store.ending_by_id(connection, intent.request_id))

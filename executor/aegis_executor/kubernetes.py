@@ -76,7 +76,10 @@ class Gate(httpx2.AsyncBaseTransport):
         self._namespaces = namespaces
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Sends an allowed request; raises `ForbiddenRequest` for any other."""
+        """Sends an allowed request; raises `ForbiddenRequest` for any other.
+
+        Raises `ClusterSilent` for answers that say nothing: an API server in trouble, a proxy.
+        """
         self._check(request)
         if request.method != "GET":
             url = request.url.copy_set_param("fieldValidation", "Strict")
@@ -89,6 +92,10 @@ class Gate(httpx2.AsyncBaseTransport):
             )
         response = await self._inner.handle_async_request(request)
         _audit_id.set(response.headers.get("Audit-Id", ""))
+        kind = response.headers.get("Content-Type", "").partition(";")[0]
+        if response.status_code >= 500 or kind != "application/json":
+            await response.aclose()
+            raise ClusterSilent(f"status {response.status_code}, {kind or 'no type'}")
         return response
 
     def _check(self, request: httpx2.Request) -> None:
@@ -183,7 +190,7 @@ class Kubernetes:
         try:
             return _plain(await self._client.get(kind, name, namespace=namespace))
         except ApiError as error:
-            if error.status.code == 404:
+            if error.response.status_code == 404:
                 return None
             raise _translated(error) from error
         except httpx2.HTTPError as error:
@@ -204,11 +211,11 @@ def _eviction(change: Change) -> PodEviction:
 
 
 def _translated(error: httpx2.HTTPError) -> Exception:
-    if isinstance(error, ApiError) and (error.status.code or 0) < 500:
+    if isinstance(error, ApiError):
         status = error.status
         causes = (status.details.causes if status.details else None) or []
         return ClusterRefused(
-            code=status.code or 0,
+            code=error.response.status_code,
             reason=status.reason or "",
             fields=tuple(cause.field or cause.reason or "" for cause in causes),
             audit_id=_audit_id.get(),

@@ -181,6 +181,10 @@ def _plan_rollback(
     if deployment["spec"].get("paused"):
         # The patch would be accepted and nothing would roll.
         raise FailedPrecondition("CLUSTER_REFUSED", "the deployment is paused")
+    observed = deployment.get("status", {}).get("observedGeneration", 0)
+    if not wanted.pod_template_hash and observed < deployment["metadata"]["generation"]:
+        # The current template has no ReplicaSet yet, so the newest would pass for it.
+        raise Aborted("TARGET_CHANGED", "the deployment is changing: which revision was before?")
     owned = sorted((rs for rs in candidates if _owned(rs, deployment)), key=_revision)
     target = _rollback_target(wanted, owned)
     template = _without_hash(target["spec"]["template"])

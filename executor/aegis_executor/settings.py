@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aegis.serving.tls import TlsFiles
@@ -20,9 +21,9 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one executor."""
+    """The settings of one executor; a database URL may hold a password, so it is not shown."""
 
-    database_url: str
+    database_url: str = field(repr=False)
     listen: str
     tls: TlsFiles
     trust_domain: str
@@ -116,7 +117,7 @@ class _Reader:
             value = float(text)
         except ValueError:
             value = -1
-        if not value >= least:
+        if not least <= value < math.inf:
             self.problems.append(f"{name}: {text} is not a number of at least {least:g}")
             return default
         return value

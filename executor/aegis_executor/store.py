@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 import psycopg
 from psycopg.rows import class_row
@@ -14,8 +15,11 @@ from psycopg.types.json import Jsonb
 
 from aegis.serving.database import Connection
 
+log = logging.getLogger(__name__)
+
 _LOCK = 0x6A726E6C  # "jrnl"
 _LOCK_SECONDS = 3
+_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,19 +190,54 @@ async def ending_by_id(connection: Connection, request_id: str) -> Ending | None
         return await cursor.fetchone()
 
 
-@asynccontextmanager
-async def only_executor(url: str) -> AsyncIterator[None]:
-    """Holds the journal's lock: a second executor would reconcile what the first is still doing.
+class OnlyExecutor:
+    """The journal's lock; an async context manager.
 
-    Raises RuntimeError when another one holds it for 3 s (a killed one loses it at once).
+    A second executor would end as interrupted what the first is still doing. Entering raises
+    RuntimeError when another one holds the lock for 3 s (a killed one loses it at once).
     """
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        """Takes the lock."""
+        await self._take()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Gives it back."""
+        await self._let_go()
+
+    async def keep(self) -> None:
+        """Holds the lock until cancelled; run it as a part.
+
+        A lock goes with its connection, and connections break. Then it is taken again; raises
+        RuntimeError when another executor was faster, for then this one must stop.
+        """
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            try:
+                if self._connection is None:
+                    await self._take()
+                else:
+                    await self._connection.execute("select 1")
+            except psycopg.OperationalError as error:
+                log.warning("the journal's lock may be lost: %s", error)
+                await self._let_go()
+
+    async def _take(self) -> None:
+        self._connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
         for _ in range(_LOCK_SECONDS * 5):
-            cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_LOCK,))
-            row = await cursor.fetchone()
-            if row is not None and row[0]:
-                break
+            cursor = await self._connection.execute("select pg_try_advisory_lock(%s)", (_LOCK,))
+            if await cursor.fetchone() == (True,):
+                return
             await asyncio.sleep(0.2)
-        else:
-            raise RuntimeError("another executor is using this journal")
-        yield
+        await self._let_go()
+        raise RuntimeError("another executor is using this journal")
+
+    async def _let_go(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None

@@ -31,11 +31,11 @@ def _rules(**verbs: str) -> tuple[tuple[str, frozenset[str]], ...]:
 
 # The same rights as the Role that is shipped for real clusters: no wildcard, no secrets.
 EXECUTOR_RULES = _rules(
-    pods="get list watch",
+    pods="get",
     pods__eviction="create",
-    deployments="get list watch patch",
-    deployments__scale="get patch",
-    replicasets="get list",
+    deployments="get patch",
+    deployments__scale="patch",
+    replicasets="list",
 )
 
 

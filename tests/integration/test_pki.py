@@ -1,5 +1,6 @@
 """The development authority: what its certificates say, and when they are made anew."""
 
+import base64
 import json
 import stat
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aegis.errors import Unauthenticated
@@ -127,7 +130,13 @@ def test_trust_bundle_keeps_what_people_added_and_revoked(folder: Path) -> None:
     """A start extends our own keys and touches no other entry; revoked stays revoked."""
     path = folder / "trust.json"
     document = json.loads(path.read_text())
-    added = {**document["keys"][1], "owner": "automation:mine", "usage": POLICY_DECISION}
+    public = Ed25519PrivateKey.generate().public_key()
+    spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    added = {
+        **document["keys"][1],
+        "owner": "automation:mine",
+        "public_key": base64.b64encode(spki).decode(),
+    }
     document["keys"][1]["revoked_at"] = NOW.isoformat()
     document["keys"].append(added)
     path.write_text(json.dumps(document))

@@ -89,3 +89,11 @@ def test_key_id_is_only_a_hint():
     with pytest.raises(Unauthenticated) as refusal:
         dsse.verify(envelope, KIND, find)
     assert refusal.value.reason == "SIGNATURE_INVALID"
+
+
+def test_envelope_that_is_too_large_is_malformed():
+    """It is kept as evidence, and has to fit in a message to the executor with its decision."""
+    assert dsse.verify(dsse.sign(KIND, bytes(dsse.MAX_BYTES - 512), KEY), KIND, find)
+    with pytest.raises(InvalidArgument) as refusal:
+        dsse.verify(dsse.sign(KIND, bytes(dsse.MAX_BYTES), KEY), KIND, find)
+    assert refusal.value.reason == "ENVELOPE_MALFORMED"

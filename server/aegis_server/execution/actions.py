@@ -7,6 +7,7 @@ until it knows.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aegis import dsse
-from aegis.envelope import OpenedRequest, open_action
+from aegis.envelope import MAX_SKEW, OpenedRequest, open_action
 from aegis.errors import (
     AlreadyExists,
     InvalidArgument,
@@ -36,6 +37,8 @@ from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.settlement import Settlement
 from aegis_server.execution.store import StoredAction
 from aegis_server.policy.decisions import Decision, Decisions
+
+log = logging.getLogger(__name__)
 
 _DECISION_LIFE = timedelta(seconds=60)
 
@@ -109,7 +112,13 @@ class Actions:
         outcome = await self._dispatch.execute(envelope, decision_envelope)
         if outcome is None:
             return action
-        return await self._settlement.settle(action, outcome)
+        try:
+            return await self._settlement.settle(action, outcome)
+        except Unavailable as error:
+            # An error now would say "nothing was changed". It stays DISPATCHED until the
+            # executor has been asked again.
+            log.warning("%s is left to the reconciler: %s", action.action_id, error.message)
+            return action
 
     async def get(self, action_id: str) -> StoredAction:
         """Returns one action; raises `NotFound`."""
@@ -166,7 +175,8 @@ class Actions:
     ) -> tuple[StoredAction, envelope_pb2.SignedEnvelope | None]:
         now = self._clock()
         action_id = f"act-{uuid.uuid4().hex[:20]}"
-        until = min(now + _DECISION_LIFE, opened.expires_at)
+        # A request is taken a little after its end, for the clocks' sake; so is its decision.
+        until = min(now + _DECISION_LIFE, opened.expires_at + MAX_SKEW)
         signed = self._sign(opened, decision, action_id, until) if decision.allowed else None
         state = (
             execution_pb2.Action.STATE_DISPATCHED

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from aegis import dsse
 from aegis.errors import AegisError, NotFound, Unavailable, from_rpc_error
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
 from aegis.v1 import envelope_pb2, execution_pb2
@@ -53,8 +54,8 @@ class Dispatch:
     ) -> Outcome | None:
         """Sends a request with its decision.
 
-        None when the answer was lost, so the executor has to be asked again; a refusal is an
-        outcome.
+        None when the executor has to be asked again, because the answer was lost or it is still
+        at it; a refusal is an outcome.
         """
         try:
             response = await self._stub.ExecuteAction(
@@ -64,11 +65,23 @@ class Dispatch:
         except grpc.aio.AioRpcError as error:
             if error.code() in _LOST:
                 return None
-            return _refusal(from_rpc_error(error))
+            return await self._unless_taken(request, from_rpc_error(error))
         return _outcome(response.execution)
 
-    async def outcome_of(self, request_id: str) -> Outcome | None:
-        """Returns how a request ended, or None while it is going on.
+    async def _unless_taken(
+        self, request: envelope_pb2.SignedEnvelope, refusal: AegisError
+    ) -> Outcome | None:
+        # A copy that came too late is refused although an earlier one was taken.
+        asked = envelope_pb2.ActionRequest.FromString(request.payload)
+        try:
+            return await self.outcome_of(asked.request_id, dsse.action_digest(asked.spec))
+        except NotFound:
+            return Outcome(execution_pb2.Action.STATE_REFUSED, refusal.reason, refusal.message, {})
+        except Unavailable:
+            return None
+
+    async def outcome_of(self, request_id: str, action_digest: bytes) -> Outcome | None:
+        """Returns how a request for this action ended, or None while it is going on.
 
         Raises `NotFound` when the executor never took it, `Unavailable` when it does not answer.
         """
@@ -81,11 +94,9 @@ class Dispatch:
             if isinstance(translated, NotFound):
                 raise translated from error
             raise Unavailable("EXECUTOR_UNAVAILABLE", "the executor does not answer") from error
+        if response.execution.action_digest != action_digest:
+            raise NotFound("RESOURCE_NOT_FOUND", "the request id named another action there")
         return _outcome(response.execution)
-
-
-def _refusal(error: AegisError) -> Outcome:
-    return Outcome(execution_pb2.Action.STATE_REFUSED, error.reason, error.message, {})
 
 
 def _outcome(execution: executor_pb2.Execution) -> Outcome | None:

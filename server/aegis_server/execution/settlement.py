@@ -94,7 +94,7 @@ class Settlement:
 
     async def _outcome_of(self, action: StoredAction) -> Outcome | None:
         try:
-            return await self._dispatch.outcome_of(str(action.request_id))
+            return await self._dispatch.outcome_of(str(action.request_id), action.action_digest)
         except Unavailable:
             return None
         except NotFound:

@@ -62,7 +62,6 @@ async def find(
     action_id: str = "",
     request_id: str | None = None,
     nonce: tuple[str, bytes] | None = None,
-    lock: bool = False,
 ) -> StoredAction | None:
     """Returns the action with this id, or this request id, or this (key id, nonce)."""
     key_id, value = nonce or ("", b"")
@@ -71,7 +70,6 @@ async def find(
             f"""
             select {_COLUMNS} from aegis.action
             where action_id = %s or request_id = %s::uuid or (key_id = %s and nonce = %s)
-            {"for update" if lock else ""}
             """,  # noqa: S608
             (action_id, request_id, key_id, value),
         )

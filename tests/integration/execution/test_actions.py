@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -42,6 +42,7 @@ class FakeExecutor:
     lost: bool = False
     unreachable: bool = False
     refusal: str = ""
+    meanwhile: Callable[[], Awaitable[None]] | None = None
     carried_out: dict[str, Outcome] = field(default_factory=dict)
     decisions: list[envelope_pb2.ActionDecision] = field(default_factory=list)
 
@@ -56,9 +57,11 @@ class FakeExecutor:
         asked = envelope_pb2.ActionRequest.FromString(request.payload)
         outcome = Outcome(State.STATE_APPLIED, "", "", {"pod": "web-1"})
         self.carried_out.setdefault(asked.request_id, outcome)
+        if self.meanwhile is not None:
+            await self.meanwhile()
         return None if self.lost else outcome
 
-    async def outcome_of(self, request_id: str) -> Outcome | None:
+    async def outcome_of(self, request_id: str, action_digest: bytes) -> Outcome | None:
         if self.unreachable:
             raise Unavailable("EXECUTOR_UNAVAILABLE", "away")
         if request_id not in self.carried_out:
@@ -162,7 +165,9 @@ def scale(replicas: int, namespace: str = "shop") -> envelope_pb2.ActionSpec:
 
 
 def signed(
-    spec: envelope_pb2.ActionSpec | None = None, request_id: str | None = None
+    spec: envelope_pb2.ActionSpec | None = None,
+    request_id: str | None = None,
+    now: datetime | None = None,
 ) -> envelope_pb2.SignedEnvelope:
     return sign_action(
         spec or restart(),
@@ -170,6 +175,7 @@ def signed(
         issuer=AUTOPILOT.subject,
         audience="aegis",
         request_id=request_id,
+        now=now,
     )
 
 
@@ -346,6 +352,22 @@ async def test_no_database_means_no_action(room: Room):
     error = await refusal_of(room, signed())
     assert error.reason == "DATABASE_UNAVAILABLE"
     assert room.executor.decisions == []
+
+
+async def test_database_lost_after_the_deed_is_no_error(room: Room):
+    """Something was done: UNAVAILABLE would say the contrary, DISPATCHED says what is known."""
+    room.executor.meanwhile = room.database.close
+    action = await room.submit(signed())
+    assert action.state == State.STATE_DISPATCHED
+    assert list(room.executor.carried_out) == [str(action.request_id)]
+
+
+async def test_request_inside_the_skew_gets_a_decision_that_can_be_executed(room: Room):
+    """Whoever is forgiven a slow clock at the door is not refused for it behind."""
+    await room.submit(signed(now=datetime.now(UTC) - timedelta(seconds=62)))
+    (decision,) = room.executor.decisions
+    life = decision.execute_not_after.ToDatetime() - decision.issue_time.ToDatetime()
+    assert timedelta(0) < life <= timedelta(seconds=5)
 
 
 async def test_unknown_action_is_not_found(room: Room):

@@ -16,6 +16,7 @@ from aegis.serving.database import Database, migrate
 from aegis_executor.admission import Admission, Admitted, Limits
 from aegis_executor.journal import Ending, Journal
 from aegis_executor.remediations import ACTIONS, Change, Sent
+from aegis_executor.store import OnlyExecutor
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SIGNERS = Signers.fresh()
@@ -128,3 +129,36 @@ async def test_journal_cannot_be_rewritten(
         pytest.raises(psycopg.errors.RestrictViolation),
     ):
         connection.execute(statement.format(f"aegis_executor.{table}"))
+
+
+def cut_off(owner_url: str) -> None:
+    """Ends every connection that holds an advisory lock in the test's database."""
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        owner.execute(
+            "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'"
+            " and database = (select oid from pg_database where datname = current_database())"
+        )
+
+
+async def test_lost_lock_is_taken_again(executor_database_url: str, database_url: str):
+    """Connections break; the journal still belongs to the executor that goes on."""
+    async with OnlyExecutor(executor_database_url) as lock:
+        keeping = asyncio.create_task(lock.keep())
+        await asyncio.to_thread(cut_off, database_url)
+        await asyncio.sleep(2.5)
+        with pytest.raises(RuntimeError, match="another executor"):
+            await OnlyExecutor(executor_database_url).__aenter__()
+        assert not keeping.done()
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_executor_whose_lock_went_to_another_stops(
+    executor_database_url: str, database_url: str
+):
+    """Two at once would end each other's executions as interrupted."""
+    async with OnlyExecutor(executor_database_url) as lock:
+        await asyncio.to_thread(cut_off, database_url)
+        async with OnlyExecutor(executor_database_url):
+            with pytest.raises(RuntimeError, match="another executor"):
+                await asyncio.wait_for(lock.keep(), 10)

@@ -73,6 +73,12 @@ def test_good_request_with_its_decision_is_admitted():
     assert (admitted.request, admitted.decision) == (asked.payload, decided.payload)
 
 
+def test_request_id_has_one_spelling():
+    """The journal writes it in small letters, and the sweep looks for what is going on by it."""
+    asked = request(request_id="ABCDEF00-0000-4000-8000-00000000000A")
+    assert admit(asked).request_id == "abcdef00-0000-4000-8000-00000000000a"
+
+
 def test_request_of_another_payload_type_is_malformed():
     """3: a decision is not a request, however well it is signed."""
     asked = request()

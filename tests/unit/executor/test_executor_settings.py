@@ -41,6 +41,8 @@ def test_defaults_are_the_safe_ones(environment: dict[str, str]):
         ("AEGIS_EXECUTOR_MAX_REPLICAS", "many"),
         ("AEGIS_EXECUTOR_MAX_REPLICAS", "0"),
         ("AEGIS_EXECUTOR_SETTLE_SECONDS", "nan"),
+        ("AEGIS_EXECUTOR_SETTLE_SECONDS", "inf"),
+        ("AEGIS_EXECUTOR_MAX_REPLICAS", "inf"),
         ("AEGIS_CLUSTER", ""),
         ("AEGIS_KUBECONFIG", "/nowhere"),
         ("AEGIS_METRICS_LISTEN", "9090"),
@@ -58,3 +60,11 @@ def test_all_problems_are_told_at_once():
         Settings.from_environment({})
     for name in ("AEGIS_EXECUTOR_DATABASE_URL", "AEGIS_TLS_CERT", "AEGIS_EXECUTOR_NAMESPACES"):
         assert name in str(caught.value)
+
+
+def test_database_url_is_not_shown(environment: dict[str, str]):
+    """It may hold a password."""
+    url = "postgresql://aegis:secret@host/db"
+    settings = Settings.from_environment({**environment, "AEGIS_EXECUTOR_DATABASE_URL": url})
+    assert settings.database_url == url
+    assert "secret" not in repr(settings)

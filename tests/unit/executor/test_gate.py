@@ -5,18 +5,19 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from aegis_executor.kubernetes import ForbiddenRequest, Gate
+from aegis_executor.kubernetes import ClusterSilent, ForbiddenRequest, Gate
 
 
 class Wire(httpx2.AsyncBaseTransport):
     """Answers everything and remembers it."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: httpx2.Response | None = None) -> None:
         self.seen: list[httpx2.Request] = []
+        self._answer = answer
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.seen.append(request)
-        return httpx2.Response(200, headers={"Audit-Id": "a"}, json={})
+        return self._answer or httpx2.Response(200, headers={"Audit-Id": "a"}, json={})
 
 
 async def send(method: str, path: str) -> Wire:
@@ -71,3 +72,22 @@ async def test_read_passes_as_it_is():
     wire = await send("GET", "/apis/apps/v1/namespaces/demo/replicasets?labelSelector=app%3Dweb")
     assert wire.seen[0].url.params["labelSelector"] == "app=web"
     assert "fieldValidation" not in wire.seen[0].url.params
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx2.Response(503),
+        httpx2.Response(502, json={"error": "upstream"}),
+        httpx2.Response(404, text="no such page"),
+        httpx2.Response(200, html="<p>Please log in</p>"),
+    ],
+    ids=["nothing", "a proxy's JSON", "a proxy's 404", "a portal"],
+)
+async def test_answer_that_is_not_the_clusters_own_says_nothing(answer: httpx2.Response):
+    """Neither "refused" nor "gone" nor "done" may be read out of what a proxy says."""
+    gate = Gate(Wire(answer), frozenset({"demo"}))
+    path = "/apis/apps/v1/namespaces/demo/deployments/web"
+    with pytest.raises(ClusterSilent):
+        await gate.handle_async_request(httpx2.Request("PATCH", f"https://cluster{path}"))
+    assert answer.is_closed

@@ -42,6 +42,7 @@ def deployment(**changes: Any) -> dict[str, Any]:
     metadata = {"name": "web", "uid": "d-1", "resourceVersion": "20", "generation": 4}
     return {
         "metadata": metadata | changes.pop("metadata", {}),
+        "status": {"observedGeneration": changes.pop("observed", 4)},
         "spec": {"replicas": 3, "template": template("web:3")} | changes,
     }
 
@@ -128,6 +129,14 @@ def test_rollback_keeps_other_annotations():
     live = deployment(metadata={"annotations": {"team": "web"}})
     values = patched(plan(ROLLBACK, live, HISTORY, "a-1"))
     assert values["/metadata/annotations/aegis.dev~1action-id"] == "a-1"
+
+
+def test_rollback_waits_for_the_deployments_controller():
+    """A template that has no ReplicaSet yet is the current one: the newest is the one before."""
+    replica_sets = [replica_set(1, "web:1"), replica_set(2, "web:2")]
+    assert refusal(ROLLBACK, deployment(observed=3), replica_sets) == "TARGET_CHANGED"
+    named = RollbackDeployment("demo", "web", "", "hash2")
+    assert plan(named, deployment(observed=3), replica_sets, "a-1") is not None
 
 
 def test_rollback_ignores_replica_sets_of_others():
