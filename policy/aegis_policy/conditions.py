@@ -50,6 +50,8 @@ class Moment:
             self.valid_until = instant
 
 
+# Addresses of IPv4 are written ::ffff:0:0/96 in IPv6.
+_MAPPED_BITS = 96
 Test: TypeAlias = Callable[[Moment], bool]
 Operand: TypeAlias = Callable[[Moment], object]
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
@@ -291,6 +293,9 @@ def _cidr(node: Call) -> Test:
         raise ConditionError(
             'expected a network such as "10.0.0.0/8", without host bits', network.offset
         ) from None
+    mapped = net.network_address.ipv4_mapped if isinstance(net, ipaddress.IPv6Network) else None
+    if mapped is not None and net.prefixlen >= _MAPPED_BITS:
+        net = ipaddress.IPv4Network((mapped, net.prefixlen - _MAPPED_BITS))
     return partial(_in_network, _text_operand(address), net)
 
 
@@ -304,7 +309,7 @@ def _in_network(
         raise Unanswerable("expected an IP address") from None
     # ::ffff:10.0.0.1 is 10.0.0.1 in other clothes; a rule about one is a rule about both.
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip) in network
+    return ip in network or (mapped is not None and mapped in network)
 
 
 def _startswith(node: Call) -> Test:

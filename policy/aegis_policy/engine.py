@@ -74,7 +74,7 @@ class Engine:
             *(condition.attributes for condition in rules.conditions.values())
         )
         self._named = {line.fields[0] for line in rules.lines}
-        self._roles = {"g": RoleLinks(), "g2": RoleLinks()}
+        self._roles = RoleLinks()
         self._enforcer = _enforcer(rules, model_conf, self._roles)
         # The first decision fills Casbin's shared function table. Doing it here proves that the
         # model runs, and leaves nothing for two threads to fill at once.
@@ -110,7 +110,7 @@ class Engine:
 
     def roles_of(self, subject: str, domain: str) -> frozenset[str]:
         """Returns every role a subject has in a domain, directly or not, platform-wide ones too."""
-        return self._roles["g"].get_roles(subject, domain) | self._roles["g2"].get_roles(subject)
+        return self._roles.get_roles(subject, domain)
 
     def knows(self, subject: str) -> bool:
         """Says whether any rule or binding names the subject: if none does, none can match."""
@@ -159,11 +159,11 @@ class _Enforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin carries no typ
         return evaluator
 
 
-def _enforcer(rules: RuleFile, model_conf: str, roles: Mapping[str, RoleLinks]) -> casbin.Enforcer:
+def _enforcer(rules: RuleFile, model_conf: str, roles: RoleLinks) -> casbin.Enforcer:
     enforcer = _Enforcer(_model(model_conf))
     enforcer.enable_auto_save(False)
-    for name, links in roles.items():
-        enforcer.set_named_role_manager(name, links)
+    for name in ("g", "g2"):
+        enforcer.set_named_role_manager(name, roles)
     enforcer.add_function("resMatch", matches)
     enforcer.add_function("cond", partial(_holds, rules.conditions))
     enforcer.set_adapter(_InMemory(rules))

@@ -18,7 +18,9 @@ MAX_DEPTH = 9
 class RoleLinks(RoleManager):  # type: ignore[misc]  # casbin carries no types
     """The roles of every member, directly or through other roles, in each domain.
 
-    `g2` has no domain and uses an empty one.
+    One for `g` and `g2` together: what a role has everywhere (`g2`, the empty domain) also reaches
+    those who have that role in one domain only. Kept apart, a deny bound to a role by `g2` would
+    not hold a member by `g`.
     """
 
     def __init__(self) -> None:
@@ -35,9 +37,10 @@ class RoleLinks(RoleManager):  # type: ignore[misc]  # casbin carries no types
         members.setdefault(name1, []).append(name2)
 
     def print_roles(self) -> None:
-        """Casbin calls this when all links are added: closes the relation."""
+        """Casbin calls this when all links of `g`, then of `g2`, are added: closes the relation."""
+        everywhere = self._direct.get("", {})
         self._closed = {
-            domain: {member: _reachable(member, members) for member in members}
+            domain: {member: _reachable(member, everywhere, members) for member in members}
             for domain, members in self._direct.items()
         }
 
@@ -47,31 +50,38 @@ class RoleLinks(RoleManager):  # type: ignore[misc]  # casbin carries no types
 
     def get_roles(self, name: str, *domain: str) -> frozenset[str]:
         """Returns every role of `name`, direct or not."""
-        members = self._closed.get(domain[0] if domain else "", {})
-        return members.get(name, frozenset())
+        everywhere = self._closed.get("", {}).get(name, frozenset())
+        here = self._closed.get(domain[0], {}) if domain else {}
+        if not here:
+            return everywhere
+        if name in here:
+            return here[name]
+        # Its roles come from everywhere, but those may have more of them in this domain.
+        return everywhere.union(*(here[role] for role in everywhere if role in here))
 
 
-def _reachable(member: str, members: Mapping[str, Iterable[str]]) -> frozenset[str]:
+def _reachable(member: str, *links: Mapping[str, Iterable[str]]) -> frozenset[str]:
     reached: set[str] = set()
-    waiting = list(members.get(member, ()))
+    waiting = [member]
     while waiting:
-        role = waiting.pop()
-        if role not in reached:
-            reached.add(role)
-            waiting.extend(members.get(role, ()))
+        name = waiting.pop()
+        for role in (role for members in links for role in members.get(name, ())):
+            if role not in reached:
+                reached.add(role)
+                waiting.append(role)
     return frozenset(reached)
 
 
-def fault_of_chain(start: str, members: Mapping[str, Iterable[str]]) -> str:
+def fault_of_chain(start: str, *links: Mapping[str, Iterable[str]]) -> str:
     """Returns what is wrong with the roles above `start`: a cycle, too long a chain, or nothing.
 
     Walks level by level, so its cost is bounded by `MAX_DEPTH` times the number of links.
     """
-    level = set(members.get(start, ()))
-    for _ in range(MAX_DEPTH):
+    level = {start}
+    for _ in range(MAX_DEPTH + 1):
+        level = {role for name in level for members in links for role in members.get(name, ())}
         if start in level:
             return f"{start} would be its own role"
-        level = {role for name in level for role in members.get(name, ())}
         if not level:
             return ""
     return f"more than {MAX_DEPTH} roles in a chain above {start}"

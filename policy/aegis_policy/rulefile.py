@@ -4,6 +4,9 @@
     g, MEMBER, ROLE, DOMAIN
     g2, MEMBER, ROLE
 
+A role given in one domain brings there what that role has everywhere: a deny bound to it by `g2`
+holds its members by `g`, too.
+
 Casbin drops a line with an unknown type, treats a misspelt `deny` as no rule at all, and lets a
 line with a missing field break every later decision. Here the whole file is good or none of it is
 used, and every bad place is named at once. Spaces around a field are layout and are removed;
@@ -192,9 +195,10 @@ class _Reader:
         self._faults.append(Violation(number, item.column, expected))
 
     def finish(self) -> RuleFile:
+        everywhere = self._links.get("", {})
         for scope, members in self._links.items():
             for member in members:
-                if fault := fault_of_chain(member, members):
+                if fault := fault_of_chain(member, everywhere, members):
                     self._faults.append(Violation(self._member_line[scope, member], 1, fault))
         rules = sum(line.kind == "p" for line in self._lines)
         if len(self._lines) > MAX_RULES:

@@ -9,13 +9,12 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf import struct_pb2
-from prometheus_client import CollectorRegistry
+from tests.doors import DoorsFor
 from tests.integration.policy.rooms import ADMIN, Room
 
 from aegis.errors import AegisError, from_rpc_error
 from aegis.serving.database import Database
-from aegis.serving.doors import Doors, Grant
-from aegis.serving.metrics import CallMetrics
+from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, policy_pb2, policy_pb2_grpc
 from aegis_server.audit import store as audit_store
@@ -31,12 +30,7 @@ async def stub(server: Room, tmp_path: Path) -> AsyncIterator[Stub]:
     async def admit(method: str, caller: Caller) -> Grant:
         return Grant(revision=1, rule_id="admin-may-everything")
 
-    doors = Doors(
-        admit=admit,
-        metrics=CallMetrics(CollectorRegistry()),
-        trust_domain="aegis.local",
-        local_caller=Caller(ADMIN, "spiffe://aegis.local/user/admin"),
-    )
+    doors = DoorsFor(Caller(ADMIN, "spiffe://aegis.local/user/admin"), admit)
     serving = grpc.aio.server(interceptors=[doors])
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(
         PolicyService(decisions=server.decisions, revisions=server.revisions, audit=server.audit),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_policy import Engine, Line, read_rules, to_csv
+from aegis_policy.baseline import baseline_csv
 
 SUBJECTS = ("user:ann", "user:bob", "role:a", "role:b", "role:c")
 RESOURCES = ("/x", "/x/y", "/z")
@@ -43,9 +44,8 @@ def expected(lines: list[Line], subject: str, domain: str, resource: str) -> tup
         return member == role or any(
             reaches(kind, line.fields[1], role)
             for line in lines
-            if line.kind == kind
-            and line.fields[0] == member
-            and (kind == "g2" or line.fields[2] == domain)
+            if line.fields[0] == member
+            and (line.kind == "g2" or (line.kind == kind == "g" and line.fields[2] == domain))
         )
 
     allowing = ""
@@ -101,6 +101,24 @@ def test_roles_of_a_subject_are_those_of_the_domain_and_those_of_everywhere() ->
     )
     assert engine.roles_of("user:ann", "one") == {"role:a", "role:b", "role:c"}
     assert engine.roles_of("user:ann", "two") == {"role:c"}
+
+
+def test_role_given_in_one_domain_is_held_by_what_binds_that_role_everywhere() -> None:
+    """Guard rails are bound to role:operator by g2; an operator by g must not slip past them."""
+    engine = Engine.from_csv(baseline_csv() + "g, user:olga, role:operator, aegis\n")
+    start = {"subject": "user:olga", "resource": "/training/runs", "action": "start"}
+    careless = {"review": "off", "simulation": False, "target_epsilon": 8.0}
+    refused = engine.decide(**start, domain="aegis", attributes=careless)
+    assert (refused.allowed, refused.rule_id) == (False, "no-run-without-review")
+    assert engine.decide(**start, domain="aegis", attributes=careless | {"review": "on"}).allowed
+    assert not engine.decide(
+        **start, domain="other", attributes=careless | {"review": "on"}
+    ).allowed
+    assert engine.roles_of("user:olga", "aegis") == {
+        "role:operator",
+        "role:guarded",
+        "role:viewer",
+    }
 
 
 def test_only_attributes_that_a_condition_reads_are_relevant() -> None:

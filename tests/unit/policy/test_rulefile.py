@@ -93,6 +93,8 @@ def test_role_cycle_is_refused() -> None:
         (4, "role:c would be its own role"),
     ]
     assert "role:a would be its own role" in faults(GOOD + "g, role:a, role:a, aegis\n")[0][2]
+    mixed = "g, role:a, role:b, aegis\ng2, role:b, role:a\n"
+    assert "role:a would be its own role" in faults(GOOD + mixed)[0][2]
 
 
 def test_ten_roles_in_a_chain_are_refused_and_nine_are_not() -> None:
