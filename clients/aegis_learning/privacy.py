@@ -49,11 +49,16 @@ def _step(sigma: float, q: float) -> NDArray[np.float64]:
 
 
 def epsilon_of(cost: NDArray[np.float64], delta: float) -> float:
-    """Returns epsilon at `delta` for summed costs; 0 when nothing was spent."""
+    """Returns epsilon at `delta` for summed costs; 0 when nothing was spent.
+
+    Raises ValueError unless 0 < delta < 1.
+    """
+    if not 0 < delta < 1:
+        raise ValueError("0 < delta < 1 is needed")
     if not cost.any():
         return 0.0
     terms = cost - (np.log(delta) + np.log(ORDERS)) / (ORDERS - 1) + np.log1p(-1 / ORDERS)
-    return float(max(0.0, np.nanmin(terms)))
+    return float(np.maximum(terms.min(), 0.0))
 
 
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:

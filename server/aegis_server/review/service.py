@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from aegis.errors import InvalidArgument
+from aegis.errors import FieldViolation, InvalidArgument
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Context, current_call
 from aegis.v1 import review_pb2, review_pb2_grpc
@@ -86,7 +86,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
 async def _claim(parts: AsyncIterator[review_pb2.SubmitUpdateRequest]) -> Claim:
     first = await anext(parts, None)
     if first is None or first.WhichOneof("part") != "header":
-        raise InvalidArgument("FIELD_INVALID", "header: must come first")
+        raise _bad("header", "must come first")
     header = first.header
     return Claim(
         key=RoundKey(header.run_id, header.round, header.attempt),
@@ -101,16 +101,21 @@ async def _data(parts: AsyncIterator[review_pb2.SubmitUpdateRequest], size_bytes
     data = bytearray()
     async for part in parts:
         if part.WhichOneof("part") != "chunk":
-            raise InvalidArgument("FIELD_INVALID", "header: must come once, then chunks only")
+            raise _bad("header", "must come once, then chunks only")
         if not part.chunk:
             # Endless empty chunks would keep the stream open for nothing.
-            raise InvalidArgument("FIELD_INVALID", "chunk: must not be empty")
+            raise _bad("chunk", "must not be empty")
         data += part.chunk
         if len(data) > size_bytes:
             raise InvalidArgument(
                 "DIGEST_MISMATCH", f"more bytes came than the announced {size_bytes}"
             )
     return bytes(data)
+
+
+def _bad(field: str, description: str) -> InvalidArgument:
+    violation = FieldViolation(field, description)
+    return InvalidArgument("FIELD_INVALID", f"{field}: {description}", violations=[violation])
 
 
 def _message(update: Update) -> review_pb2.Update:

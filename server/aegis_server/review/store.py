@@ -14,7 +14,7 @@ from aegis.serving.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class RoundKey:
-    """Which round: `attempt` counts the coordinators its run has had."""
+    """Which round: `attempt` counts its tries, because a repeated round has other updates."""
 
     run_id: str
     round: int
@@ -184,9 +184,9 @@ async def write_verdict(
     score: float,
     findings: Sequence[Mapping[str, object]],
     now: datetime,
-) -> bool:
-    """Writes what was decided about a pending update; False when it was decided before."""
-    cursor = await connection.execute(
+) -> None:
+    """Writes what was decided about a pending update."""
+    await connection.execute(
         """
         update aegis.review_update
         set verdict = %s, score = %s, findings = %s, reviewed_at = %s
@@ -194,4 +194,3 @@ async def write_verdict(
         """,
         (verdict, score, Jsonb(list(findings)), now, update_id),
     )
-    return cursor.rowcount == 1

@@ -1,8 +1,8 @@
 """Updates: proposals to change a model, taken in only when they can be one.
 
-Checked in this order: the round is known, the size, the digest, the name, the format, the
-tensors, the numbers. Nothing is unpickled, ever. What is refused leaves an audit record and no
-bytes; what passes is stored as PENDING and judged with its round.
+Checked in this order: the round is known, the size, the digest, the name, the round and its run
+are open, the format, the tensors, the numbers. Nothing is unpickled, ever. What is refused leaves
+an audit record and no bytes; what passes is stored as PENDING and judged with its round.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ class Base:
     """What a round starts from: data set and model family, the model's blob, and enrolment.
 
     `examples` are the rows each participant enrolled, never what it claims in a round; a
-    participant that is not listed counts as unknown.
+    participant that is not listed counts as unknown. `open` is false once the run has ended.
     """
 
     dataset: str
     model: str
     params_sha256: bytes
     examples: Mapping[str, int] = field(default_factory=dict)
+    open: bool = True
 
 
 class RunLookup(Protocol):
@@ -157,6 +158,13 @@ class Updates:
             return earlier
         _require_open(claim.key, round_row)
         base = await self._runs.base_of(claim.key.run_id, claim.key.round)
+        if not base.open:
+            raise FailedPrecondition(
+                "STATE_CONFLICT",
+                f"{claim.key.run_id} has ended and takes no more updates",
+                resource=claim.key.run_id,
+                state="ENDED",
+            )
         await asyncio.to_thread(require_update, data, models.family(base.model).shapes)
         # Before the row: a row must never name bytes that are not there.
         await self._blobs.put(data)
@@ -238,7 +246,7 @@ def _require_open(key: store.RoundKey, row: store.RoundRow | None) -> None:
     if row is not None and row.closed_at is not None:
         raise FailedPrecondition(
             "STATE_CONFLICT",
-            f"round {key.round} of {key.run_id} takes no more updates: it has been judged",
+            f"round {key.round} of {key.run_id} takes no more updates: it is judged",
             resource=f"{RESOURCE}/{key.run_id}/{key.round}/{key.attempt}",
             state="JUDGED" if row.judged_at is not None else "CLOSED",
         )

@@ -3,7 +3,8 @@
 Our own round loop instead of Flower's `Strategy.start`: it has a deadline, survives a crash (it
 goes on behind the last round the server has stored), and ends with a reason. It holds a client
 certificate and nothing else; where the server is and who we are comes from AEGIS_ADDRESS,
-AEGIS_TLS_CERT, AEGIS_TLS_KEY and AEGIS_TLS_CA.
+AEGIS_TLS_CERT, AEGIS_TLS_KEY and AEGIS_TLS_CA. Which coordinator of the run it is (`--attempt`) it
+was told when it was started: asking for that later could get it its successor's number.
 
 Exit status: 0 when the run has ended or another coordinator has it, 1 when this one failed and the
 server may try again.
@@ -69,16 +70,17 @@ class Position:
 class Server:
     """What a coordinator asks of the server. UNAVAILABLE is retried; every call is idempotent."""
 
-    def __init__(self, channel: grpc.aio.Channel, run_id: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, run_id: str, attempt: int) -> None:
         self._stub = training_pb2_grpc.CoordinatorServiceStub(channel)
         self._run_id = run_id
+        self._attempt = attempt
 
     async def assignment(self) -> Position:
         """Returns where to go on."""
 
         async def ask() -> Position:
             assignment, model = training_pb2.GetAssignmentResponse.Assignment(), bytearray()
-            request = training_pb2.GetAssignmentRequest(run_id=self._run_id)
+            request = training_pb2.GetAssignmentRequest(run_id=self._run_id, attempt=self._attempt)
             async for part in self._stub.GetAssignment(request, timeout=_CALL_SECONDS):
                 if part.HasField("assignment"):
                     assignment = part.assignment
@@ -243,7 +245,7 @@ def die_with_parent(parent: int | None) -> None:
         raise SystemExit("the server that started this coordinator has ended")
 
 
-async def run(run_id: str) -> int:
+async def run(run_id: str, attempt: int) -> int:
     """Coordinates a run and returns the exit status."""
     environment = os.environ
     identity = Identity(
@@ -253,7 +255,7 @@ async def run(run_id: str) -> int:
     )
     async with connect(environment["AEGIS_ADDRESS"], identity) as channel:
         try:
-            await coordinate(Server(channel, run_id), channel)
+            await coordinate(Server(channel, run_id, attempt), channel)
         except FailedPrecondition as error:
             log.warning("%s: %s", error.reason, error.message)
         except AegisError as error:
@@ -266,18 +268,14 @@ def main() -> None:
     """Reads the command line and the environment."""
     parser = argparse.ArgumentParser(prog="aegis-coordinator")
     parser.add_argument("--run", required=True, help="id of the run to coordinate")
+    parser.add_argument(
+        "--attempt", type=int, required=True, help="which coordinator of the run this is"
+    )
     parser.add_argument("--parent", type=int, help="die with this parent process")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    warnings.filterwarnings(
-        "ignore", message="Full backward hook"
-    )  # a site's rows need no gradient
-    import torch
-
-    # The models are small: more threads would only wait for each other.
-    torch.set_num_threads(1)
-    raise SystemExit(asyncio.run(run(arguments.run)))
+    raise SystemExit(asyncio.run(run(arguments.run, arguments.attempt)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from aegis.errors import AegisError
+from aegis.serving.child import Child
 from aegis.serving.database import Connection, Database
 from aegis_server.training import store
 from aegis_server.training.progress import Progress
@@ -90,6 +91,8 @@ class Coordinators:
         self._at_once = at_once
         self._address = ""
         self._supervised: dict[str, asyncio.Task[None]] = {}
+        # Runs that were another replica's when we last looked.
+        self._elsewhere: set[str] = set()
 
     async def run(self, address: str) -> None:
         """Supervises until cancelled; then ends its coordinators, whose runs stay open.
@@ -113,7 +116,9 @@ class Coordinators:
     async def _take_up(self) -> None:
         async with self._database.transaction() as connection:
             open_runs = await store.open_runs(connection)
-        for run_id in open_runs:
+        self._elsewhere.intersection_update(open_runs)
+        # Those last, or a look at each of them would keep the waiting ones out again and again.
+        for run_id in sorted(open_runs, key=self._elsewhere.__contains__):
             if run_id not in self._supervised and len(self._supervised) < self._at_once:
                 task = asyncio.create_task(self._supervise(run_id), name=f"coordinate {run_id}")
                 self._supervised[run_id] = task
@@ -125,8 +130,11 @@ class Coordinators:
     async def _supervise(self, run_id: str) -> None:
         try:
             async with self._database.transaction() as claim:
-                if await store.claim(claim, run_id):
-                    await self._coordinate(run_id, claim)
+                if not await store.claim(claim, run_id):
+                    self._elsewhere.add(run_id)
+                    return
+                self._elsewhere.discard(run_id)
+                await self._coordinate(run_id, claim)
         except (AegisError, ClaimLost, OSError):
             # The run stays open: the next scan, here or at another replica, takes it up again.
             log.exception("coordinating %s was interrupted", run_id)
@@ -134,10 +142,13 @@ class Coordinators:
     async def _coordinate(self, run_id: str, claim: Connection) -> None:
         failures, reached = 0, -1
         while True:
+            # Whoever holds the claim by now must not be disturbed by one more of ours.
+            await _check_claim(claim)
             attempt = await self._next_attempt(run_id)
             if attempt is None:
                 return
-            status = await self._run_process(run_id, claim)
+            status = await self._run_process(run_id, attempt, claim)
+            await _check_claim(claim)
             state, round_now = await self._standing(run_id)
             if state not in OPEN_STATES:
                 return
@@ -162,32 +173,30 @@ class Coordinators:
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
         return (run.state if run else 0), (last.round if last else -1)
 
-    async def _run_process(self, run_id: str, claim: Connection) -> int:
+    async def _run_process(self, run_id: str, attempt: int, claim: Connection) -> int:
         """Runs one coordinator to its end and returns its exit status; ends it when cancelled.
 
         Raises `ClaimLost`.
         """
         log_file = self._log_file(run_id)
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        with log_file.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "aegis_server.training.coordinator"),
-                *("--run", run_id, "--parent", str(os.getpid())),
-                env=self._settings.environment(self._address),
-                cwd=self._settings.folder,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        child = Child(
+            [
+                *(sys.executable, "-m", "aegis_server.training.coordinator"),
+                *("--run", run_id, "--attempt", str(attempt), "--parent", str(os.getpid())),
+            ],
+            environment=self._settings.environment(self._address),
+            folder=self._settings.folder,
+            log_file=log_file,
+        )
         try:
             while True:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_CLAIM_CHECK_SECONDS):
-                        return await process.wait()
+                        return await child.ended()
                 await _check_claim(claim)
         finally:
-            await _end(process)
+            await child.end(grace_seconds=_KILL_SECONDS)
 
     def _log_file(self, run_id: str) -> Path:
         return self._settings.folder / "logs" / f"{run_id}.log"
@@ -198,20 +207,6 @@ async def _check_claim(claim: Connection) -> None:
         await claim.execute("select 1")
     except Exception as error:
         raise ClaimLost("the claim's connection is broken") from error
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    with suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(_KILL_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 def _tail(path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from aegis.errors import (
@@ -20,12 +20,13 @@ from aegis.errors import (
 )
 from aegis.serving.database import Connection, Database
 from aegis.v1 import training_pb2
-from aegis_learning import parameters, privacy
+from aegis_learning import parameters
 from aegis_learning.models import family
 from aegis_server.audit.log import AuditLog
 from aegis_server.blobs import BlobStore
 from aegis_server.review.updates import Base
 from aegis_server.training import plans, store
+from aegis_server.training.budget import epsilon_of, steps_paid, steps_so_far
 from aegis_server.training.runs import RunView
 from aegis_server.training.states import (
     OPEN_STATES,
@@ -69,15 +70,15 @@ class Progress:
         self._changes = changes
         self._server = server
 
-    async def assignment(self, run_id: str, *, actor: str) -> Assignment:
+    async def assignment(self, run_id: str, *, attempt: int, actor: str) -> Assignment:
         """Returns where to go on, and marks a starting run as running.
 
-        Raises `NotFound`, or `FailedPrecondition` (STATE_CONFLICT) when the run has ended.
+        Raises `NotFound`, or `FailedPrecondition` (STATE_CONFLICT) when the run has ended or a
+        later coordinator has taken over.
         """
         async with self._database.transaction() as connection:
             run = await require(connection, run_id, lock=True)
-            if run.state not in OPEN_STATES:
-                raise ended(run)
+            require_current(run, attempt)
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
             if run.state == State.STATE_STARTING:
                 run = await move(
@@ -117,10 +118,11 @@ class Progress:
         await self._blobs.put(model)
         async with self._database.transaction() as connection:
             run = await require(connection, run_id, lock=True)
+            # First: a "stored" would send a coordinator that was replaced on to its next round.
+            require_current(run, attempt)
             stored = await store.round_of(connection, run_id, report.round)
             if stored is not None and stored.model_sha256 == report.model_sha256:
                 return run.state == State.STATE_STOPPING
-            require_current(run, attempt)
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
             await self._append(connection, run, last, report, actor)
         await self._changes.tell()
@@ -141,9 +143,10 @@ class Progress:
                 resource=run.run_id,
                 state=f"round {last.round}" if last else "no round",
             )
-        plan = training_pb2.RunPlan.FromString(run.plan)
         require_steps(run, last, report)
-        epsilon = privacy.epsilon(run.noise_multiplier, plan.sample_rate, report.steps, plan.delta)
+        epsilon = epsilon_of(run, report.steps)
+        # Exact figures about private rows would escape the accountant, whoever sent them.
+        public = training_pb2.RunPlan.FromString(run.plan).simulation
         stored = StoredRound(
             run_id=run.run_id,
             round=report.round,
@@ -160,8 +163,8 @@ class Progress:
                 run_id=run.run_id,
                 round=report.round,
                 participant=p.participant,
-                loss=p.loss,
-                accuracy=p.accuracy,
+                loss=p.loss if public else 0.0,
+                accuracy=p.accuracy if public else 0.0,
                 epsilon=epsilon,
                 examples=p.examples,
                 outcome=p.outcome,
@@ -232,10 +235,7 @@ class Progress:
                     resource=run_id,
                     state=f"round {last.round}" if last else "no round",
                 )
-            # What a run that failed has sent out is not known: it pays all it reserved.
-            failed = state == State.STATE_FAILED
-            steps = plans.planned_steps(plan) if failed else steps_so_far(run, last)
-            await store.settle(connection, run_id, steps)
+            await store.settle(connection, run_id, steps_paid(replace(run, state=state), last))
             stopped_by = run.reason if state == State.STATE_STOPPED else ""
             run = await move(
                 connection,
@@ -267,21 +267,8 @@ class Progress:
             plan.model,
             before.model_sha256,
             examples=await asyncio.to_thread(plans.enrolled, run.plan),
+            open=run.state in OPEN_STATES,
         )
-
-
-def steps_so_far(run: StoredRun, last: StoredRound | None) -> int:
-    """Returns the private steps each participant may have sent, lost rounds included.
-
-    A coordinator that died may have sent out its round, and its repetition, without anybody
-    having written that down. A simulation answers the same order with the same bytes, which cost
-    nothing again; private noise is fresh, so both count.
-    """
-    if last is None:
-        return 0
-    plan = training_pb2.RunPlan.FromString(run.plan)
-    lost = 0 if plan.simulation else 2 * plan.local_steps * (run.attempt - last.attempt)
-    return min(last.steps + lost, plans.planned_steps(plan))
 
 
 def require_current(run: StoredRun, attempt: int) -> None:

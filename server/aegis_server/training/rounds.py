@@ -63,7 +63,7 @@ class Rounds:
             number, to_arrays(model), self._config(repeat), self._grid
         )
         deadline = self._plan.round_deadline.ToTimedelta().total_seconds()
-        replies = self._grid.send_and_receive(messages=messages, timeout=deadline or None)
+        replies = self._grid.send_and_receive(messages=messages, timeout=deadline)
         arrays, _ = strategy.aggregate_train(number, replies)
         participants = list(strategy.outcomes.values())
         if arrays is None:

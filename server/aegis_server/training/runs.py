@@ -24,7 +24,7 @@ from aegis_learning.parameters import digest
 from aegis_server.audit.log import AuditLog, Entry
 from aegis_server.policy.decisions import Decision, Decisions, Question
 from aegis_server.training import plans, store
-from aegis_server.training.budget import Budget
+from aegis_server.training.budget import Budget, epsilon_of, steps_paid
 from aegis_server.training.states import (
     OPEN_STATES,
     RESOURCE,
@@ -50,6 +50,14 @@ class RunView:
     def plan(self) -> training_pb2.RunPlan:
         """The plan, parsed."""
         return training_pb2.RunPlan.FromString(self.run.plan)
+
+    @property
+    def epsilon(self) -> float:
+        """What the run has cost each participant so far, lost and failed rounds included."""
+        steps = steps_paid(self.run, self.last)
+        if self.last is not None and self.last.steps == steps:
+            return self.last.epsilon
+        return epsilon_of(self.run, steps)
 
 
 class Runs:

@@ -96,7 +96,9 @@ class CoordinatorService(training_pb2_grpc.CoordinatorServiceServicer):
     ) -> AsyncIterator[training_pb2.GetAssignmentResponse]:
         """The assignment, then the model in chunks."""
         assignment = await self._deeds.finish(
-            self._progress.assignment(request.run_id, actor=current_call().caller.subject)
+            self._progress.assignment(
+                request.run_id, attempt=request.attempt, actor=current_call().caller.subject
+            )
         )
         last = assignment.last
         yield training_pb2.GetAssignmentResponse(
@@ -189,6 +191,7 @@ def _run(view: RunView) -> training_pb2.Run:
         policy_revision=run.policy_revision,
         rule_id=run.rule_id,
         noise_multiplier=run.noise_multiplier,
+        epsilon=view.epsilon,
     )
     message.create_time.FromDatetime(run.created_at)
     message.update_time.FromDatetime(run.updated_at)
@@ -196,7 +199,6 @@ def _run(view: RunView) -> training_pb2.Run:
         message.rounds_completed = last.round
         message.model_sha256 = last.model_sha256
         message.accuracy = last.accuracy
-        message.epsilon = last.epsilon
     return message
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Protocol
 
 import grpc
+import numpy as np
 
 from aegis.errors import AegisError, InvalidArgument, ResourceExhausted, from_rpc_error
 from aegis.v1 import review_pb2, review_pb2_grpc, training_pb2
@@ -151,7 +152,7 @@ class ReviewedFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Returns the next model, or None when no update was accepted.
+        """Returns the next model, or None when no update was accepted or it would overflow.
 
         Raises `AegisError` when the review cannot be reached.
         """
@@ -167,13 +168,21 @@ class ReviewedFedAvg(FedAvg):
             for reply in replies
             if (name := self._sites[reply.metadata.src_node_id].name) in accepted
         ]
-        mean, _ = super().aggregate_train(server_round, trusted)
-        if mean is None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, _ = super().aggregate_train(server_round, trusted)
+            if mean is None:
+                return None, None
+            delta = {name: array.numpy() for name, array in mean.items()}
+            model = parameters.add(self._base, delta)
+        try:
+            parameters.require_finite(model)
+        except parameters.NotFiniteError as error:
+            # Each update was finite, the model with them is not; a review would not get this far.
+            for name in accepted:
+                self.outcomes[name].outcome = Outcome.OUTCOME_FAILED
+                self.outcomes[name].reason = f"the updates overflow the model: {error}"[:200]
             return None, None
-        delta = {name: array.numpy() for name, array in mean.items()}
-        model = parameters.check(parameters.add(self._base, delta), self._shapes)
-        metrics = MetricRecord({"accepted": len(trusted)})
-        return to_arrays(model), metrics
+        return to_arrays(model), MetricRecord({"accepted": len(trusted)})
 
     def _take_in(self, reply: Message, outcome: Outcome) -> Parameters | None:
         outcome.outcome = Outcome.OUTCOME_FAILED

@@ -7,7 +7,7 @@ import json
 import pickle
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,14 +15,13 @@ import grpc
 import numpy as np
 import psycopg
 import pytest
-from prometheus_client import CollectorRegistry
+from tests.doors import DoorsFor
 from tests.unit.review.factories import FAMILY, a_round
 
 from aegis.errors import AegisError, NotFound, from_rpc_error
 from aegis.serving.database import Database, migrate
 from aegis.serving.deeds import Deeds
-from aegis.serving.doors import Doors, Grant
-from aegis.serving.metrics import CallMetrics
+from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, review_pb2, review_pb2_grpc
 from aegis_learning import parameters
@@ -168,13 +167,7 @@ async def serving(
     )
     shared = {"database": database, "audit": audit, "blobs": blobs, "runs": runs, "clock": now}
     service = ReviewService(Updates(**shared, **limits), Rounds(**shared, workers=workers), deeds)
-    doors = Doors(
-        admit=admit,
-        metrics=CallMetrics(CollectorRegistry()),
-        trust_domain="aegis.local",
-        local_caller=COORDINATOR,
-    )
-    server = grpc.aio.server(interceptors=[doors])
+    server = grpc.aio.server(interceptors=[DoorsFor(COORDINATOR, admit)])
     review_pb2_grpc.add_ReviewServiceServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{folder}/review.sock")
     await server.start()
@@ -313,8 +306,13 @@ async def test_stream_out_of_form_is_refused(room: Room):
         "participant with slashes": [header(participant="../etc")],
         "short digest": [header(sha256=b"short")],
     }
-    refusals = {name: await room.refusal(*parts) for name, parts in streams.items()}
-    assert refusals == dict.fromkeys(streams, "FIELD_INVALID")
+    for name, parts in streams.items():
+        with pytest.raises(AegisError) as refused:
+            await room.send(*parts)
+        assert (name, refused.value.reason) == (name, "FIELD_INVALID")
+        assert [violation.field.split(".")[0] for violation in refused.value.violations] == [
+            "chunk" if name in ("empty chunk", "oversize chunk") else "header"
+        ]
     assert not (await room.list()).updates
 
 
@@ -420,6 +418,18 @@ async def test_judged_round_takes_no_more_updates(room: Room):
     assert refused.value.reason == "STATE_CONFLICT"
     assert refused.value.metadata["state"] == "JUDGED"
     assert (await room.submit(GOOD)).verdict == ACCEPTED
+
+
+async def test_run_that_has_ended_takes_no_more_updates(room: Room):
+    """Nobody would ever judge them; what it took before is still found and still judged."""
+    await room.submit_round()
+    assert room.runs.base is not None
+    room.runs.base = replace(room.runs.base, open=False)
+    with pytest.raises(AegisError) as refused:
+        await room.submit(GOOD, "s6")
+    assert (refused.value.reason, refused.value.metadata["state"]) == ("STATE_CONFLICT", "ENDED")
+    assert (await room.submit(GOOD)).verdict == PENDING
+    assert [u.verdict for u in await room.review()].count(ACCEPTED) == 4
 
 
 async def test_round_without_updates_cannot_be_judged(room: Room):

@@ -25,6 +25,7 @@ from aegis.v1 import training_pb2, training_pb2_grpc
 from aegis_learning import parameters
 from aegis_learning.models import family
 from aegis_server.training import store
+from aegis_server.training.coordinators import ClaimLost
 
 Run = training_pb2.Run
 Plan = Callable[..., training_pb2.RunPlan]
@@ -47,6 +48,8 @@ def _report(number: int, steps: int, model: bytes) -> training_pb2.Round:
             training_pb2.ParticipantRound(
                 participant="site-1",
                 examples=10,
+                loss=0.6,
+                accuracy=0.7,
                 epsilon=0.001,
                 outcome=training_pb2.ParticipantRound.OUTCOME_AGGREGATED,
             )
@@ -58,7 +61,7 @@ async def _take_up(room: Any, run_id: str) -> int:
     """A coordinator takes the run up, as the supervisor and the process would do together."""
     async with room.database.transaction() as connection:
         attempt = await store.next_attempt(connection, run_id, room.runs._clock())
-    await room.progress.assignment(run_id, actor=COORDINATOR)
+    await room.progress.assignment(run_id, attempt=attempt, actor=COORDINATOR)
     return int(attempt)
 
 
@@ -210,6 +213,19 @@ async def test_epsilon_is_computed_here_whatever_the_coordinator_says(
     assert 3 < participant.epsilon == found.epsilon < 8
 
 
+async def test_exact_figures_of_a_site_are_kept_in_simulations_only(room: Any, plan: Plan) -> None:
+    """A site may send them anyway; they are no secret only where the data is none."""
+    kept = []
+    for each in (plan(), _private(plan, review=True)):
+        run_id = await room.start(each)
+        await _take_up(room, run_id)
+        await _complete(room, run_id, 0, 0)
+        await _complete(room, run_id, 1, 2)
+        ((_, (participant,)),) = (await room.runs.get(run_id, rounds_after=0)).rounds
+        kept.append((participant.loss, participant.accuracy))
+    assert kept == [(0.6, 0.7), (0.0, 0.0)]
+
+
 @pytest.mark.parametrize("steps", [0, 1, 7])
 async def test_steps_that_do_not_fit_the_plan_are_refused(
     room: Any, plan: Plan, steps: int
@@ -228,7 +244,26 @@ async def test_lost_rounds_of_private_runs_are_paid_for(room: Any, plan: Plan) -
     await _take_up(room, run_id)
     await _complete(room, run_id, 0, 0)
     await _take_up(room, run_id)
-    assert (await room.progress.assignment(run_id, actor=COORDINATOR)).steps == 4
+    again = await room.progress.assignment(run_id, attempt=2, actor=COORDINATOR)
+    assert again.steps == 4
+    shown = (await room.runs.get(run_id)).epsilon
+    await _complete(room, run_id, 1, 6, attempt=2)
+    view = await room.runs.get(run_id)
+    assert 0 < shown < view.epsilon == view.last.epsilon <= 8
+
+
+async def test_failed_run_shows_the_epsilon_it_pays(room: Any, plan: Plan) -> None:
+    """No round was completed, but what was sent out twice is not free."""
+    run_id = await room.start(_private(plan, review=True))
+    await _take_up(room, run_id)
+    await _complete(room, run_id, 0, 0)
+    await room.progress.finish(
+        run_id, attempt=1, state=Run.STATE_FAILED, reason="", actor=COORDINATOR
+    )
+    stub = await room.as_admin()
+    run = (await stub.GetRun(training_pb2.GetRunRequest(run_id=run_id), timeout=5)).run
+    assert 7.9 < run.epsilon <= 8
+    assert await _count(room, "select steps from aegis.privacy_spending") == 6
 
 
 def _not_finite() -> bytes:
@@ -260,14 +295,20 @@ async def test_replaced_coordinator_is_refused(room: Any, plan: Plan) -> None:
     """Attempt 1 may still be alive somewhere; attempt 2 owns the run."""
     run_id = await room.start(plan())
     await _take_up(room, run_id)
+    await _complete(room, run_id, 0, 0, attempt=1)
     await _take_up(room, run_id)
     with pytest.raises(FailedPrecondition, match="coordinator 2 has taken over"):
+        await _complete(room, run_id, 1, 2, attempt=1)
+    # Not even told that its last round is stored: it would go on and ask every site once more.
+    with pytest.raises(FailedPrecondition, match="coordinator 2 has taken over"):
         await _complete(room, run_id, 0, 0, attempt=1)
+    with pytest.raises(FailedPrecondition, match="coordinator 2 has taken over"):
+        await room.progress.assignment(run_id, attempt=1, actor=COORDINATOR)
     with pytest.raises(FailedPrecondition, match="coordinator 2 has taken over"):
         await room.progress.finish(
             run_id, attempt=1, state=Run.STATE_FAILED, reason="", actor=COORDINATOR
         )
-    await _complete(room, run_id, 0, 0, attempt=2)
+    await _complete(room, run_id, 1, 2, attempt=2)
 
 
 async def test_run_is_claimed_by_one_replica_at_a_time(room: Any) -> None:
@@ -278,6 +319,36 @@ async def test_run_is_claimed_by_one_replica_at_a_time(room: Any) -> None:
         assert await store.claim(other, "run-2")
     async with room.database.transaction() as later:
         assert await store.claim(later, "run-1")
+
+
+async def test_runs_of_another_replica_do_not_keep_this_one_from_the_next(
+    room: Any, plan: Plan
+) -> None:
+    """With room for one, a run that somebody else has is looked at, then passed over."""
+    theirs, ours = await room.start(plan()), await room.start(plan())
+    room.coordinators._at_once = 1
+
+    async def attempts(run_id: str) -> int:
+        return int((await room.runs.get(run_id)).run.attempt)
+
+    async with room.database.transaction() as other, asyncio.timeout(15):
+        assert await store.claim(other, theirs)
+        await room.supervise()
+        while await attempts(ours) == 0:
+            await asyncio.sleep(0.05)
+        assert await attempts(theirs) == 0
+
+
+async def test_no_coordinator_is_started_under_a_lost_claim(room: Any, plan: Plan) -> None:
+    """Its number would shut out the one that whoever claimed the run has started."""
+    run_id = await room.start(plan())
+    with pytest.raises(ClaimLost):
+        async with room.database.transaction() as claim:
+            assert await store.claim(claim, run_id)
+            async with room.database.transaction() as killer:
+                await killer.execute("select pg_terminate_backend(%s)", (claim.info.backend_pid,))
+            await room.coordinators._coordinate(run_id, claim)
+    assert (await room.runs.get(run_id)).run.attempt == 0
 
 
 # Ends.
@@ -299,11 +370,13 @@ async def test_run_ends_once_and_is_then_closed(room: Any, plan: Plan) -> None:
     for refused in (
         room.progress.finish(run_id, state=Run.STATE_FAILED, **finish),
         room.runs.stop(run_id, reason="", actor="user:admin"),
-        room.progress.assignment(run_id, actor=COORDINATOR),
+        room.progress.assignment(run_id, attempt=1, actor=COORDINATOR),
+        _complete(room, run_id, 1, 2),
     ):
         with pytest.raises(FailedPrecondition) as conflict:
             await refused
         assert conflict.value.reason == "STATE_CONFLICT"
+    assert not (await room.progress.base_of(run_id, 1)).open
 
 
 async def test_stop_is_told_to_the_coordinator_with_its_next_round(room: Any, plan: Plan) -> None:
@@ -383,7 +456,7 @@ async def test_only_coordinators_coordinate(room: Any, plan: Plan) -> None:
     """The autopilot's certificate is good, but not for this."""
     run_id = await room.start(plan())
     stub = training_pb2_grpc.CoordinatorServiceStub(await room.channel("autopilot"))
-    request = training_pb2.GetAssignmentRequest(run_id=run_id)
+    request = training_pb2.GetAssignmentRequest(run_id=run_id, attempt=1)
     assert (await _refusal(stub.GetAssignment(request, timeout=5).read())).reason == "POLICY_DENIED"
     assert (await room.runs.get(run_id)).run.state == Run.STATE_STARTING
 
@@ -418,6 +491,18 @@ async def test_attack_outside_a_simulation_is_refused_at_the_door(room: Any, pla
     refusal = await _refusal(stub.StartRun(request, timeout=5))
     assert refusal.reason == "FIELD_INVALID"
     assert await _count(room, "select count(*) from aegis.run") == 0
+
+
+async def test_plan_without_a_deadline_for_its_rounds_is_refused_at_the_door(
+    room: Any, plan: Plan
+) -> None:
+    """One site that never answers would hold the run, and whoever stops it, for ever."""
+    endless = plan()
+    endless.ClearField("round_deadline")
+    request = training_pb2.StartRunRequest(request_id=str(uuid.uuid4()), plan=endless)
+    refusal = await _refusal((await room.as_admin()).StartRun(request, timeout=5))
+    assert refusal.reason == "FIELD_INVALID"
+    assert [violation.field for violation in refusal.violations] == ["plan.round_deadline"]
 
 
 async def test_start_survives_the_client_that_hangs_up(room: Any, plan: Plan) -> None:

@@ -65,3 +65,10 @@ def test_meaningless_mechanisms_are_refused(sigma: float, q: float, steps: int) 
     """No noise, no sampling or NaN have no epsilon."""
     with pytest.raises(ValueError, match="needed"):
         privacy.rdp(sigma, q, steps)
+
+
+@pytest.mark.parametrize("delta", [np.nan, -1e-3, 0.0, 1.0])
+def test_meaningless_delta_is_refused(delta: float) -> None:
+    """An epsilon of nothing must not come out as no epsilon."""
+    with pytest.raises(ValueError, match="needed"):
+        privacy.epsilon(1.4, 0.3, 60, delta)

@@ -13,7 +13,7 @@ from tests.unit.review.factories import FAMILY, a_round
 
 from aegis_learning import parameters
 from aegis_server.review.findings import Finding, Severity
-from aegis_server.review.vetting import Submission, Verdict, score, verdicts, vet
+from aegis_server.review.vetting import Verdict, score, verdicts, vet
 
 A, R, H = Verdict.ACCEPTED, Verdict.REJECTED, Verdict.HELD
 
@@ -196,11 +196,3 @@ def test_no_round_is_ever_rejected_whole(scores: list[float]):
 def test_severity_follows_strength(strength: float, severity: Severity):
     """INFO below three quarters, CRITICAL from one on."""
     assert severity is finding(strength).severity
-
-
-def test_submission_holds_bytes_only():
-    """The worker decodes for itself; no live object crosses over."""
-    assert {"update_id": str, "data": bytes, "examples": int} == {
-        field.name: type(getattr(Submission("s1", b"", 1), field.name))
-        for field in dataclasses.fields(Submission)
-    }

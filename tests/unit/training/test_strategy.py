@@ -39,7 +39,7 @@ def _sender(arrays: Mapping[str, np.ndarray], **metrics: float) -> ClientApp:
 
 
 def _round(
-    senders: list[ClientApp], examples: list[int], gate: object = None
+    senders: list[ClientApp], examples: list[int], gate: object = None, *, start: float = 10
 ) -> tuple[Parameters | None, dict[str, Outcome]]:
     sites = [
         Site(f"site-{n}", n, rows, app, {})
@@ -47,7 +47,7 @@ def _round(
     ]
     grid = LocalGrid({site.node_id: (site.app, site.config) for site in sites})
     strategy = ReviewedFedAvg(sites, MODEL.shapes, gate)  # type: ignore[arg-type]
-    messages = strategy.configure_train(1, to_arrays(_constant(10)), ConfigRecord(), grid)
+    messages = strategy.configure_train(1, to_arrays(_constant(start)), ConfigRecord(), grid)
     replies = grid.send_and_receive(messages, timeout=5)
     arrays, _ = strategy.aggregate_train(1, replies)
     model = None if arrays is None else {name: array.numpy() for name, array in arrays.items()}
@@ -90,6 +90,15 @@ def test_answer_that_is_no_update_fails_its_sender_only(
     assert outcomes["site-1"].outcome == Outcome.OUTCOME_AGGREGATED
     assert outcomes["site-2"].outcome == Outcome.OUTCOME_FAILED
     assert reason in outcomes["site-2"].reason
+
+
+def test_updates_that_overflow_the_model_give_none() -> None:
+    """Each is finite and so is an update; what they add up to fails the round, not the process."""
+    senders = [_sender(_constant(3e38)), _sender(_constant(3e38))]
+    model, outcomes = _round(senders, [30, 10], start=3e38)
+    assert model is None
+    assert {outcome.outcome for outcome in outcomes.values()} == {Outcome.OUTCOME_FAILED}
+    assert "NaN or infinity" in outcomes["site-1"].reason
 
 
 def test_round_without_any_update_gives_no_model() -> None:
