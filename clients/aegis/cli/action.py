@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from aegis.cli.session import (
     SECONDS,
@@ -48,6 +49,7 @@ def submit(
     ] = None,
     request_id: Annotated[str | None, typer.Option(help="Repeat to retry safely.")] = None,
     reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
+    audience: Annotated[str, typer.Option(help="As the server's AEGIS_AUDIENCE.")] = "aegis",
     output: OutputOption = Output.table,
 ) -> None:
     """Sign one action and submit it; exits 1 unless it was applied."""
@@ -67,13 +69,13 @@ def submit(
     file = key or target.home / "pki" / f"{target.name}-signing.key"
     if not file.is_file():
         fail(f"there is no signing key {file}", "use `aegis --as autopilot`, or --key FILE")
-    action = run(_submit(spec, file, request_id, reason))
+    action = run(_submit(spec, file, audience, request_id=request_id, reason=reason))
     if output is Output.json:
         show_json(action)
     else:
         out.print(f"[bold]{action.action_id}[/] {state_of(action)} {action.reason}".rstrip())
         for seen, value in sorted(action.observations.items()):
-            out.print(f"  {seen}: {value}", highlight=False)
+            out.print(f"  {seen}: {escape(value)}", highlight=False)
     raise typer.Exit(0 if action.state == execution_pb2.Action.STATE_APPLIED else 1)
 
 
@@ -87,13 +89,15 @@ def show(
     if output is Output.json:
         show_json(action)
         return
-    out.print(f"[bold]{action.action_id}[/] {what(action)} {state_of(action)} {action.reason}")
+    out.print(
+        f"[bold]{action.action_id}[/] {what(action)} {state_of(action)} {action.reason}".rstrip()
+    )
     rule = action.rule_id or "no rule"
     out.print(f"  by {action.issuer}; {rule} at policy revision {action.policy_revision}")
     if action.message:
-        out.print(f"  {action.message}")
+        out.print(f"  {escape(action.message)}")
     for seen, value in sorted(action.observations.items()):
-        out.print(f"  {seen}: {value}", highlight=False)
+        out.print(f"  {seen}: {escape(value)}", highlight=False)
 
 
 @app.command("list")
@@ -120,6 +124,8 @@ def list_(
             )
             for action in actions
         ],
+        folding=["what", "rule or reason"],
+        spare=["time", "by"],
     )
 
 
@@ -137,7 +143,12 @@ def what(action: execution_pb2.Action) -> str:
 
 
 async def _submit(
-    spec: envelope_pb2.ActionSpec, key: Path, request_id: str | None, reason: str
+    spec: envelope_pb2.ActionSpec,
+    key: Path,
+    audience: str,
+    *,
+    request_id: str | None,
+    reason: str,
 ) -> execution_pb2.Action:
     async with channel() as opened:
         me = await identity_pb2_grpc.IdentityServiceStub(opened).WhoAmI(
@@ -147,7 +158,7 @@ async def _submit(
             spec,
             key=load_private_key(key),
             issuer=me.subject,
-            audience="aegis",
+            audience=audience,
             request_id=request_id,
             reason=reason,
         )

@@ -52,20 +52,22 @@ def list_(
         return
     show_table(
         "audit",
-        ["#", "time", "kind", "actor", "action", "resource", "outcome", "rule or reason"],
+        ["#", "time", "actor", "action", "resource", "outcome", "rule or reason", "kind"],
         [
             (
                 record.index,
                 when(record, "time"),
-                name_of(audit_pb2.AuditKind, record.kind, "AUDIT_KIND_"),
                 record.actor,
                 record.action,
                 record.resource,
                 record.outcome,
                 record.rule_id or record.reason,
+                name_of(audit_pb2.AuditKind, record.kind, "AUDIT_KIND_"),
             )
             for record in records
         ],
+        folding=["resource", "rule or reason"],
+        spare=["kind", "time", "rule or reason"],
     )
 
 

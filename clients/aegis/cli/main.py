@@ -20,7 +20,6 @@ from aegis.cli.session import (
     show_json,
     show_table,
     target,
-    when,
 )
 from aegis.cli.up import status, up
 from aegis.v1 import identity_pb2, identity_pb2_grpc
@@ -85,12 +84,16 @@ def keys(output: OutputOption = Output.table) -> None:
                 key.key_id,
                 identity_pb2.KeyUsage.Name(key.usage).removeprefix("KEY_USAGE_").lower(),
                 key.owner,
-                when(key, "not_after"),
-                when(key, "revoke_time"),
+                _day(key, "not_after"),
+                _day(key, "revoke_time"),
             )
             for key in found
         ],
     )
+
+
+def _day(key: identity_pb2.SigningKey, field: str) -> str:
+    return f"{getattr(key, field).ToDatetime():%Y-%m-%d}" if key.HasField(field) else ""  # type: ignore[arg-type]
 
 
 async def _whoami() -> identity_pb2.WhoAmIResponse:

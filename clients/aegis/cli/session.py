@@ -18,7 +18,9 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from aegis.channel import Identity, connect, default_home
 from aegis.errors import AegisError, from_rpc_error
@@ -31,6 +33,10 @@ err = Console(stderr=True)
 
 # Calls of people: long enough for a cold database, short enough to notice.
 SECONDS = 30.0
+
+# Columns between two columns of a table, and the least that is left of one that may be folded.
+_GAP = 2
+_FOLDED = 20
 
 # What to try next, by reason.
 _HINTS = {
@@ -107,9 +113,10 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
 def refuse(error: AegisError) -> NoReturn:
     """Prints what was refused, by which check, which fields are to blame, and what to try."""
-    err.print(f"[bold red]{error.reason}[/] {error.message}", highlight=False)
+    err.print(f"[bold red]{error.reason}[/] {escape(error.message)}", highlight=False)
     for violation in error.violations:
-        err.print(f"  [yellow]{violation.field}[/]: {violation.description}", highlight=False)
+        description = escape(violation.description)
+        err.print(f"  [yellow]{escape(violation.field)}[/]: {description}", highlight=False)
     if error.code is grpc.StatusCode.UNAVAILABLE:
         err.print("  next: `aegis status` shows which part is away", highlight=False)
     elif error.reason in _HINTS:
@@ -119,8 +126,8 @@ def refuse(error: AegisError) -> NoReturn:
 
 def fail(problem: str, next_step: str) -> NoReturn:
     """Prints a problem on this side of the wire and what to do about it."""
-    err.print(f"[bold red]error[/] {problem}", highlight=False)
-    err.print(f"  next: {next_step}", highlight=False)
+    err.print(f"[bold red]error[/] {escape(problem)}", highlight=False)
+    err.print(f"  next: {escape(next_step)}", highlight=False)
     raise typer.Exit(2)
 
 
@@ -143,20 +150,67 @@ def as_dict(message: Message) -> dict[str, Any]:
     )
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def new_table(title: str) -> Table:
+    """Returns an empty table in the one style that everything of `aegis` is shown in."""
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, _GAP - 1, 0, 0),
+    )
+
+
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    folding: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
     """Prints rows under their headings, or says that there are none.
 
-    The first column names the thing and is never broken, so that it can be copied.
+    Cells are plain text, or `Text` with a style. Only the columns `folding` are ever broken over
+    lines; in a terminal that is too narrow even so, the columns `spare` are left out one by one.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=position == 0)
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    if table.row_count:
-        out.print(table)
-    else:
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
         out.print(f"{title}: none")
+        return
+    widths = {
+        name: max(len(name), *(row[position].cell_len for row in cells))
+        for position, name in enumerate(columns)
+    }
+    least = {
+        name: min(width, _FOLDED) if name in folding else width for name, width in widths.items()
+    }
+    shown = list(columns)
+    for name in spare:
+        if not out.is_terminal or _width(least[name] for name in shown) <= out.width:
+            break
+        shown.remove(name)
+    table = new_table(escape(title))
+    for name in shown:
+        table.add_column(name, overflow="fold", no_wrap=name not in folding)
+    for row in cells:
+        table.add_row(*(cell for name, cell in zip(columns, row, strict=True) if name in shown))
+    # A file or a pipe is as wide as it has to be.
+    paper = out if out.is_terminal else Console(width=_width(widths.values()))
+    paper.print(table)
+    if len(shown) < len(columns):
+        missing = ", ".join(name for name in columns if name not in shown)
+        out.print(f"[dim]no room for: {missing}; see --output json[/]", highlight=False)
+
+
+def _cell(value: object) -> Text:
+    return value if isinstance(value, Text) else Text(str(value))
+
+
+def _width(columns: Iterable[int]) -> int:
+    widths = list(columns)
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def name_of(enum: Any, value: int, prefix: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.padding import Padding
 
 from aegis.cli.session import (
     SECONDS,
@@ -89,7 +91,7 @@ def show(run_id: RunIdArgument, output: OutputOption = Output.table) -> None:
     if output is Output.json:
         show_json(found)
         return
-    out.print(f"[bold]{found.run_id}[/] {state_of(found)} {found.reason}")
+    out.print(f"[bold]{found.run_id}[/] {state_of(found)} {escape(found.reason)}".rstrip())
     show_table(
         "rounds",
         ["round", "accuracy", "loss", "epsilon", "aggregated", "rejected"],
@@ -119,20 +121,21 @@ def list_(
         return
     show_table(
         "runs",
-        ["run", "started", "by", "state", "rounds", "accuracy", "epsilon", "review"],
+        ["run", "state", "rounds", "accuracy", "epsilon", "review", "started", "by"],
         [
             (
                 found.run_id,
-                when(found, "create_time"),
-                found.actor,
                 state_of(found),
                 f"{found.rounds_completed}/{found.plan.rounds}",
                 f"{found.accuracy:.3f}",
                 f"{found.epsilon:.2f}",
                 "on" if found.plan.review else "off",
+                when(found, "create_time"),
+                found.actor,
             )
             for found in runs
         ],
+        spare=["by", "started"],
     )
 
 
@@ -158,7 +161,8 @@ def _printer(output: Output) -> Callable[[training_pb2.Round], None]:
         for site in round_.participants:
             if site.outcome != training_pb2.ParticipantRound.OUTCOME_AGGREGATED:
                 outcome = name_of(training_pb2.ParticipantRound.Outcome, site.outcome, "OUTCOME_")
-                out.print(f"      [red]{site.participant} {outcome}[/]: {site.reason}")
+                words = f"[red]{site.participant} {outcome}[/]: {escape(site.reason)}"
+                out.print(Padding(words, (0, 0, 0, 6)))
 
     def document(round_: training_pb2.Round) -> None:
         typer.echo(json.dumps(as_dict(round_)))
@@ -170,7 +174,7 @@ def _finish(final: training_pb2.Run, output: Output) -> None:
     if output is Output.json:
         typer.echo(json.dumps(as_dict(final)))
     else:
-        out.print(f"{final.run_id} {state_of(final)} {final.reason}".rstrip())
+        out.print(f"{final.run_id} {state_of(final)} {escape(final.reason)}".rstrip())
     raise typer.Exit(0 if final.state != training_pb2.Run.STATE_FAILED else 1)
 
 

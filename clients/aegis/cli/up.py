@@ -7,6 +7,7 @@ import contextlib
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from aegis.cli.session import Output, OutputOption, err, fail, out, show_json, show_table, target
 from aegis.local.health import PartHealth
@@ -65,12 +66,13 @@ def status(output: OutputOption = Output.table) -> None:
             [
                 (
                     part.name,
-                    f"[green]{part.detail}[/]" if part.healthy else f"[red]{part.detail}[/]",
+                    Text(part.detail, style="green" if part.healthy else "red"),
                     part.address,
                     part.pid or "",
                 )
                 for part in parts
             ],
+            folding=["health", "address"],
         )
     else:
         fail(f"nothing runs in {target.home}", "start it with `aegis up`")

@@ -36,19 +36,20 @@ def list_(
         return
     show_table(
         "updates",
-        ["update", "run", "round", "participant", "verdict", "score", "received"],
+        ["update", "round", "participant", "verdict", "score", "received", "run"],
         [
             (
                 update.update_id,
-                update.run_id,
                 update.round,
                 update.participant,
                 verdict_of(update),
                 f"{update.score:.2f}",
                 when(update, "create_time"),
+                update.run_id,
             )
             for update in updates
         ],
+        spare=["run", "received"],
     )
 
 
@@ -63,24 +64,25 @@ def show(
         show_json(update)
         return
     out.print(
-        f"[bold]{update.update_id}[/] {verdict_of(update)}, score {update.score:.2f}"
-        f" ({update.participant}, round {update.round} of {update.run_id})"
+        f"[bold]{update.update_id}[/] {verdict_of(update)}, score {update.score:.2f}\n"
+        f"{update.participant}, round {update.round} of {update.run_id},"
+        f" {update.size_bytes} bytes\nsha256 {update.sha256.hex()}\n",
+        highlight=False,
     )
-    out.print(f"sha256 {update.sha256.hex()}, {update.size_bytes} bytes", highlight=False)
     show_table(
         "findings",
-        ["examiner", "measure", "value", "threshold", "severity", "in words"],
+        ["severity", "examiner", "measure", "value / limit", "in words"],
         [
             (
+                name_of(review_pb2.Finding.Severity, finding.severity, "SEVERITY_"),
                 finding.examiner,
                 finding.measure,
-                f"{finding.value:.3g}",
-                f"{finding.threshold:.3g}",
-                name_of(review_pb2.Finding.Severity, finding.severity, "SEVERITY_"),
+                f"{finding.value:.3g} / {finding.threshold:.3g}",
                 finding.text,
             )
             for finding in update.findings
         ],
+        folding=["in words"],
     )
 
 

@@ -1,7 +1,9 @@
-"""How a run is drawn while it learns: a table that grows, or a line a round where nothing moves."""
+"""How runs are drawn: one while it learns, and several side by side when they are done."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from aegis.cli.session import new_table
 from aegis.v1 import training_pb2
 
 _MARKS = {
@@ -24,7 +27,7 @@ class Board:
     """The rounds of one run on a console; a context manager.
 
     A terminal shows the table growing. A log file gets a line as each round completes, so that
-    whoever follows it sees progress, and a recording gets the finished table.
+    whoever follows it sees progress. A recording gets none of it: `side_by_side` is for that.
     """
 
     def __init__(self, console: Console, title: str, plan: training_pb2.RunPlan) -> None:
@@ -32,14 +35,16 @@ class Board:
         self._title = title
         self._plan = plan
         self._rounds: list[training_pb2.Round] = []
-        self._moving = console.is_terminal and not console.record
+        self._moving = console.is_terminal
+        self._hidden = unrecorded(console)
         self._live = Live(self._table(), console=console, auto_refresh=False)
 
     def __enter__(self) -> Self:
         """Starts drawing."""
+        self._hidden.__enter__()
         if self._moving:
             self._live.start()
-        elif not self._console.record:
+        else:
             self._console.print(f"{self._title}:")
         return self
 
@@ -52,15 +57,14 @@ class Board:
         """Leaves the finished drawing where it is."""
         if self._moving:
             self._live.stop()
-        elif self._console.record:
-            self._console.print(self._table())
+        self._hidden.__exit__(kind, error, trace)
 
     def add(self, done: training_pb2.Round) -> None:
         """Draws a completed round."""
         self._rounds.append(done)
         if self._moving:
             self._live.update(self._table(), refresh=True)
-        elif not self._console.record:
+        else:
             marks = " ".join(_MARKS.get(site.outcome, "?") for site in done.participants)
             self._console.print(
                 f"  round {done.round:2d}  accuracy {done.accuracy:.3f}"
@@ -70,10 +74,7 @@ class Board:
 
     def _table(self) -> Table:
         names = [f"site-{number}" for number in range(1, self._plan.participants + 1)]
-        table = Table(
-            title=f"{self._title}: round {len(self._rounds)} of {self._plan.rounds}",
-            title_justify="left",
-        )
+        table = new_table(f"{self._title}: round {len(self._rounds)} of {self._plan.rounds}")
         for heading in ("round", "accuracy", "loss", "epsilon"):
             table.add_column(heading, justify="right", no_wrap=True)
         for name in names:
@@ -88,3 +89,44 @@ class Board:
                 *(marks.get(name, "") for name in names),
             )
         return table
+
+
+@contextmanager
+def unrecorded(console: Console) -> Iterator[None]:
+    """Keeps what moves, or is too long, out of the picture."""
+    recording, console.record = console.record, False
+    try:
+        yield
+    finally:
+        console.record = recording
+
+
+def chapter(console: Console, title: str) -> None:
+    """Opens a chapter of the story."""
+    console.print()
+    console.rule(f"[bold]{title}")
+
+
+def side_by_side(runs: Sequence[tuple[str, str, training_pb2.Run]]) -> Table:
+    """Returns finished runs beside each other, each with its title and colour, every third round.
+
+    The marks are those of the sites in their order.
+    """
+    whole = Table.grid(padding=(0, 3))
+    drawings = []
+    for title, style, run in runs:
+        table = new_table(f"[bold]{title}[/]")
+        table.add_column("round", justify="right")
+        table.add_column("accuracy", justify="right")
+        table.add_column("sites")
+        trained = [done for done in run.rounds if done.round > 0]
+        shown = [done for done in trained if done.round == 1 or done.round % 3 == 0]
+        for done in shown:
+            marks = "".join(_MARKS.get(site.outcome, "?") for site in done.participants)
+            accuracy = f"{done.accuracy:.3f}"
+            if done is shown[-1]:
+                accuracy = f"[bold {style}]{accuracy}[/]"
+            table.add_row(str(done.round), accuracy, marks)
+        drawings.append(table)
+    whole.add_row(*drawings)
+    return whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -12,15 +13,15 @@ from typing import Annotated
 import grpc
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from aegis.channel import connect
+from aegis.cli.demo.board import chapter, unrecorded
 from aegis.cli.demo.cluster import SandboxCluster
 from aegis.cli.demo.learning import Learning
 from aegis.cli.demo.record import Record
 from aegis.cli.demo.remediation import Remediation
 from aegis.cli.demo.results import Results
-from aegis.cli.session import fail, refuse
+from aegis.cli.session import fail, new_table, refuse
 from aegis.cli.up import show_progress
 from aegis.errors import from_rpc_error
 from aegis.local.process import PartFailed
@@ -36,6 +37,9 @@ from aegis.v1 import (
     training_pb2_grpc,
 )
 
+# Wide enough for every line of the story, narrow enough to be read where a page is 830 pixels wide.
+_PICTURE_COLUMNS = 80
+
 
 def demo(
     seed: Annotated[int, typer.Option(help="Another seed, other numbers.")] = 1,
@@ -49,14 +53,14 @@ def demo(
         Path | None, typer.Option("--json", help="Write what was measured to this file.")
     ] = None,
     svg: Annotated[
-        Path | None, typer.Option(help="Save what was shown as a picture.", dir_okay=False)
+        Path | None, typer.Option(help="Save the story, in short, as a picture.", dir_okay=False)
     ] = None,
 ) -> None:
-    """Show two governed changes end to end, live, in a temporary home; about two minutes."""
+    """Show two governed changes end to end, live, in a temporary home; about a minute."""
     attack = attack.replace("_", "-")
     if attack not in ATTACKS:
         fail(f"there is no attack {attack!r}", f"choose one of {', '.join(ATTACKS)}")
-    console = Console(record=svg is not None, width=88 if svg is not None else None)
+    console = Console(record=svg is not None, width=_PICTURE_COLUMNS if svg is not None else None)
     results = Results(seed=seed, attack=attack)
     began = time.monotonic()
     try:
@@ -69,11 +73,13 @@ def demo(
         raise typer.Exit(130) from None
     results.seconds = time.monotonic() - began
     _summary(results, console)
+    if svg is not None:
+        picture = console.export_svg(title=f"aegis demo --seed {seed} --attack {attack}")
+        # Whoever looks at it should not have to ask a foreign server for a font.
+        svg.write_text(re.sub(r"@font-face {.*?}\s*", "", picture, flags=re.DOTALL))
     if json_file is not None:
         json_file.write_text(json.dumps(results.to_json(), indent=2) + "\n")
         console.print(f"written to {json_file}")
-    if svg is not None:
-        console.save_svg(str(svg), title=f"aegis demo --seed {seed} --attack {attack}")
     raise typer.Exit(0 if results.succeeded else 1)
 
 
@@ -123,14 +129,16 @@ async def _chapters(
 
 
 def _summary(results: Results, console: Console) -> None:
-    table = Table(title=f"seed {results.seed}, attack {results.attack}", title_justify="left")
+    table = new_table(f"seed {results.seed}, attack {results.attack}")
     table.add_column("")
     table.add_column("what had to happen")
     table.add_column("what was seen")
     for check in results.checks:
         table.add_row("[green]✓[/]" if check.held else "[red]✗[/]", check.claim, check.seen)
-    console.rule("[bold]Summary")
-    console.print(table)
+    with unrecorded(console):
+        chapter(console, "Summary")
+        console.print(table)
+    console.print()
     word = (
         "[bold green]all of it happened[/]" if results.succeeded else "[bold red]not all of it[/]"
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import uuid
 
 from rich.console import Console
-from rich.table import Table
 
-from aegis.cli.demo.board import Board
+from aegis.cli.demo.board import Board, chapter, side_by_side
 from aegis.cli.demo.results import Results
 from aegis.plans import Attacker, default_plan
 from aegis.v1 import review_pb2, review_pb2_grpc, training_pb2, training_pb2_grpc
@@ -37,25 +36,30 @@ class Learning:
 
     async def tell(self) -> None:
         """Plays both chapters."""
-        self._console.rule("[bold]1. Five honest hospitals train one model")
+        chapter(self._console, "1. Five honest hospitals train one model")
         honest = await self._run("honest", review=True, attacker=None)
         self._results.epsilon = honest.epsilon
+        self._console.print(
+            f"{honest.rounds_completed} rounds: accuracy [bold]{honest.accuracy:.3f}[/] on rows"
+            f" nobody trained on, epsilon {honest.epsilon:.2f} of {honest.plan.target_epsilon:g}",
+            highlight=False,
+        )
         self._results.expect(
             "the honest run completes within its privacy budget",
             honest.state == training_pb2.Run.STATE_COMPLETED
             and 0 < honest.epsilon <= honest.plan.target_epsilon,
             f"epsilon {honest.epsilon:.2f} of {honest.plan.target_epsilon:g}",
         )
-        self._console.rule(f"[bold]2. One of them poisons the model ({self._attacker.kind})")
+        chapter(self._console, f"2. One of them poisons the model ({self._attacker.kind})")
         unguarded = await self._run("attacked_review_off", review=False, attacker=self._attacker)
         guarded = await self._run("attacked_review_on", review=True, attacker=self._attacker)
-        await self._show_verdicts(guarded)
         self._compare(honest, unguarded, guarded)
+        await self._show_verdicts(guarded)
 
     async def _run(self, name: str, *, review: bool, attacker: Attacker | None) -> training_pb2.Run:
         plan = default_plan(seed=self._results.seed, review=review, attacker=attacker)
-        request = training_pb2.StartRunRequest(request_id=str(uuid.uuid4()), plan=plan)
-        started = (await self._training.StartRun(request, timeout=30)).run
+        start = training_pb2.StartRunRequest(request_id=str(uuid.uuid4()), plan=plan)
+        started = (await self._training.StartRun(start, timeout=30)).run
         who = f", {plan.attacks[0].participant} attacks" if plan.attacks else ""
         title = f"review {'on' if review else 'off'}{who}"
         final = started
@@ -68,7 +72,8 @@ class Learning:
         if final.state != training_pb2.Run.STATE_COMPLETED:
             self._results.expect(f"run {name} completes", False, final.reason or "it did not end")
         self._results.measure("accuracy", name, round(final.accuracy, 4))
-        return final
+        request = training_pb2.GetRunRequest(run_id=started.run_id)
+        return (await self._training.GetRun(request, timeout=30)).run
 
     async def _show_verdicts(self, run: training_pb2.Run) -> None:
         request = review_pb2.ListUpdatesRequest(run_id=run.run_id, page_size=1000)
@@ -88,7 +93,7 @@ class Learning:
         )
         for update in [u for u in rejected if u.participant == attacker][-1:]:
             self._console.print(
-                f"Why {update.participant}'s update of round {update.round} was rejected"
+                f"\nWhy {update.participant}'s update of round {update.round} was rejected"
                 f" (score {update.score:.1f}, rejected from 1):"
             )
             for finding in update.findings:
@@ -98,14 +103,16 @@ class Learning:
     def _compare(
         self, honest: training_pb2.Run, unguarded: training_pb2.Run, guarded: training_pb2.Run
     ) -> None:
-        table = Table(title="accuracy on the test set", title_justify="left")
-        for heading, run, style in (
-            ("honest, review on", honest, "green"),
-            ("attacked, review off", unguarded, "red"),
-            ("attacked, review on", guarded, "green"),
-        ):
-            table.add_column(f"{heading}\n[bold {style}]{run.accuracy:.3f}[/]", justify="center")
-        self._console.print(table)
+        self._console.print()
+        self._console.print(
+            side_by_side(
+                [
+                    ("honest, review on", "green", honest),
+                    ("attacked, review off", "red", unguarded),
+                    ("attacked, review on", "green", guarded),
+                ]
+            )
+        )
         self._results.expect(
             "without review the model collapses",
             unguarded.accuracy <= honest.accuracy - COLLAPSE_MIN,

@@ -7,11 +7,12 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from aegis import auditchain
 from aegis.auditfile import read_records, write_records
+from aegis.cli.demo.board import chapter
 from aegis.cli.demo.results import Results
+from aegis.cli.session import new_table
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 
 
@@ -31,18 +32,17 @@ class Record:
 
     async def tell(self) -> None:
         """Plays the chapter."""
-        self._console.rule("[bold]4. The record")
+        chapter(self._console, "4. The record")
         call = self._audit.ExportAuditRecords(audit_pb2.ExportAuditRecordsRequest(), timeout=60)
         records = [record async for batch in call for record in batch.records]
         result = auditchain.verify(records)
-        table = Table(title="audit records", title_justify="left")
-        table.add_column("kind")
-        table.add_column("count", justify="right")
-        for kind, count in sorted(result.counts.items()):
-            table.add_row(kind.lower(), str(count))
+        table = new_table("audit records")
+        for kind in sorted(result.counts):
+            table.add_column(kind.lower(), justify="right")
+        table.add_row(*(str(count) for _, count in sorted(result.counts.items())))
         self._console.print(table)
         verdict = "[bold green]intact[/]" if result.intact else "[bold red]broken[/]"
-        self._console.print(f"chain of {result.records} records: {verdict}")
+        self._console.print(f"\nchain of {result.records} records: {verdict}")
         self._results.measure("audit", "intact", result.intact)
         self._results.measure("audit", "records", result.records)
         self._results.expect(

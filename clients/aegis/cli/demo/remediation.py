@@ -8,10 +8,11 @@ from collections.abc import Callable
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
-from rich.table import Table
 
+from aegis.cli.demo.board import chapter, unrecorded
 from aegis.cli.demo.cluster import Pod, SandboxCluster
 from aegis.cli.demo.results import Results
+from aegis.cli.session import new_table
 from aegis.envelope import sign_action
 from aegis.errors import AegisError, from_rpc_error
 from aegis.v1 import envelope_pb2, execution_pb2, execution_pb2_grpc
@@ -43,15 +44,17 @@ class Remediation:
 
     async def tell(self) -> None:
         """Plays the chapter."""
-        self._console.rule("[bold]3. A deployment goes bad at night (sandbox cluster)")
+        chapter(self._console, "3. A deployment goes bad at night (sandbox cluster)")
         names = await self._cluster.break_deployment(NAMESPACE, DEPLOYMENT)
         pods = await self._wait(lambda pods: not any(p.ready for p in pods if p.name in names))
         self._show(pods, f"{NAMESPACE}/{DEPLOYMENT}: its pods crash-loop")
         sick = [pod for pod in pods if not pod.ready]
         envelopes = [self._sign(pod) for pod in sick]
+        self._console.print("\nautomation signs a restart_pod for each:")
         for pod, envelope in zip(sick, envelopes, strict=True):
             await self._restart(pod, envelope)
         await self._expect_healed(sick)
+        self._console.print("\nand three that must not work:")
         await self._refused("replay_refused", "the same envelope again", envelopes[0])
         await self._refused("tampered_refused", "one byte changed", _tampered(envelopes[0]))
         await self._denied()
@@ -62,7 +65,7 @@ class Remediation:
         self._applied += action.state == execution_pb2.Action.STATE_APPLIED
         state = execution_pb2.Action.State.Name(action.state).removeprefix("STATE_").lower()
         self._console.print(
-            f"[green]•[/] restart_pod {pod.name}: {state}, allowed by [bold]{action.rule_id}[/]",
+            f"[green]•[/] {pod.name}: {state}, rule [bold]{action.rule_id}[/]",
             highlight=False,
         )
 
@@ -73,6 +76,7 @@ class Remediation:
             return bool(pods) and all(pod.ready and pod.uid not in old for pod in pods)
 
         pods = await self._wait(healed)
+        self._console.print()
         self._show(pods, f"{NAMESPACE}/{DEPLOYMENT}: after the restarts")
         replaced = len(old - {pod.uid for pod in pods})
         self._results.measure("actions", "executed", self._applied)
@@ -103,7 +107,7 @@ class Remediation:
         error = await self._submit(self._signed(spec, "more capacity"))
         denied = error is not None and error.reason == "POLICY_DENIED"
         rule = error.metadata.get("rule_id", "") if error is not None else ""
-        self._tell_refusal(f"scale {namespace}/{name} outside its namespaces", error)
+        self._tell_refusal(f"scale {namespace}/{name}", error)
         self._results.measure("actions", "denied", int(denied))
         self._results.expect(
             "a scale outside its namespaces is denied by a rule", denied and bool(rule), rule
@@ -122,10 +126,8 @@ class Remediation:
             self._console.print(f"[bold red]•[/] {what}: accepted")
             return
         rule = error.metadata.get("rule_id")
-        by = f" by rule [bold]{rule}[/]" if rule else ""
-        self._console.print(
-            f"[red]•[/] {what}: [bold]{error.code.name} {error.reason}[/]{by}", highlight=False
-        )
+        by = f", rule [bold]{rule}[/]" if rule else ""
+        self._console.print(f"[red]•[/] {what}: [bold]{error.reason}[/]{by}", highlight=False)
 
     def _sign(self, pod: Pod) -> envelope_pb2.SignedEnvelope:
         spec = envelope_pb2.ActionSpec(
@@ -143,7 +145,7 @@ class Remediation:
 
     async def _wait(self, good: Callable[[list[Pod]], bool]) -> list[Pod]:
         pods: list[Pod] = []
-        with self._console.status("waiting for the cluster"):
+        with unrecorded(self._console), self._console.status("waiting for the cluster"):
             for _ in range(_HEAL_SECONDS * 5):
                 pods = await self._cluster.pods(NAMESPACE, DEPLOYMENT)
                 if good(pods):
@@ -152,7 +154,7 @@ class Remediation:
         return pods
 
     def _show(self, pods: list[Pod], title: str) -> None:
-        table = Table(title=title, title_justify="left")
+        table = new_table(title)
         for heading in ("pod", "ready", "why not"):
             table.add_column(heading)
         for pod in pods:
