@@ -22,7 +22,6 @@ class Settings:
     """
 
     database_url: str = field(repr=False)
-    migration_url: str = field(repr=False)
     redis_url: str | None = field(repr=False)
     listen: str
     tls: TlsFiles
@@ -60,8 +59,6 @@ class Settings:
         profile = environment.get("AEGIS_PROFILE", "production")
         settings = cls(
             database_url=text("AEGIS_DATABASE_URL"),
-            migration_url=environment.get("AEGIS_MIGRATION_URL")
-            or environment.get("AEGIS_DATABASE_URL", ""),
             redis_url=environment.get("AEGIS_REDIS_URL") or None,
             listen=environment.get("AEGIS_LISTEN", "127.0.0.1:8443"),
             tls=TlsFiles(file("AEGIS_TLS_CERT"), file("AEGIS_TLS_KEY"), file("AEGIS_TLS_CA")),

@@ -22,6 +22,7 @@ from aegis_server.audit import store
 log = logging.getLogger(__name__)
 
 _BATCH = 512
+_GATHER_SECONDS = 0.002
 _WAIT_SECONDS = 5.0
 
 
@@ -95,6 +96,9 @@ class AuditLog:
         """Serves `record` until cancelled."""
         while True:
             batch = [await self._waiting.get()]
+            if not self._waiting.empty():
+                # Busy: a moment more, so that one commit serves more of them.
+                await asyncio.sleep(_GATHER_SECONDS)
             while len(batch) < _BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             await self._commit(batch)

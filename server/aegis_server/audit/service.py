@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
+from aegis.errors import InvalidArgument
 from aegis.serving.database import Database
 from aegis.serving.doors import Context
 from aegis.v1 import audit_pb2, audit_pb2_grpc
@@ -12,6 +13,8 @@ from aegis_server.pages import decode_token, encode_token, page_size
 
 _EXPORT_BATCH = 256
 _NEWEST = 2**63 - 1
+# Clients take messages of 4 MiB.
+_BYTES = 2 * 1024 * 1024
 
 
 class AuditService(audit_pb2_grpc.AuditServiceServicer):
@@ -27,16 +30,21 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         """Newest first, from the page token on."""
         query = (sorted(request.kinds), request.subject_id)
         before = decode_token(request.page_token, "audit", *query)
+        if isinstance(before, str):
+            raise InvalidArgument("PAGE_TOKEN_INVALID", "this is no page token")
         size = page_size(request.page_size)
         async with self._database.transaction() as connection:
             rows = await store.page_before(
                 connection,
-                before=_NEWEST if before is None else int(before),
+                before=_NEWEST if before is None else before,
                 limit=size,
                 kinds=request.kinds,
                 subject_id=request.subject_id,
             )
-        token = encode_token(rows[-1][0], "audit", *query) if len(rows) == size else ""
+        fitting = _fitting([len(record) for _, record in rows])
+        more = len(rows) == size or fitting < len(rows)
+        rows = rows[:fitting]
+        token = encode_token(rows[-1][0], "audit", *query) if more else ""
         return audit_pb2.ListAuditRecordsResponse(
             records=[audit_pb2.AuditRecord.FromString(record) for _, record in rows],
             next_page_token=token,
@@ -54,6 +62,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
                 rows = await store.stored_from(
                     connection, start=start, limit=min(_EXPORT_BATCH, end - start)
                 )
+            rows = rows[: _fitting([len(row[1]) for row in rows])]
             yield audit_pb2.ExportAuditRecordsResponse(
                 records=[
                     audit_pb2.StoredAuditRecord(
@@ -72,3 +81,13 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         async with self._database.transaction() as connection:
             size, chained = await store.head(connection)
         return audit_pb2.GetAuditHeadResponse(log_id=self._log_id, size=size, chain_hash=chained)
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """Returns how many of the records fit in one message: one at least, or nothing would move."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if count and total > _BYTES:
+            return count
+    return len(sizes)

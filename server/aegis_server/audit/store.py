@@ -27,8 +27,10 @@ class Row(NamedTuple):
 
 async def lock_head(connection: Connection) -> tuple[int, bytes]:
     """Takes the log's lock until the transaction ends; returns the next index and last hash."""
-    await connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
-    return await head(connection)
+    async with connection.pipeline():
+        # Sent together, run one after the other: the head is read behind the lock.
+        await connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
+        return await head(connection)
 
 
 async def head(connection: Connection) -> tuple[int, bytes]:

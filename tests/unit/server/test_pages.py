@@ -31,6 +31,14 @@ def test_any_other_text_is_refused(token: str):
     assert refusal.value.reason == "PAGE_TOKEN_INVALID"
 
 
+@pytest.mark.parametrize("position", ["\0", "\ud800", 1.5, True, None, [1]])
+def test_token_with_an_impossible_position_is_refused(position: object):
+    """Not even a well made token reaches the database with what no database takes."""
+    with pytest.raises(InvalidArgument) as refusal:
+        decode_token(encode_token(position, "audit"), "audit")  # type: ignore[arg-type]
+    assert refusal.value.reason == "PAGE_TOKEN_INVALID"
+
+
 def test_page_size_is_bounded():
     """Zero means the default; more than the maximum means the maximum."""
     assert [page_size(n) for n in (0, 7, 5000)] == [100, 7, 1000]

@@ -1,0 +1,39 @@
+"""The pages name what the code reads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OPERATIONS = ROOT / "docs" / "operations.md"
+
+
+def section(heading: str) -> str:
+    """The text of a page's section, up to the next heading of the same level."""
+    _, found, rest = OPERATIONS.read_text().partition(f"\n## {heading}\n")
+    assert found, heading
+    return rest.partition("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("program", "settings"),
+    [
+        ("aegis-server", "server/aegis_server/settings.py"),
+        ("aegis-executor", "executor/aegis_executor/settings.py"),
+    ],
+)
+def test_table_of_settings_names_what_the_program_reads(program: str, settings: str):
+    """Every variable of the settings module has one row, and no row is of another one."""
+    rows = re.findall(r"^\| `(AEGIS_[A-Z_]+)` \|", section(f"Settings of {program}"), re.MULTILINE)
+    read = re.findall(r'"(AEGIS_[A-Z_]+)"', (ROOT / settings).read_text())
+    assert sorted(rows) == sorted(set(read))
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("d*/**/*.md")]))
+def test_links_of_pages_lead_somewhere(page: Path):
+    """A relative link names a file that is there."""
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
