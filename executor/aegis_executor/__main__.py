@@ -84,10 +84,10 @@ async def _serve(settings: Settings, service: ExecutorService, stack: AsyncExitS
             admit=admit_peers(settings.peers),
             metrics=CallMetrics(REGISTRY),
             trust_domain=settings.trust_domain,
+            max_message_bytes=_MAX_MESSAGE_BYTES,
         ),
         tls=settings.tls,
         services=(_NAME,),
-        max_message_bytes=_MAX_MESSAGE_BYTES,
     )
     executor_pb2_grpc.add_ExecutorServiceServicer_to_server(service, port.server)
     stack.push_async_callback(port.close, _DRAIN_SECONDS)

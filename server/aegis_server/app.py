@@ -58,8 +58,11 @@ from aegis_server.workers import Workers
 LOG_ID = "aegis-server"
 SERVER = "server:aegis"
 
-# ImportPolicy takes 4 MiB of rules; everything else is far smaller.
-_MAX_MESSAGE_BYTES = 4 * 1024 * 1024 + 64 * 1024
+# A rule file of 4 MiB, a thousand questions; everything else is far smaller.
+_LARGER = {
+    "/aegis.v1.PolicyService/ImportPolicy": 4 * 1024 * 1024 + 64 * 1024,
+    "/aegis.v1.PolicyService/BatchEvaluate": 4 * 1024 * 1024,
+}
 _DRAIN_SECONDS = 10.0
 _PROBE_SECONDS = 1.0
 
@@ -163,10 +166,10 @@ def _port(base: _Base, registry: CollectorRegistry) -> Port:
             admit=Access(base.decisions, base.audit).admit,
             metrics=CallMetrics(registry),
             trust_domain=base.settings.trust_domain,
+            larger=_LARGER,
         ),
         tls=base.settings.tls,
         services=SERVICES,
-        max_message_bytes=_MAX_MESSAGE_BYTES,
         reflect=base.settings.development,
     )
 

@@ -107,10 +107,18 @@ async def test_run_without_review_on_private_data_is_denied_by_rule(admin: grpc.
 
 
 async def test_oversize_message_is_refused(admin: grpc.aio.Channel):
-    """A message above the limit is RESOURCE_EXHAUSTED before any handler sees it."""
+    """A message above its method's limit is refused with the limit, a far larger one by gRPC."""
     stub = policy_pb2_grpc.PolicyServiceStub(admin)
-    request = policy_pb2.ImportPolicyRequest(csv="#" * 6_000_000, reason="too much")
-    error = await refusal_of(stub.ImportPolicy(request, timeout=20))
+    large = policy_pb2.EvaluateRequest(subject="user:a", resource="/x", action="read")
+    large.attributes["text"] = "x" * 300_000
+    error = await refusal_of(stub.Evaluate(large, timeout=20))
+    assert (error.code, error.reason) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "REQUEST_TOO_LARGE",
+    )
+    assert error.metadata["limit_bytes"] == str(256 * 1024)
+    huge = policy_pb2.ImportPolicyRequest(csv="#" * 10_000_000, reason="too much")
+    error = await refusal_of(stub.ImportPolicy(huge, timeout=20))
     assert error.code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

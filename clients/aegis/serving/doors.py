@@ -11,10 +11,11 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import grpc
@@ -28,6 +29,7 @@ from aegis.errors import (
     FieldViolation,
     Internal,
     InvalidArgument,
+    ResourceExhausted,
 )
 from aegis.serving.metrics import CallMetrics
 from aegis.spiffe import Caller, caller_of_auth_context
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 # Health and reflection say nothing about anybody's data and must answer probes without identity.
 OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+
+MAX_MESSAGE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,14 @@ def validate(message: Message, reason: str = "FIELD_INVALID") -> None:
         raise InvalidArgument(reason, text, violations=violations)
 
 
+def _check(message: Message, limit: int) -> None:
+    if message.ByteSize() > limit:
+        raise ResourceExhausted(
+            "REQUEST_TOO_LARGE", f"a message here has at most {limit} bytes", limit_bytes=limit
+        )
+    validate(message)
+
+
 def _field_path(path: Any) -> str:
     parts = []
     for element in path.elements if path is not None else ():
@@ -91,6 +103,7 @@ class Doors(grpc.aio.ServerInterceptor):
     """The interceptor.
 
     `admit` decides whether a caller may call a method and raises `PermissionDenied` when not;
+    `max_message_bytes` bounds each message, with exceptions by method in `larger`;
     `default_seconds` bounds a unary call whose client set no deadline.
     """
 
@@ -100,12 +113,21 @@ class Doors(grpc.aio.ServerInterceptor):
         admit: Admit,
         metrics: CallMetrics,
         trust_domain: str,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        larger: Mapping[str, int] = MappingProxyType({}),
         default_seconds: float = 30.0,
     ) -> None:
         self._admit = admit
         self._metrics = metrics
         self._trust_domain = trust_domain
+        self._max_message_bytes = max_message_bytes
+        self._larger = larger
         self._default_seconds = default_seconds
+
+    @property
+    def largest_message_bytes(self) -> int:
+        """The largest message any method takes."""
+        return max(self._max_message_bytes, *self._larger.values(), 0)
 
     async def intercept_service(
         self,
@@ -140,11 +162,11 @@ class Doors(grpc.aio.ServerInterceptor):
         async def answer_once(request: Any, context: Context) -> Any:
             async with self._passage(method, call_type, context):
                 async with asyncio.timeout(self._limit(context)):
-                    return await inner(self._checked(request), context)
+                    return await inner(self._checked(request, method), context)
 
         async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._passage(method, call_type, context):
-                async for response in inner(self._checked(request), context):
+                async for response in inner(self._checked(request, method), context):
                     yield response
 
         make = {
@@ -163,15 +185,18 @@ class Doors(grpc.aio.ServerInterceptor):
         remaining = context.time_remaining()
         return self._default_seconds if remaining is None else remaining
 
-    def _checked(self, request: Any) -> Any:
+    def _checked(self, request: Any, method: str) -> Any:
+        limit = self._larger.get(method, self._max_message_bytes)
         if isinstance(request, Message):
-            validate(request)
+            _check(request, limit)
             return request
-        return self._checked_stream(request)
+        return self._checked_stream(request, limit)
 
-    async def _checked_stream(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async def _checked_stream(
+        self, requests: AsyncIterator[Message], limit: int
+    ) -> AsyncIterator[Message]:
         async for request in requests:
-            validate(request)
+            _check(request, limit)
             yield request
 
     @asynccontextmanager

@@ -34,7 +34,6 @@ class Port:
         doors: Doors,
         tls: TlsFiles,
         services: Sequence[str],
-        max_message_bytes: int,
         reflect: bool = False,
     ) -> None:
         self.server = grpc.aio.server(
@@ -42,7 +41,8 @@ class Port:
             options=(
                 # Two programs must never share a port by accident.
                 ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", max_message_bytes),
+                # The doors refuse what is too large with a reason; this, what is far too large.
+                ("grpc.max_receive_message_length", 2 * doors.largest_message_bytes),
                 ("grpc.max_metadata_size", 16 * 1024),
                 ("grpc.max_concurrent_streams", 1024),
                 # Old connections keep old certificates: this bounds how long.

@@ -163,7 +163,6 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
         ),
         tls=tls,
         services=(),
-        max_message_bytes=4 * 1024 * 1024,
     )
     training_pb2_grpc.add_TrainingServiceServicer_to_server(
         TrainingService(runs, deeds), port.server
