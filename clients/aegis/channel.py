@@ -16,9 +16,9 @@ _SERVICE_CONFIG = json.dumps(
             {
                 "name": [{}],
                 "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.3s",
+                    "maxBackoff": "3s",
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
@@ -31,7 +31,10 @@ _SERVICE_CONFIG = json.dumps(
 OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.service_config", _SERVICE_CONFIG),
     ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # Sooner than the default second, so that a retry finds a server that has just come back.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    # A policy of 4 MiB comes back with a few words around it.
+    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
 )
 
 
