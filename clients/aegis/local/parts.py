@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from aegis.local.process import PartFailed
+from aegis.local.process import PartFailed, Program
 
 
 class AlreadyRunning(RuntimeError):
@@ -76,3 +76,40 @@ class Part(Protocol):
 
     def kill(self) -> None:
         """Ends it at once, as a power cut would."""
+
+
+class ProgramPart:
+    """A part that is one `Program`, which its `start` keeps in `_program`."""
+
+    name: str
+    _program: Program | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None when it is not running."""
+        return self._program.pid if self._program is not None else None
+
+    def start_again(self) -> bool:
+        """Returns False: its failures do not pass by themselves."""
+        return False
+
+    def exit_status(self) -> int | None:
+        """Returns None while it runs."""
+        return self._program.exit_status() if self._program is not None else 0
+
+    def failed(self, problem: str | None = None) -> PartFailed:
+        """Returns the exception that tells how it ended, with its last log lines."""
+        if self._program is not None:
+            return self._program.failed(problem)
+        return PartFailed(self.name, problem or "ended")
+
+    def stop(self, *, grace_seconds: float = 15.0) -> None:
+        """Lets it drain, and ends it when it does not."""
+        if self._program is not None:
+            self._program.stop(grace_seconds=grace_seconds)
+            self._program = None
+
+    def kill(self) -> None:
+        """Ends it and its descendants at once, as a power cut would."""
+        if (program := self._program) is not None:
+            program.kill()

@@ -24,7 +24,8 @@ from aegis.local.cluster import (
     environment,
     find_binaries,
 )
-from aegis.local.process import PartFailed, Program, birth, end_stranger, wait_until
+from aegis.local.parts import ProgramPart
+from aegis.local.process import Program, birth, end_stranger, wait_until
 from aegis.local.sockets import discard, listening, socket_directory
 from aegis.local.unprivileged import Unprivileged
 
@@ -57,7 +58,7 @@ class _Postmaster:
         return cls(pid, born, sockets, ready=len(lines) > 7 and lines[7].strip() == "ready")
 
 
-class Postgres:
+class Postgres(ProgramPart):
     """The PostgreSQL of one home: `folder` holds its data and passwords, `run` its socket.
 
     `prepare`, then `start`, then `wait_until_ready`; `stop` is right at any time. As a context
@@ -82,7 +83,6 @@ class Postgres:
         self._cluster = Cluster(folder, self._binaries)
         self._settings = dict(settings or {})
         self._dies_with_us = None if outlives_us else signal.SIGINT
-        self._program: Program | None = None
         self._adopted: _Postmaster | None = None
         self._sockets: Path | None = None
 
@@ -109,9 +109,7 @@ class Postgres:
     @property
     def pid(self) -> int | None:
         """The postmaster's process id, or None when there is none of ours."""
-        if self._program is not None:
-            return self._program.pid
-        return self._adopted.pid if self._adopted is not None else None
+        return self._adopted.pid if self._adopted is not None else super().pid
 
     @property
     def adopted(self) -> bool:
@@ -199,17 +197,9 @@ class Postgres:
 
     def exit_status(self) -> int | None:
         """Returns None while it runs; an adopted server that is gone answers 0."""
-        if self._program is not None:
-            return self._program.exit_status()
         if self._adopted is None:
-            return 0
+            return super().exit_status()
         return None if birth(self._adopted.pid) == self._adopted.born else 0
-
-    def failed(self, problem: str | None = None) -> PartFailed:
-        """Returns the exception that tells how it ended, with its last log lines."""
-        if self._program is not None:
-            return self._program.failed(problem)
-        return PartFailed(self.name, problem or "ended")
 
     def stop(self, *, grace_seconds: float = 15.0) -> None:
         """Shuts it down: open transactions roll back, committed ones stay."""
@@ -229,7 +219,7 @@ class Postgres:
 
     def kill(self) -> None:
         """Ends the postmaster at once, as a power cut would."""
-        if (program := self._program) is not None:
-            program.kill()
-        elif (adopted := self._adopted) is not None and birth(adopted.pid) == adopted.born:
+        if (adopted := self._adopted) is None:
+            super().kill()
+        elif birth(adopted.pid) == adopted.born:
             os.kill(adopted.pid, signal.SIGKILL)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from aegis.channel import Identity
 from aegis.local.health import serving
-from aegis.local.process import PartFailed, Program
+from aegis.local.parts import ProgramPart
+from aegis.local.process import Program
 
 # What a user may say about the executor through the environment of `aegis up`.
 _EXECUTOR_SETTINGS = (
@@ -22,7 +23,7 @@ _EXECUTOR_SETTINGS = (
 )
 
 
-class Service:
+class Service(ProgramPart):
     """A program of ours that binds an address and writes it to its ready file.
 
     `command` is given the address to listen on: any free port at first, the same one again after
@@ -48,12 +49,6 @@ class Service:
         self._listen = listen
         self._asked_as = asked_as
         self._ready_file = home / "run" / f"{name}.ready"
-        self._program: Program | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process id, or None when it is not running."""
-        return self._program.pid if self._program is not None else None
 
     def start(self) -> None:
         """Starts it."""
@@ -72,10 +67,6 @@ class Service:
             dies_with_us=signal.SIGTERM,
         )
 
-    def start_again(self) -> bool:
-        """Returns False: no failure of ours passes by itself."""
-        return False
-
     async def ready(self) -> bool:
         """True once it wrote the address it is bound to, and serves there."""
         try:
@@ -86,27 +77,6 @@ class Service:
             return False
         self.address = text
         return self._asked_as is None or await serving(text, self._asked_as) is None
-
-    def exit_status(self) -> int | None:
-        """Returns None while it runs."""
-        return self._program.exit_status() if self._program is not None else 0
-
-    def failed(self, problem: str | None = None) -> PartFailed:
-        """Returns the exception that tells how it ended, with its last log lines."""
-        if self._program is not None:
-            return self._program.failed(problem)
-        return PartFailed(self.name, problem or "ended")
-
-    def stop(self, *, grace_seconds: float = 15.0) -> None:
-        """Lets it drain, and ends it when it does not."""
-        if self._program is not None:
-            self._program.stop(grace_seconds=grace_seconds)
-            self._program = None
-
-    def kill(self) -> None:
-        """Ends it and its descendants at once, as a power cut would."""
-        if (program := self._program) is not None:
-            program.kill()
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-from aegis.local.process import PartFailed, Program, wait_until
+from aegis.local.parts import ProgramPart
+from aegis.local.process import Program, wait_until
 from aegis.local.sockets import discard, listening, socket_directory
 from aegis.local.unprivileged import CannotRun
 
@@ -52,7 +53,7 @@ def ask(path: Path, *words: str, seconds: float = 1.0) -> str:
         return connection.makefile("r", encoding="utf-8").readline().strip()
 
 
-class Valkey:
+class Valkey(ProgramPart):
     """The Valkey of one home; `start`, `wait_until_ready`, `stop`, or a context manager."""
 
     name = "valkey"
@@ -61,7 +62,6 @@ class Valkey:
         self.log = log
         self._run = run
         self._binary = binary or find_binary()
-        self._program: Program | None = None
         self._sockets: Path | None = None
 
     def __enter__(self) -> Valkey:
@@ -93,11 +93,6 @@ class Valkey:
         """Path of its socket."""
         return str(self._sockets / _SOCKET) if self._sockets is not None else ""
 
-    @property
-    def pid(self) -> int | None:
-        """The process id, or None when it is not running."""
-        return self._program.pid if self._program is not None else None
-
     def start(self) -> None:
         """Starts it, after ending one that an earlier supervisor of this home left behind."""
         if self._sockets is None:
@@ -121,10 +116,6 @@ class Valkey:
             dies_with_us=signal.SIGTERM,
         )
 
-    def start_again(self) -> bool:
-        """Returns False: no failure of a cache passes by itself."""
-        return False
-
     async def ready(self) -> bool:
         """True once it says PONG."""
         return await asyncio.to_thread(self.is_ready)
@@ -143,26 +134,9 @@ class Valkey:
             if self.exit_status() is not None or time.monotonic() > deadline:
                 raise self.failed()
 
-    def exit_status(self) -> int | None:
-        """Returns None while it runs."""
-        return self._program.exit_status() if self._program is not None else 0
-
-    def failed(self, problem: str | None = None) -> PartFailed:
-        """Returns the exception that tells how it ended."""
-        if self._program is not None:
-            return self._program.failed(problem)
-        return PartFailed(self.name, problem or "ended")
-
     def stop(self, *, grace_seconds: float = 5.0) -> None:
         """Ends it."""
-        if self._program is not None:
-            self._program.stop(grace_seconds=grace_seconds)
-            self._program = None
+        super().stop(grace_seconds=grace_seconds)
         if self._sockets is not None:
             discard(self._sockets, self._run)
             self._sockets = None
-
-    def kill(self) -> None:
-        """Ends it at once, as a power cut would."""
-        if (program := self._program) is not None:
-            program.kill()
