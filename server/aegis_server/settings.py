@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,11 @@ class Settings:
             development=profile == "development",
             ready_file=Path(ready) if (ready := environment.get("AEGIS_READY_FILE")) else None,
         )
+        missing += [
+            f"{name} ({environment[name]!r} is not host:port)"
+            for name in ("AEGIS_LISTEN", "AEGIS_METRICS_LISTEN")
+            if re.fullmatch(r"\S+:\d{1,5}", environment.get(name) or "host:0") is None
+        ]
         if profile not in ("development", "production"):
             missing.append(f"AEGIS_PROFILE ({profile!r} is neither development nor production)")
         if missing:

@@ -1,0 +1,69 @@
+"""What the server is told is checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aegis_server.settings import Settings, SettingsError
+
+FILES = (
+    "AEGIS_TLS_CERT",
+    "AEGIS_TLS_KEY",
+    "AEGIS_TLS_CA",
+    "AEGIS_TRUST_BUNDLE",
+    "AEGIS_DECISION_KEY",
+    "AEGIS_CACHE_KEY",
+    "AEGIS_COORDINATOR_CERT",
+    "AEGIS_COORDINATOR_KEY",
+)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    file = tmp_path / "file"
+    file.touch()
+    return dict.fromkeys(FILES, str(file)) | {
+        "AEGIS_DATABASE_URL": "postgresql://u:hunter2@h/d",
+        "AEGIS_DATA_DIR": str(tmp_path),
+        "AEGIS_EXECUTOR_ADDRESS": "127.0.0.1:1",
+    }
+
+
+def test_complete_environment_is_read_and_production_is_the_default(environment: dict[str, str]):
+    """Nothing but what must be said has to be said, and reflection is off."""
+    settings = Settings.from_environment(environment)
+    assert (settings.listen, settings.redis_url, settings.development) == (
+        "127.0.0.1:8443",
+        None,
+        False,
+    )
+
+
+def test_everything_missing_is_named_at_once():
+    """One look at the message is enough to mend it."""
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_environment({})
+    wanted = (*FILES, "AEGIS_DATABASE_URL", "AEGIS_DATA_DIR", "AEGIS_EXECUTOR_ADDRESS")
+    assert [name for name in wanted if name not in str(refusal.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AEGIS_TLS_KEY", "/no/such/file"),
+        ("AEGIS_LISTEN", "8443"),
+        ("AEGIS_METRICS_LISTEN", "127.0.0.1:http"),
+        ("AEGIS_PROFILE", "staging"),
+    ],
+)
+def test_wrong_setting_is_refused_by_name(environment: dict[str, str], name: str, value: str):
+    """A value that makes no sense stops the start, not the first call."""
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment(environment | {name: value})
+
+
+def test_secrets_are_not_in_the_repr(environment: dict[str, str]):
+    """Settings can be logged."""
+    assert "hunter2" not in repr(Settings.from_environment(environment))
