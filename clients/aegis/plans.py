@@ -12,15 +12,20 @@ ATTACKS = tuple(ATTACK_SCALES)
 
 @dataclass(frozen=True, slots=True)
 class Attacker:
-    """Which attack the last site makes, and how hard; scale None means the kind's default."""
+    """Which attack the last site makes, and how hard; scale None means the kind's default.
+
+    Raises ValueError for an unknown kind.
+    """
 
     kind: str
     scale: float | None = None
 
-    def message(self, participant: str) -> training_pb2.Attack:
-        """Returns the plan's form; raises ValueError for an unknown kind."""
+    def __post_init__(self) -> None:
         if self.kind not in ATTACK_SCALES:
-            raise ValueError(f"attack {self.kind!r} is none of {', '.join(ATTACKS)}")
+            raise ValueError(f"there is no attack {self.kind!r}")
+
+    def message(self, participant: str) -> training_pb2.Attack:
+        """Returns the plan's form."""
         name = "ATTACK_KIND_" + self.kind.replace("-", "_").upper()
         return training_pb2.Attack(
             participant=participant,
@@ -30,7 +35,11 @@ class Attacker:
 
 
 def default_plan(
-    *, seed: int = 0, review: bool = True, attacker: Attacker | None = None
+    *,
+    seed: int = 0,
+    review: bool = True,
+    attacker: Attacker | None = None,
+    participants: int = DEFAULTS.participants,
 ) -> training_pb2.RunPlan:
     """Returns a simulated run on the data that ships: five sites, DP-SGD, a non-IID split.
 
@@ -43,7 +52,12 @@ def default_plan(
         seed=seed,
         review=review,
         simulation=True,
-        **values,
+        **values
+        | {
+            "participants": participants,
+            # One may be rejected, but a round of a single site would be that site's model.
+            "min_participants": max(2, min(DEFAULTS.min_participants, participants - 1)),
+        },
     )
     plan.round_deadline.FromNanoseconds(int(deadline * 1e9))
     if attacker is not None:

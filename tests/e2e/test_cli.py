@@ -144,6 +144,9 @@ def test_who_am_i_and_keys(home: Path):
         (("train", "watch", "run-nothing"), "RESOURCE_NOT_FOUND"),
         (("policy", "check", "user:a", "not-a-path", "read"), "resource"),
         (("demo", "--attack", "bribery"), "sign-flip"),
+        (("train", "start", "--attack", "bribery"), "sign-flip"),
+        (("train", "start", "--participants", "1"), "participants"),
+        (("train", "start", "--rounds", "99999999999"), "rounds"),
         (("audit", "list", "--kind", "gossip"), "gossip"),
         (("action", "submit", "explode", "web", "-n", "demo"), "restart-pod"),
     ],
@@ -154,6 +157,33 @@ def test_mistake_is_answered_with_what_is_wrong(home: Path, arguments: tuple[str
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("policy", "import", "{}", "--reason", "x"), "UTF-8"),
+        (("action", "submit", "restart-pod", "w", "-n", "demo", "--key", "{}"), "PKCS"),
+    ],
+)
+def test_file_that_is_something_else_is_named(
+    home: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+):
+    """Bytes that are no rule file and no key are a mistake, not a crash."""
+    file = tmp_path / "noise"
+    file.write_bytes(b"\xff\xfe\x00")
+    done = run(home, *(word.format(file) for word in arguments))
+    assert done.returncode == 2
+    assert str(file) in done.stderr.replace("\n", "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_attacker_is_the_last_of_however_many_sites(home: Path):
+    """With three sites it is the third that is rejected."""
+    done = run(home, "train", "start", "--rounds", "1", "--participants", "3", "--attack", "noise")
+    assert done.returncode == 0, done.stderr
+    assert "site-3 rejected" in done.stdout
 
 
 def test_without_a_control_plane_the_next_step_is_up(tmp_path: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.markup import escape
 
 from aegis.cli.session import (
@@ -41,7 +42,7 @@ def submit(
     name: Annotated[str, typer.Argument(help="Pod (restart-pod) or deployment.")],
     namespace: Annotated[str, typer.Option("--namespace", "-n")],
     cluster: Annotated[str, typer.Option(help="As the executor names it.")] = "sandbox",
-    replicas: Annotated[int | None, typer.Option(help="For scale.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=0, max=10_000, help="For scale.")] = None,
     to: Annotated[str, typer.Option(help="For rollback: a pod-template-hash.")] = "",
     uid: Annotated[str, typer.Option(help="Refuse when the object was replaced.")] = "",
     key: Annotated[
@@ -142,6 +143,13 @@ def what(action: execution_pb2.Action) -> str:
     return f"{verb} {where.namespace}/{where.name}{many}"
 
 
+def _signing_key(file: Path) -> Ed25519PrivateKey:
+    try:
+        return load_private_key(file)
+    except (OSError, TypeError, ValueError) as error:
+        fail(f"{file} cannot be used: {error}", "a key is Ed25519 as unencrypted PKCS #8 PEM")
+
+
 async def _submit(
     spec: envelope_pb2.ActionSpec,
     key: Path,
@@ -156,7 +164,7 @@ async def _submit(
         )
         envelope = sign_action(
             spec,
-            key=load_private_key(key),
+            key=_signing_key(key),
             issuer=me.subject,
             audience=audience,
             request_id=request_id,

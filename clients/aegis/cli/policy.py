@@ -66,7 +66,7 @@ def import_(
 ) -> None:
     """Replace all rules by those of FILE, or by nothing at all."""
     request = policy_pb2.ImportPolicyRequest(
-        csv=file.read_text(),
+        csv=_text(file),
         reason=reason,
         expected_revision=expected_revision,
         validate_only=dry_run,
@@ -93,6 +93,13 @@ def show(
     head = answer.revision
     typer.echo(f"# revision {head.revision}, {when(head, 'create_time')} by {head.actor}")
     typer.echo(answer.csv, nl=not answer.csv.endswith("\n"))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file} cannot be read: {error}", "a rule file is UTF-8 text")
 
 
 def _value(text: str) -> str | float | bool:

@@ -17,6 +17,7 @@ from aegis.cli.session import (
     OutputOption,
     as_dict,
     channel,
+    fail,
     name_of,
     out,
     run,
@@ -26,18 +27,24 @@ from aegis.cli.session import (
 )
 from aegis.plans import ATTACKS, Attacker, default_plan
 from aegis.v1 import training_pb2, training_pb2_grpc
+from aegis_learning.plans import DEFAULTS
 
 app = typer.Typer(no_args_is_help=True, help="Start runs and watch them learn.")
+
+# What the plan's field can hold.
+SEED_MAX = 2**63 - 1
 
 RunIdArgument = Annotated[str, typer.Argument(help="As `aegis train list` shows it.")]
 
 
 @app.command()
 def start(
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
-    participants: Annotated[int | None, typer.Option(help="Simulated sites.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, max=500, help="Rounds of training.")] = None,
+    participants: Annotated[
+        int, typer.Option(min=2, max=1000, help="Simulated sites.")
+    ] = DEFAULTS.participants,
     epsilon: Annotated[float | None, typer.Option(help="Privacy the run may cost.")] = None,
-    seed: Annotated[int, typer.Option(help="Repeats a run exactly.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Repeats a run exactly.")] = 0,
     review: Annotated[bool, typer.Option(help="Judge every update first.")] = True,
     attack: Annotated[
         str | None, typer.Option(help=f"Let the last site attack: {', '.join(ATTACKS)}")
@@ -46,12 +53,10 @@ def start(
     output: OutputOption = Output.table,
 ) -> None:
     """Start a simulated run on the breast cancer data."""
-    attacker = Attacker(attack) if attack else None
-    plan = default_plan(seed=seed, review=review, attacker=attacker)
+    attacker = attacker_named(attack) if attack else None
+    plan = default_plan(seed=seed, review=review, attacker=attacker, participants=participants)
     if rounds is not None:
         plan.rounds = rounds
-    if participants is not None:
-        plan.participants = participants
     if epsilon is not None:
         plan.target_epsilon = epsilon
     started = run(_start(plan))
@@ -137,6 +142,14 @@ def list_(
         ],
         spare=["by", "started"],
     )
+
+
+def attacker_named(kind: str, scale: float | None = None) -> Attacker:
+    """Returns the attacker of a command line; ends the command for an unknown kind."""
+    try:
+        return Attacker(kind.replace("_", "-"), scale)
+    except ValueError as error:
+        fail(str(error), f"choose one of {', '.join(ATTACKS)}")
 
 
 def state_of(found: training_pb2.Run) -> str:

@@ -22,6 +22,7 @@ from aegis.cli.demo.record import Record
 from aegis.cli.demo.remediation import Remediation
 from aegis.cli.demo.results import Results
 from aegis.cli.session import fail, new_table, refuse
+from aegis.cli.train import SEED_MAX, attacker_named
 from aegis.cli.up import show_progress
 from aegis.errors import from_rpc_error
 from aegis.local.process import PartFailed
@@ -42,7 +43,9 @@ _PICTURE_COLUMNS = 80
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Another seed, other numbers.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=SEED_MAX, help="Another seed, other numbers.")
+    ] = 1,
     attack: Annotated[
         str, typer.Option(help=f"What the poisoner does: {', '.join(ATTACKS)}.")
     ] = "sign-flip",
@@ -57,14 +60,12 @@ def demo(
     ] = None,
 ) -> None:
     """Show two governed changes end to end, live, in a temporary home; about a minute."""
-    attack = attack.replace("_", "-")
-    if attack not in ATTACKS:
-        fail(f"there is no attack {attack!r}", f"choose one of {', '.join(ATTACKS)}")
+    attacker = attacker_named(attack, scale)
     console = Console(record=svg is not None, width=_PICTURE_COLUMNS if svg is not None else None)
-    results = Results(seed=seed, attack=attack)
+    results = Results(seed=seed, attack=attacker.kind)
     began = time.monotonic()
     try:
-        asyncio.run(_tell(results, Attacker(attack, scale), console))
+        asyncio.run(_tell(results, attacker, console))
     except (PartFailed, CannotRun) as error:
         fail(str(error), "see the log lines above; `aegis up` starts the same parts one by one")
     except grpc.aio.AioRpcError as error:
@@ -74,7 +75,7 @@ def demo(
     results.seconds = time.monotonic() - began
     _summary(results, console)
     if svg is not None:
-        picture = console.export_svg(title=f"aegis demo --seed {seed} --attack {attack}")
+        picture = console.export_svg(title=f"aegis demo --seed {seed} --attack {attacker.kind}")
         # Whoever looks at it should not have to ask a foreign server for a font.
         svg.write_text(re.sub(r"@font-face {.*?}\s*", "", picture, flags=re.DOTALL))
     if json_file is not None:
