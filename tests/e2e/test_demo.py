@@ -21,7 +21,13 @@ def test_demo_shows_everything_and_writes_what_it_measured(tmp_path: Path):
         text=True,
         timeout=240,
         check=False,
-        env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        env={
+            "TMPDIR": str(tmp_path),
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            # A database of the user's, which the demo must leave alone.
+            "AEGIS_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        },
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(file.read_text())

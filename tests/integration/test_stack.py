@@ -248,3 +248,18 @@ async def test_servers_of_the_user_replace_the_embedded_ones(
         written = (home / "run" / "state.json").read_text()
         password = database_url.split(":")[2].split("@")[0]
         assert password not in written
+
+
+async def test_stack_that_is_given_nothing_uses_nothing_of_the_users(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo alters and breaks things: not in a database or cluster that happens to be named."""
+    for name in ("AEGIS_DATABASE_URL", "AEGIS_REDIS_URL", "AEGIS_KUBECONFIG", "KUBECONFIG"):
+        monkeypatch.setenv(name, "/somebody/elses")
+    monkeypatch.setenv("AEGIS_EXECUTOR_NAMESPACES", "prod")
+    async with Stack(home, given={}) as stack:
+        assert stack.sandboxed
+        assert "/somebody/elses" not in (stack.database_url, stack.redis_url)
+        assert "prod" not in stack.namespaces
+        health = await status(home)
+        assert [(part.name, part.healthy) for part in health] == [(name, True) for name in PARTS]

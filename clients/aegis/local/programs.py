@@ -92,10 +92,16 @@ def clean_environment() -> dict[str, str]:
 
 
 def executor_environment(
-    home: Path, *, database_url: str, kubeconfig: Path, cluster: str, namespaces: Sequence[str]
+    home: Path,
+    *,
+    database_url: str,
+    kubeconfig: Path,
+    cluster: str,
+    namespaces: Sequence[str],
+    given: Mapping[str, str],
 ) -> dict[str, str]:
-    """Returns the environment of `aegis_executor`; the user's own AEGIS_EXECUTOR_* win."""
-    chosen = {key: os.environ[key] for key in _EXECUTOR_SETTINGS if key in os.environ}
+    """Returns the environment of `aegis_executor`; the AEGIS_EXECUTOR_* the user gave win."""
+    chosen = {key: given[key] for key in _EXECUTOR_SETTINGS if key in given}
     return {
         **clean_environment(),
         **_tls(home, "executor"),

@@ -43,8 +43,9 @@ class Stack:
     Entering starts it all and raises `AlreadyRunning`, `CannotRun` or `PartFailed` with nothing
     left behind. If a part ends by itself later, the body is cancelled, the rest is drained, and
     leaving raises `PartFailed`. `sandbox` insists on the sandbox cluster where a kubeconfig is
-    set; `environment` adds variables to the part it names; AEGIS_DATABASE_URL and AEGIS_REDIS_URL
-    in our own environment replace the embedded servers.
+    set; `environment` adds variables to the part it names. `given` is what the user said, our own
+    environment unless told otherwise: AEGIS_DATABASE_URL and AEGIS_REDIS_URL in it replace the
+    embedded servers, and an empty one is for what must not touch anything of the user's.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Stack:
         sandbox: bool = False,
         namespaces: Sequence[str] | None = None,
         environment: Mapping[str, Mapping[str, str]] | None = None,
+        given: Mapping[str, str] = os.environ,
     ) -> None:
         self.home = (home or default_home()).absolute()
         self.database_url = ""
@@ -65,6 +67,7 @@ class Stack:
         self._sandbox = sandbox
         self._namespaces = namespaces
         self._environment = environment or {}
+        self._given = given
         self._executor_url = ""
         self._supervisor = Supervisor(self.home, on_progress)
         self._exit = AsyncExitStack()
@@ -82,7 +85,7 @@ class Stack:
     @property
     def kubeconfig(self) -> Path:
         """The cluster the executor acts on."""
-        named = os.environ.get("AEGIS_KUBECONFIG") or os.environ.get("KUBECONFIG")
+        named = self._given.get("AEGIS_KUBECONFIG") or self._given.get("KUBECONFIG")
         return Path(named) if named and not self._sandbox else self._sandbox_kubeconfig
 
     @property
@@ -151,11 +154,11 @@ class Stack:
         await self._supervisor.add(self._server_service())
 
     async def _start_database(self) -> None:
-        given = os.environ.get("AEGIS_DATABASE_URL")
+        given = self._given.get("AEGIS_DATABASE_URL")
         if given:
             self.database_url = given
-            self.owner_url = os.environ.get("AEGIS_MIGRATION_URL") or given
-            self._executor_url = os.environ.get("AEGIS_EXECUTOR_DATABASE_URL") or given
+            self.owner_url = self._given.get("AEGIS_MIGRATION_URL") or given
+            self._executor_url = self._given.get("AEGIS_EXECUTOR_DATABASE_URL") or given
             self._supervisor.note_outside("postgres", _address(given, default_port=5432))
             return
         postgres = Postgres(
@@ -173,7 +176,7 @@ class Stack:
         self._executor_url = postgres.url(EXECUTOR)
 
     async def _start_cache(self) -> None:
-        given = os.environ.get("AEGIS_REDIS_URL")
+        given = self._given.get("AEGIS_REDIS_URL")
         if given:
             self.redis_url = given
             self._supervisor.note_outside("valkey", _address(given, default_port=6379))
@@ -214,6 +217,7 @@ class Stack:
             kubeconfig=self.kubeconfig,
             cluster="sandbox" if self.sandboxed else "kubernetes",
             namespaces=self.namespaces,
+            given=self._given,
         )
         return Service(
             "executor",

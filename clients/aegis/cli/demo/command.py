@@ -87,7 +87,8 @@ def demo(
 async def _tell(results: Results, attacker: Attacker, console: Console) -> None:
     with cancelled_by_signals(), tempfile.TemporaryDirectory(prefix="aegis-demo-") as folder:
         console.rule("[bold]Aegis governs change: a demonstration on this machine")
-        async with Stack(Path(folder), on_progress=show_progress, sandbox=True) as stack:
+        # Nothing the user's own environment names is touched: the demo breaks and alters things.
+        async with Stack(Path(folder), on_progress=show_progress, given={}) as stack:
             admin = connect(stack.address, stack.identity("admin"))
             autopilot = connect(stack.address, stack.identity("autopilot"), retries=False)
             async with admin, autopilot:
