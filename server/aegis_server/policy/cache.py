@@ -57,15 +57,23 @@ class Verdict:
 
 
 class DecisionCache:
-    """Reads within 15 ms or not at all; writes behind. `run()` is the writer's task.
+    """Reads within `read_seconds` or not at all; writes behind. `run()` is the writer's task.
 
     `key` (at least 32 bytes) authenticates values: every server that shares the cache has it.
     """
 
-    def __init__(self, url: str, *, key: bytes, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: bytes,
+        registry: CollectorRegistry,
+        read_seconds: float = _READ_SECONDS,
+    ) -> None:
         if len(key) < _MAC_BYTES:
             raise ValueError("the cache key needs at least 32 bytes")
         self._key = key
+        self._read_seconds = read_seconds
         self._redis: Redis = Redis.from_url(
             url,
             # We bound every call ourselves. With this set, the client waits in asyncio.wait_for,
@@ -92,7 +100,7 @@ class DecisionCache:
             return {}
         self._readers += 1
         try:
-            async with asyncio.timeout(_READ_SECONDS):
+            async with asyncio.timeout(self._read_seconds):
                 values = await self._redis.mget(names)
         except (RedisError, OSError, TimeoutError) as error:
             self._failed(error)
