@@ -26,9 +26,12 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """One append-only, tamper-evident record of everything Aegis decided and did.
+    """Append-only, tamper-evident records of everything Aegis decided and did: one
+    log a program, "aegis-server" and "aegis-executor". The server answers for
+    both; an empty log_id means its own.
 
     leaf_hash(i)  = SHA-256(0x00 || record bytes)
+    node_hash     = SHA-256(0x01 || left || right), the tree of RFC 6962
     chain_hash(i) = SHA-256(0x02 || chain_hash(i-1) || leaf_hash(i)), chain_hash(-1) = 32 zero bytes
     """
 
@@ -43,6 +46,16 @@ class AuditServiceStub:
                 request_serializer=aegis_dot_v1_dot_audit__pb2.ListAuditRecordsRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_audit__pb2.ListAuditRecordsResponse.FromString,
                 _registered_method=True)
+        self.GetAuditRecord = channel.unary_unary(
+                '/aegis.v1.AuditService/GetAuditRecord',
+                request_serializer=aegis_dot_v1_dot_audit__pb2.GetAuditRecordRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_audit__pb2.GetAuditRecordResponse.FromString,
+                _registered_method=True)
+        self.WatchAuditRecords = channel.unary_stream(
+                '/aegis.v1.AuditService/WatchAuditRecords',
+                request_serializer=aegis_dot_v1_dot_audit__pb2.WatchAuditRecordsRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_audit__pb2.WatchAuditRecordsResponse.FromString,
+                _registered_method=True)
         self.ExportAuditRecords = channel.unary_stream(
                 '/aegis.v1.AuditService/ExportAuditRecords',
                 request_serializer=aegis_dot_v1_dot_audit__pb2.ExportAuditRecordsRequest.SerializeToString,
@@ -53,12 +66,40 @@ class AuditServiceStub:
                 request_serializer=aegis_dot_v1_dot_audit__pb2.GetAuditHeadRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_audit__pb2.GetAuditHeadResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/aegis.v1.AuditService/GetCheckpoint',
+                request_serializer=aegis_dot_v1_dot_audit__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_audit__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.ExportCheckpoints = channel.unary_stream(
+                '/aegis.v1.AuditService/ExportCheckpoints',
+                request_serializer=aegis_dot_v1_dot_audit__pb2.ExportCheckpointsRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_audit__pb2.ExportCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.GetInclusionProof = channel.unary_unary(
+                '/aegis.v1.AuditService/GetInclusionProof',
+                request_serializer=aegis_dot_v1_dot_audit__pb2.GetInclusionProofRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_audit__pb2.GetInclusionProofResponse.FromString,
+                _registered_method=True)
+        self.GetConsistencyProof = channel.unary_unary(
+                '/aegis.v1.AuditService/GetConsistencyProof',
+                request_serializer=aegis_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
+                _registered_method=True)
+        self.EraseAuditAttachments = channel.unary_unary(
+                '/aegis.v1.AuditService/EraseAuditAttachments',
+                request_serializer=aegis_dot_v1_dot_audit__pb2.EraseAuditAttachmentsRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_audit__pb2.EraseAuditAttachmentsResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
-    """One append-only, tamper-evident record of everything Aegis decided and did.
+    """Append-only, tamper-evident records of everything Aegis decided and did: one
+    log a program, "aegis-server" and "aegis-executor". The server answers for
+    both; an empty log_id means its own.
 
     leaf_hash(i)  = SHA-256(0x00 || record bytes)
+    node_hash     = SHA-256(0x01 || left || right), the tree of RFC 6962
     chain_hash(i) = SHA-256(0x02 || chain_hash(i-1) || leaf_hash(i)), chain_hash(-1) = 32 zero bytes
     """
 
@@ -73,11 +114,33 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAuditRecord(self, request, context):
+        """Returns one record with its hashes and what was stored beside it.
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAuditRecords(self, request, context):
+        """Streams records that pass the filters as they are written, from start_index
+        on; -1 means from now on.
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportAuditRecords(self, request, context):
         """Streams the exact bytes and hashes of every record from an index on, so
         that the caller can recompute the chain without trusting the server.
 
         Who: subjects with action "export" on /audit.
+        Errors: LOG_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,6 +155,60 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckpoint(self, request, context):
+        """Returns the newest signed checkpoint, with the cosignatures of witnesses.
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN; RESOURCE_NOT_FOUND before the first one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportCheckpoints(self, request, context):
+        """Streams every checkpoint from a tree size on, smallest first.
+
+        Who: subjects with action "export" on /audit.
+        Errors: LOG_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInclusionProof(self, request, context):
+        """Proves that a record is in the tree of a size (RFC 6962, 2.1.1).
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsistencyProof(self, request, context):
+        """Proves that the tree of one size is the beginning of a larger one (RFC
+        6962, 2.1.2).
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseAuditAttachments(self, request, context):
+        """Erases what was stored beside a record: free text and signed requests,
+        which may hold it. Their salted hashes stay in the record, so that the
+        chain stays whole. The erasure is itself recorded. Only the server's own
+        log.
+
+        Who: subjects with action "erase" on /audit.
+        Errors: AUDIT_RANGE_INVALID; RESOURCE_NOT_FOUND when nothing is beside it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +216,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ListAuditRecords,
                     request_deserializer=aegis_dot_v1_dot_audit__pb2.ListAuditRecordsRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_audit__pb2.ListAuditRecordsResponse.SerializeToString,
+            ),
+            'GetAuditRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditRecord,
+                    request_deserializer=aegis_dot_v1_dot_audit__pb2.GetAuditRecordRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_audit__pb2.GetAuditRecordResponse.SerializeToString,
+            ),
+            'WatchAuditRecords': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAuditRecords,
+                    request_deserializer=aegis_dot_v1_dot_audit__pb2.WatchAuditRecordsRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_audit__pb2.WatchAuditRecordsResponse.SerializeToString,
             ),
             'ExportAuditRecords': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportAuditRecords,
@@ -110,6 +237,31 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     request_deserializer=aegis_dot_v1_dot_audit__pb2.GetAuditHeadRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_audit__pb2.GetAuditHeadResponse.SerializeToString,
             ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=aegis_dot_v1_dot_audit__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_audit__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'ExportCheckpoints': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportCheckpoints,
+                    request_deserializer=aegis_dot_v1_dot_audit__pb2.ExportCheckpointsRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_audit__pb2.ExportCheckpointsResponse.SerializeToString,
+            ),
+            'GetInclusionProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInclusionProof,
+                    request_deserializer=aegis_dot_v1_dot_audit__pb2.GetInclusionProofRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_audit__pb2.GetInclusionProofResponse.SerializeToString,
+            ),
+            'GetConsistencyProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistencyProof,
+                    request_deserializer=aegis_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'EraseAuditAttachments': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseAuditAttachments,
+                    request_deserializer=aegis_dot_v1_dot_audit__pb2.EraseAuditAttachmentsRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_audit__pb2.EraseAuditAttachmentsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aegis.v1.AuditService', rpc_method_handlers)
@@ -119,9 +271,12 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """One append-only, tamper-evident record of everything Aegis decided and did.
+    """Append-only, tamper-evident records of everything Aegis decided and did: one
+    log a program, "aegis-server" and "aegis-executor". The server answers for
+    both; an empty log_id means its own.
 
     leaf_hash(i)  = SHA-256(0x00 || record bytes)
+    node_hash     = SHA-256(0x01 || left || right), the tree of RFC 6962
     chain_hash(i) = SHA-256(0x02 || chain_hash(i-1) || leaf_hash(i)), chain_hash(-1) = 32 zero bytes
     """
 
@@ -142,6 +297,60 @@ class AuditService:
             '/aegis.v1.AuditService/ListAuditRecords',
             aegis_dot_v1_dot_audit__pb2.ListAuditRecordsRequest.SerializeToString,
             aegis_dot_v1_dot_audit__pb2.ListAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.AuditService/GetAuditRecord',
+            aegis_dot_v1_dot_audit__pb2.GetAuditRecordRequest.SerializeToString,
+            aegis_dot_v1_dot_audit__pb2.GetAuditRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.AuditService/WatchAuditRecords',
+            aegis_dot_v1_dot_audit__pb2.WatchAuditRecordsRequest.SerializeToString,
+            aegis_dot_v1_dot_audit__pb2.WatchAuditRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -196,6 +405,141 @@ class AuditService:
             '/aegis.v1.AuditService/GetAuditHead',
             aegis_dot_v1_dot_audit__pb2.GetAuditHeadRequest.SerializeToString,
             aegis_dot_v1_dot_audit__pb2.GetAuditHeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.AuditService/GetCheckpoint',
+            aegis_dot_v1_dot_audit__pb2.GetCheckpointRequest.SerializeToString,
+            aegis_dot_v1_dot_audit__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.AuditService/ExportCheckpoints',
+            aegis_dot_v1_dot_audit__pb2.ExportCheckpointsRequest.SerializeToString,
+            aegis_dot_v1_dot_audit__pb2.ExportCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInclusionProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.AuditService/GetInclusionProof',
+            aegis_dot_v1_dot_audit__pb2.GetInclusionProofRequest.SerializeToString,
+            aegis_dot_v1_dot_audit__pb2.GetInclusionProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistencyProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.AuditService/GetConsistencyProof',
+            aegis_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
+            aegis_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseAuditAttachments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.AuditService/EraseAuditAttachments',
+            aegis_dot_v1_dot_audit__pb2.EraseAuditAttachmentsRequest.SerializeToString,
+            aegis_dot_v1_dot_audit__pb2.EraseAuditAttachmentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,9 +13,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditServiceStub:
-    """One append-only, tamper-evident record of everything Aegis decided and did.
+    """Append-only, tamper-evident records of everything Aegis decided and did: one
+    log a program, "aegis-server" and "aegis-executor". The server answers for
+    both; an empty log_id means its own.
 
     leaf_hash(i)  = SHA-256(0x00 || record bytes)
+    node_hash     = SHA-256(0x01 || left || right), the tree of RFC 6962
     chain_hash(i) = SHA-256(0x02 || chain_hash(i-1) || leaf_hash(i)), chain_hash(-1) = 32 zero bytes
     """
 
@@ -27,22 +30,73 @@ class AuditServiceStub:
     Who: subjects with action "read" on /audit.
     Errors: PAGE_TOKEN_INVALID.
     """
+    GetAuditRecord: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetAuditRecordRequest, _audit_pb2.GetAuditRecordResponse]
+    """Returns one record with its hashes and what was stored beside it.
+
+    Who: subjects with action "read" on /audit.
+    Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+    """
+    WatchAuditRecords: _aio.UnaryStreamMultiCallable[_audit_pb2.WatchAuditRecordsRequest, _audit_pb2.WatchAuditRecordsResponse]
+    """Streams records that pass the filters as they are written, from start_index
+    on; -1 means from now on.
+
+    Who: subjects with action "read" on /audit.
+    Errors: LOG_UNKNOWN.
+    """
     ExportAuditRecords: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportAuditRecordsRequest, _audit_pb2.ExportAuditRecordsResponse]
     """Streams the exact bytes and hashes of every record from an index on, so
     that the caller can recompute the chain without trusting the server.
 
     Who: subjects with action "export" on /audit.
+    Errors: LOG_UNKNOWN.
     """
     GetAuditHead: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetAuditHeadRequest, _audit_pb2.GetAuditHeadResponse]
     """Returns the number of records and the chain hash of the last one.
 
     Who: subjects with action "read" on /audit.
     """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
+    """Returns the newest signed checkpoint, with the cosignatures of witnesses.
+
+    Who: subjects with action "read" on /audit.
+    Errors: LOG_UNKNOWN; RESOURCE_NOT_FOUND before the first one.
+    """
+    ExportCheckpoints: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportCheckpointsRequest, _audit_pb2.ExportCheckpointsResponse]
+    """Streams every checkpoint from a tree size on, smallest first.
+
+    Who: subjects with action "export" on /audit.
+    Errors: LOG_UNKNOWN.
+    """
+    GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]
+    """Proves that a record is in the tree of a size (RFC 6962, 2.1.1).
+
+    Who: subjects with action "read" on /audit.
+    Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+    """
+    GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]
+    """Proves that the tree of one size is the beginning of a larger one (RFC
+    6962, 2.1.2).
+
+    Who: subjects with action "read" on /audit.
+    Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+    """
+    EraseAuditAttachments: _aio.UnaryUnaryMultiCallable[_audit_pb2.EraseAuditAttachmentsRequest, _audit_pb2.EraseAuditAttachmentsResponse]
+    """Erases what was stored beside a record: free text and signed requests,
+    which may hold it. Their salted hashes stay in the record, so that the
+    chain stays whole. The erasure is itself recorded. Only the server's own
+    log.
+
+    Who: subjects with action "erase" on /audit.
+    Errors: AUDIT_RANGE_INVALID; RESOURCE_NOT_FOUND when nothing is beside it.
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
-    """One append-only, tamper-evident record of everything Aegis decided and did.
+    """Append-only, tamper-evident records of everything Aegis decided and did: one
+    log a program, "aegis-server" and "aegis-executor". The server answers for
+    both; an empty log_id means its own.
 
     leaf_hash(i)  = SHA-256(0x00 || record bytes)
+    node_hash     = SHA-256(0x01 || left || right), the tree of RFC 6962
     chain_hash(i) = SHA-256(0x02 || chain_hash(i-1) || leaf_hash(i)), chain_hash(-1) = 32 zero bytes
     """
 
@@ -60,6 +114,31 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetAuditRecord(
+        self,
+        request: _audit_pb2.GetAuditRecordRequest,
+        context: _aio.ServicerContext[_audit_pb2.GetAuditRecordRequest, _abc.Awaitable[_audit_pb2.GetAuditRecordResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.GetAuditRecordResponse]:
+        """Returns one record with its hashes and what was stored beside it.
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchAuditRecords(
+        self,
+        request: _audit_pb2.WatchAuditRecordsRequest,
+        context: _aio.ServicerContext[_audit_pb2.WatchAuditRecordsRequest, _abc.AsyncIterator[_audit_pb2.WatchAuditRecordsResponse]],
+    ) -> _abc.AsyncIterator[_audit_pb2.WatchAuditRecordsResponse]:
+        """Streams records that pass the filters as they are written, from start_index
+        on; -1 means from now on.
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN.
+        """
+
+    @_abc_1.abstractmethod
     def ExportAuditRecords(
         self,
         request: _audit_pb2.ExportAuditRecordsRequest,
@@ -69,6 +148,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         that the caller can recompute the chain without trusting the server.
 
         Who: subjects with action "export" on /audit.
+        Errors: LOG_UNKNOWN.
         """
 
     @_abc_1.abstractmethod
@@ -80,6 +160,70 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the number of records and the chain hash of the last one.
 
         Who: subjects with action "read" on /audit.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _audit_pb2.GetCheckpointRequest,
+        context: _aio.ServicerContext[_audit_pb2.GetCheckpointRequest, _abc.Awaitable[_audit_pb2.GetCheckpointResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.GetCheckpointResponse]:
+        """Returns the newest signed checkpoint, with the cosignatures of witnesses.
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN; RESOURCE_NOT_FOUND before the first one.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportCheckpoints(
+        self,
+        request: _audit_pb2.ExportCheckpointsRequest,
+        context: _aio.ServicerContext[_audit_pb2.ExportCheckpointsRequest, _abc.AsyncIterator[_audit_pb2.ExportCheckpointsResponse]],
+    ) -> _abc.AsyncIterator[_audit_pb2.ExportCheckpointsResponse]:
+        """Streams every checkpoint from a tree size on, smallest first.
+
+        Who: subjects with action "export" on /audit.
+        Errors: LOG_UNKNOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def GetInclusionProof(
+        self,
+        request: _audit_pb2.GetInclusionProofRequest,
+        context: _aio.ServicerContext[_audit_pb2.GetInclusionProofRequest, _abc.Awaitable[_audit_pb2.GetInclusionProofResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.GetInclusionProofResponse]:
+        """Proves that a record is in the tree of a size (RFC 6962, 2.1.1).
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: _audit_pb2.GetConsistencyProofRequest,
+        context: _aio.ServicerContext[_audit_pb2.GetConsistencyProofRequest, _abc.Awaitable[_audit_pb2.GetConsistencyProofResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.GetConsistencyProofResponse]:
+        """Proves that the tree of one size is the beginning of a larger one (RFC
+        6962, 2.1.2).
+
+        Who: subjects with action "read" on /audit.
+        Errors: LOG_UNKNOWN; AUDIT_RANGE_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseAuditAttachments(
+        self,
+        request: _audit_pb2.EraseAuditAttachmentsRequest,
+        context: _aio.ServicerContext[_audit_pb2.EraseAuditAttachmentsRequest, _abc.Awaitable[_audit_pb2.EraseAuditAttachmentsResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.EraseAuditAttachmentsResponse]:
+        """Erases what was stored beside a record: free text and signed requests,
+        which may hold it. Their salted hashes stay in the record, so that the
+        chain stays whole. The erasure is itself recorded. Only the server's own
+        log.
+
+        Who: subjects with action "erase" on /audit.
+        Errors: AUDIT_RANGE_INVALID; RESOURCE_NOT_FOUND when nothing is beside it.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _aio.Server) -> None: ...

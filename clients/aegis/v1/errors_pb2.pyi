@@ -82,6 +82,47 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the newest policy revision is stored but cannot be used, so
     nothing that needs the newest one is decided. Nothing was changed.
     """
+    ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 18
+    """UNAUTHENTICATED: the call carries neither a certificate nor a token."""
+    ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 19
+    """UNAUTHENTICATED: the token is not one that counts here: its form,
+    algorithm, type, key, issuer, audience or signature. Metadata: check.
+    """
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 20
+    """UNAUTHENTICATED: the token or API key is past its end."""
+    ERROR_REASON_TOKEN_NOT_YET_VALID: _ErrorReason.ValueType  # 21
+    """UNAUTHENTICATED: the token counts only later."""
+    ERROR_REASON_CREDENTIAL_REVOKED: _ErrorReason.ValueType  # 22
+    """UNAUTHENTICATED: the certificate, session, API key or account was revoked.
+    Metadata: credential (certificate, session, api_key, account).
+    """
+    ERROR_REASON_LOGIN_FAILED: _ErrorReason.ValueType  # 23
+    """UNAUTHENTICATED: no account has this address with this password. On
+    purpose the same for an unknown address, a wrong password and a disabled
+    account.
+    """
+    ERROR_REASON_REFRESH_TOKEN_REUSED: _ErrorReason.ValueType  # 24
+    """UNAUTHENTICATED: the refresh token was used before. Somebody else has a
+    copy, so every session that came from it is revoked.
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 25
+    """RESOURCE_EXHAUSTED: too many calls. Comes with google.rpc.RetryInfo.
+    Metadata: limit (the name of the bucket).
+    """
+    ERROR_REASON_LIMITER_UNAVAILABLE: _ErrorReason.ValueType  # 26
+    """UNAVAILABLE: calls cannot be counted because Redis is away, and this one
+    must not go uncounted. Nothing was changed.
+    """
+    ERROR_REASON_LAST_ADMIN: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION: no administrator would be left."""
+    ERROR_REASON_OWN_ADMIN_RIGHT: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION: nobody takes the right to administrate from
+    themselves; another administrator has to.
+    """
+    ERROR_REASON_SCOPE_INSUFFICIENT: _ErrorReason.ValueType  # 29
+    """PERMISSION_DENIED: the policy may allow it, but the API key's scopes do
+    not. Metadata: resource, action.
+    """
     ERROR_REASON_ENVELOPE_MALFORMED: _ErrorReason.ValueType  # 30
     """INVALID_ARGUMENT: the envelope has another payload type, no signature or
     more than four, or more than 48 KiB.
@@ -128,6 +169,38 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CLUSTER_UNAVAILABLE: _ErrorReason.ValueType  # 47
     """UNAVAILABLE: the cluster did not answer."""
+    ERROR_REASON_PASSWORD_WEAK: _ErrorReason.ValueType  # 48
+    """INVALID_ARGUMENT: the password is too short, too common or holds the
+    account's own name.
+    """
+    ERROR_REASON_ONE_TIME_TOKEN_INVALID: _ErrorReason.ValueType  # 49
+    """UNAUTHENTICATED: the single-use token is unknown, spent or past its end."""
+    ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 50
+    """ALREADY_EXISTS: the e-mail address or name is taken."""
+    ERROR_REASON_TRUST_BUNDLE_INVALID: _ErrorReason.ValueType  # 51
+    """INVALID_ARGUMENT: the trust bundle does not parse, is not signed by the
+    root, or breaks a rule of bundles. Metadata: check.
+    """
+    ERROR_REASON_TRUST_BUNDLE_OUTDATED: _ErrorReason.ValueType  # 52
+    """ABORTED: the trust bundle is not newer than the current one. Metadata:
+    current.
+    """
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 53
+    """ABORTED: the resource changed since it was read. Metadata: current."""
+    ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 54
+    """UNAVAILABLE: the identity provider's keys cannot be fetched."""
+    ERROR_REASON_BOOTSTRAP_CLOSED: _ErrorReason.ValueType  # 55
+    """FAILED_PRECONDITION: there is an administrator already."""
+    ERROR_REASON_AUDIT_RANGE_INVALID: _ErrorReason.ValueType  # 57
+    """INVALID_ARGUMENT: no record or tree of that index or size. Metadata: size."""
+    ERROR_REASON_CHECKPOINT_INVALID: _ErrorReason.ValueType  # 58
+    """INVALID_ARGUMENT: the checkpoint is no signed note, or not signed by its
+    log's key. Metadata: check.
+    """
+    ERROR_REASON_CHECKPOINT_OUTDATED: _ErrorReason.ValueType  # 59
+    """ABORTED: the proof does not begin at the size the witness saw last.
+    Metadata: size.
+    """
     ERROR_REASON_UPDATE_FORMAT_INVALID: _ErrorReason.ValueType  # 60
     """INVALID_ARGUMENT: the update is not a safetensors file; nothing was
     unpickled.
@@ -144,6 +217,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the run would overdraw the privacy budget. Metadata:
     dataset, participant, epsilon_spent, epsilon_limit.
     """
+    ERROR_REASON_AUDIT_FORKED: _ErrorReason.ValueType  # 65
+    """FAILED_PRECONDITION: the log shows another past than it did before. The
+    two checkpoints prove it.
+    """
+    ERROR_REASON_LOG_UNKNOWN: _ErrorReason.ValueType  # 66
+    """NOT_FOUND: no log of this name is known here."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -212,6 +291,47 @@ ERROR_REASON_POLICY_UNUSABLE: ErrorReason.ValueType  # 17
 """UNAVAILABLE: the newest policy revision is stored but cannot be used, so
 nothing that needs the newest one is decided. Nothing was changed.
 """
+ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 18
+"""UNAUTHENTICATED: the call carries neither a certificate nor a token."""
+ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 19
+"""UNAUTHENTICATED: the token is not one that counts here: its form,
+algorithm, type, key, issuer, audience or signature. Metadata: check.
+"""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 20
+"""UNAUTHENTICATED: the token or API key is past its end."""
+ERROR_REASON_TOKEN_NOT_YET_VALID: ErrorReason.ValueType  # 21
+"""UNAUTHENTICATED: the token counts only later."""
+ERROR_REASON_CREDENTIAL_REVOKED: ErrorReason.ValueType  # 22
+"""UNAUTHENTICATED: the certificate, session, API key or account was revoked.
+Metadata: credential (certificate, session, api_key, account).
+"""
+ERROR_REASON_LOGIN_FAILED: ErrorReason.ValueType  # 23
+"""UNAUTHENTICATED: no account has this address with this password. On
+purpose the same for an unknown address, a wrong password and a disabled
+account.
+"""
+ERROR_REASON_REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 24
+"""UNAUTHENTICATED: the refresh token was used before. Somebody else has a
+copy, so every session that came from it is revoked.
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 25
+"""RESOURCE_EXHAUSTED: too many calls. Comes with google.rpc.RetryInfo.
+Metadata: limit (the name of the bucket).
+"""
+ERROR_REASON_LIMITER_UNAVAILABLE: ErrorReason.ValueType  # 26
+"""UNAVAILABLE: calls cannot be counted because Redis is away, and this one
+must not go uncounted. Nothing was changed.
+"""
+ERROR_REASON_LAST_ADMIN: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION: no administrator would be left."""
+ERROR_REASON_OWN_ADMIN_RIGHT: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION: nobody takes the right to administrate from
+themselves; another administrator has to.
+"""
+ERROR_REASON_SCOPE_INSUFFICIENT: ErrorReason.ValueType  # 29
+"""PERMISSION_DENIED: the policy may allow it, but the API key's scopes do
+not. Metadata: resource, action.
+"""
 ERROR_REASON_ENVELOPE_MALFORMED: ErrorReason.ValueType  # 30
 """INVALID_ARGUMENT: the envelope has another payload type, no signature or
 more than four, or more than 48 KiB.
@@ -258,6 +378,38 @@ Metadata: kubernetes_reason, kubernetes_code.
 """
 ERROR_REASON_CLUSTER_UNAVAILABLE: ErrorReason.ValueType  # 47
 """UNAVAILABLE: the cluster did not answer."""
+ERROR_REASON_PASSWORD_WEAK: ErrorReason.ValueType  # 48
+"""INVALID_ARGUMENT: the password is too short, too common or holds the
+account's own name.
+"""
+ERROR_REASON_ONE_TIME_TOKEN_INVALID: ErrorReason.ValueType  # 49
+"""UNAUTHENTICATED: the single-use token is unknown, spent or past its end."""
+ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 50
+"""ALREADY_EXISTS: the e-mail address or name is taken."""
+ERROR_REASON_TRUST_BUNDLE_INVALID: ErrorReason.ValueType  # 51
+"""INVALID_ARGUMENT: the trust bundle does not parse, is not signed by the
+root, or breaks a rule of bundles. Metadata: check.
+"""
+ERROR_REASON_TRUST_BUNDLE_OUTDATED: ErrorReason.ValueType  # 52
+"""ABORTED: the trust bundle is not newer than the current one. Metadata:
+current.
+"""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 53
+"""ABORTED: the resource changed since it was read. Metadata: current."""
+ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 54
+"""UNAVAILABLE: the identity provider's keys cannot be fetched."""
+ERROR_REASON_BOOTSTRAP_CLOSED: ErrorReason.ValueType  # 55
+"""FAILED_PRECONDITION: there is an administrator already."""
+ERROR_REASON_AUDIT_RANGE_INVALID: ErrorReason.ValueType  # 57
+"""INVALID_ARGUMENT: no record or tree of that index or size. Metadata: size."""
+ERROR_REASON_CHECKPOINT_INVALID: ErrorReason.ValueType  # 58
+"""INVALID_ARGUMENT: the checkpoint is no signed note, or not signed by its
+log's key. Metadata: check.
+"""
+ERROR_REASON_CHECKPOINT_OUTDATED: ErrorReason.ValueType  # 59
+"""ABORTED: the proof does not begin at the size the witness saw last.
+Metadata: size.
+"""
 ERROR_REASON_UPDATE_FORMAT_INVALID: ErrorReason.ValueType  # 60
 """INVALID_ARGUMENT: the update is not a safetensors file; nothing was
 unpickled.
@@ -274,4 +426,10 @@ ERROR_REASON_PRIVACY_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 64
 """RESOURCE_EXHAUSTED: the run would overdraw the privacy budget. Metadata:
 dataset, participant, epsilon_spent, epsilon_limit.
 """
+ERROR_REASON_AUDIT_FORKED: ErrorReason.ValueType  # 65
+"""FAILED_PRECONDITION: the log shows another past than it did before. The
+two checkpoints prove it.
+"""
+ERROR_REASON_LOG_UNKNOWN: ErrorReason.ValueType  # 66
+"""NOT_FOUND: no log of this name is known here."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -32,6 +32,12 @@ class _KeyUsageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyUsage.Val
     """Action requests of automation and people."""
     KEY_USAGE_POLICY_DECISION: _KeyUsage.ValueType  # 2
     """The server's decisions about action requests."""
+    KEY_USAGE_AUDIT_CHECKPOINT: _KeyUsage.ValueType  # 3
+    """Checkpoints of an audit log."""
+    KEY_USAGE_AUDIT_WITNESS: _KeyUsage.ValueType  # 4
+    """Cosignatures of a witness."""
+    KEY_USAGE_APPROVAL: _KeyUsage.ValueType  # 5
+    """Approvals of people, detached from the server."""
 
 class KeyUsage(_KeyUsage, metaclass=_KeyUsageEnumTypeWrapper):
     """What a key may sign. One key has one use."""
@@ -42,6 +48,12 @@ KEY_USAGE_ACTION_REQUEST: KeyUsage.ValueType  # 1
 """Action requests of automation and people."""
 KEY_USAGE_POLICY_DECISION: KeyUsage.ValueType  # 2
 """The server's decisions about action requests."""
+KEY_USAGE_AUDIT_CHECKPOINT: KeyUsage.ValueType  # 3
+"""Checkpoints of an audit log."""
+KEY_USAGE_AUDIT_WITNESS: KeyUsage.ValueType  # 4
+"""Cosignatures of a witness."""
+KEY_USAGE_APPROVAL: KeyUsage.ValueType  # 5
+"""Approvals of people, detached from the server."""
 Global___KeyUsage: _TypeAlias = KeyUsage  # noqa: Y015
 
 @_typing.final
@@ -66,13 +78,21 @@ class WhoAmIResponse(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     SPIFFE_ID_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """The policy subject, e.g. "user:admin"."""
     spiffe_id: _builtins.str
     """The SPIFFE id in the peer's certificate."""
+    method: _builtins.str
+    """How the server knows: "certificate", "session", "api-key" or "oidc"."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Roles of this subject, inherited ones included."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the credential ends; unset for certificates."""
 
     def __init__(
         self,
@@ -80,10 +100,12 @@ class WhoAmIResponse(_message.Message):
         subject: _builtins.str = ...,
         spiffe_id: _builtins.str = ...,
         roles: _abc.Iterable[_builtins.str] | None = ...,
+        method: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["roles", b"roles", "spiffe_id", b"spiffe_id", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "method", b"method", "roles", b"roles", "spiffe_id", b"spiffe_id", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,7 +161,9 @@ class SigningKey(_message.Message):
     """First 16 hex digits of the SHA-256 of the public key (SPKI, DER)."""
     usage: Global___KeyUsage.ValueType
     algorithm: _builtins.str
-    """"ed25519". The algorithm belongs to the key, never to the message."""
+    """"ed25519", "ecdsa-p256" or "hmac-sha256". The algorithm belongs to the key,
+    never to the message.
+    """
     owner: _builtins.str
     """The policy subject that owns the key."""
     @_builtins.property
