@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,7 @@ from casbin.util import SimpleEval
 
 from aegis_policy.conditions import Condition, Moment, Unanswerable
 from aegis_policy.paths import fault_of_resource, matches
-from aegis_policy.roles import RoleLinks
+from aegis_policy.roles import RoleLinks, holding
 from aegis_policy.rulefile import (
     ACTION,
     DOMAIN,
@@ -93,10 +93,12 @@ class Engine:
         resource: str,
         action: str,
         attributes: Mapping[str, object] | None = None,
+        roles: Iterable[str] = (),
         now: datetime | None = None,
     ) -> Decision:
         """Returns the decision; raises `RequestError` for a request that is not canonical.
 
+        `roles` are what the subject has beside the bindings of the rules, e.g. from a directory.
         `attributes` are what conditions read as ctx.NAME: texts, finite numbers, truth values,
         lists of these and mappings. `now` is an aware time, by default the present.
         """
@@ -105,12 +107,13 @@ class Engine:
         if now.tzinfo is None:
             raise ValueError("a time without its zone could mean two instants")
         moment = Moment(attributes or {}, now)
-        allowed, rule = self._enforcer.enforce_ex(subject, domain, resource, action, moment)
+        asking = holding(subject, roles)
+        allowed, rule = self._enforcer.enforce_ex(asking, domain, resource, action, moment)
         return Decision(allowed, rule[-1] if rule else "", moment.valid_until)
 
-    def roles_of(self, subject: str, domain: str) -> frozenset[str]:
+    def roles_of(self, subject: str, domain: str, roles: Iterable[str] = ()) -> frozenset[str]:
         """Returns every role a subject has in a domain, directly or not, platform-wide ones too."""
-        return self._roles.get_roles(subject, domain)
+        return self._roles.get_roles(holding(subject, roles), domain)
 
     def knows(self, subject: str) -> bool:
         """Says whether any rule or binding names the subject: if none does, none can match."""

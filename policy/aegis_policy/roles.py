@@ -14,6 +14,14 @@ from casbin.rbac import RoleManager
 # Casbin walks no further than this; a longer chain would silently lose its end.
 MAX_DEPTH = 9
 
+# Between a subject and each role it holds beside the rules; no canonical name has it.
+_HOLDS = "\0"
+
+
+def holding(subject: str, roles: Iterable[str]) -> str:
+    """Returns the subject as `RoleLinks` knows it with roles that no rule gives it."""
+    return _HOLDS.join((subject, *sorted(set(roles))))
+
 
 class RoleLinks(RoleManager):  # type: ignore[misc]  # casbin carries no types
     """The roles of every member, directly or through other roles, in each domain.
@@ -45,11 +53,18 @@ class RoleLinks(RoleManager):  # type: ignore[misc]  # casbin carries no types
         }
 
     def has_link(self, name1: str, name2: str, *domain: str) -> bool:
-        """Says whether `name1` is `name2` or has it as a role."""
-        return name1 == name2 or name2 in self.get_roles(name1, *domain)
+        """Says whether `name1`, maybe with `holding`, is `name2` or has it as a role."""
+        if _HOLDS not in name1:
+            return name1 == name2 or name2 in self.get_roles(name1, *domain)
+        return name1.partition(_HOLDS)[0] == name2 or name2 in self.get_roles(name1, *domain)
 
     def get_roles(self, name: str, *domain: str) -> frozenset[str]:
-        """Returns every role of `name`, direct or not."""
+        """Returns every role of `name`, maybe with `holding`, direct or not."""
+        if _HOLDS in name:
+            subject, *held = name.split(_HOLDS)
+            return frozenset(held).union(
+                *(self.get_roles(each, *domain) for each in (subject, *held))
+            )
         everywhere = self._closed.get("", {}).get(name, frozenset())
         here = self._closed.get(domain[0], {}) if domain else {}
         if not here:

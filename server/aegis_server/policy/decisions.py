@@ -12,7 +12,7 @@ import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -66,13 +66,14 @@ class Snapshot:
         strangers fill the cache. The digests keep apart what shares a revision number, as two
         databases on one Redis do.
         """
-        if not self.engine.knows(question.subject):
+        if not question.roles and not self.engine.knows(question.subject):
             return ""
         digest = digest_of(
             self.engine.model_digest.hex(),
             self.digest.hex(),
             question.domain,
             question.subject,
+            question.roles,
             question.resource,
             question.action,
             self.engine.relevant(question.attributes),
@@ -108,6 +109,7 @@ class Snapshot:
                 resource=question.resource,
                 action=question.action,
                 attributes=question.attributes,
+                roles=question.roles,
                 now=now,
             )
         except RequestError as error:
@@ -127,11 +129,13 @@ class Decisions:
         clock: Callable[[], datetime],
         registry: CollectorRegistry,
         poll_seconds: float = 1.0,
+        held_roles: Callable[[str], tuple[str, ...]] = lambda subject: (),
     ) -> None:
         self._database = database
         self._cache = cache
         self._clock = clock
         self._poll_seconds = poll_seconds
+        self._held_roles = held_roles
         self._snapshot: Snapshot | None = None
         self._problem = ""
         self._refreshing = asyncio.Lock()
@@ -164,7 +168,7 @@ class Decisions:
 
     def roles_of(self, subject: str, domain: str) -> list[str]:
         """Returns the roles a subject has in a domain, inherited ones included, sorted."""
-        return sorted(self.snapshot.engine.roles_of(subject, domain))
+        return sorted(self.snapshot.engine.roles_of(subject, domain, self._held_roles(subject)))
 
     async def open(self) -> None:
         """Loads the newest revision; raises `Unavailable` when that cannot be read or used."""
@@ -195,6 +199,7 @@ class Decisions:
         if current:
             await self.refresh()
         snapshot, now = self.snapshot, self._clock()
+        questions = [self._with_roles(question) for question in questions]
         names = [snapshot.name_of(question) for question in questions]
         known: dict[str, tuple[Verdict, Source]] = {}
         for name in filter(None, names):
@@ -213,6 +218,10 @@ class Decisions:
                     await asyncio.sleep(0)  # a long batch lets others have a turn
             decisions.append(self._decision(snapshot, verdict, source))
         return decisions
+
+    def _with_roles(self, question: Question) -> Question:
+        held = self._held_roles(question.subject)
+        return replace(question, roles=held) if held else question
 
     async def _ask_redis(
         self,

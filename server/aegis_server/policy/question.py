@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """May this subject do this to that? `attributes` are what conditions read as ctx.NAME."""
+    """May this subject do this to that?
+
+    `attributes` are what conditions read as ctx.NAME; `roles` are what the subject has beside the
+    rules, filled in by `Decisions` from the directory.
+    """
 
     subject: str
     domain: str
     resource: str
     action: str
     attributes: Mapping[str, object] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
 
 
 def digest_of(*parts: object) -> str:
