@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from aegis.serving.doors import Admit, Context, Doors
+from aegis.serving.doors import Admit, Doors, Peer
 from aegis.serving.metrics import CallMetrics
 from aegis.spiffe import Caller
 
@@ -13,10 +13,9 @@ class DoorsFor(Doors):
     """Takes everybody for one caller, so that a room can be called without certificates."""
 
     def __init__(self, caller: Caller, admit: Admit) -> None:
-        super().__init__(
-            admit=admit, metrics=CallMetrics(CollectorRegistry()), trust_domain="aegis.local"
-        )
-        self._caller = caller
+        async def authenticate(method: str, peer: Peer) -> Caller:
+            return caller
 
-    def _identify(self, context: Context) -> Caller:
-        return self._caller
+        super().__init__(
+            admit=admit, metrics=CallMetrics(CollectorRegistry()), authenticate=authenticate
+        )

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -36,7 +37,7 @@ class AegisError(Exception):
     """A refusal or failure with a public reason; subclasses fix the gRPC code.
 
     `reason` is a name of `aegis.v1.ErrorReason` without its prefix; `metadata` holds short
-    public values a program can act on.
+    public values a program can act on; `retry_seconds` says when to try again.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
@@ -47,6 +48,7 @@ class AegisError(Exception):
         message: str,
         *,
         violations: Iterable[FieldViolation] = (),
+        retry_seconds: float | None = None,
         **metadata: object,
     ) -> None:
         if _PREFIX + reason not in _REASONS:
@@ -55,11 +57,12 @@ class AegisError(Exception):
         self.reason = reason
         self.message = message
         self.violations = tuple(violations)
+        self.retry_seconds = retry_seconds
         self.metadata = {key: str(value) for key, value in metadata.items()}
 
     def to_status(self) -> status_pb2.Status:
         """Returns the status that says all of this on the wire."""
-        details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest] = [
+        details: list[Message] = [
             error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
         ]
         if self.violations:
@@ -69,6 +72,10 @@ class AegisError(Exception):
                     field=violation.field, description=violation.description
                 )
             details.append(bad_request)
+        if self.retry_seconds is not None:
+            wait = error_details_pb2.RetryInfo()
+            wait.retry_delay.FromNanoseconds(int(self.retry_seconds * 1e9))
+            details.append(wait)
         packed = []
         for detail in details:
             packed.append(any_pb2.Any())
@@ -160,10 +167,14 @@ def from_rpc_error(error: grpc.RpcError) -> AegisError:
     status = rpc_status.from_call(error)
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
+    wait = error_details_pb2.RetryInfo()
     for detail in status.details if status is not None else ():
-        detail.Unpack(info) or detail.Unpack(bad_request)
+        detail.Unpack(info) or detail.Unpack(bad_request) or detail.Unpack(wait)
     violations = tuple(FieldViolation(v.field, v.description) for v in bad_request.field_violations)
     known = info.domain == DOMAIN and _PREFIX + info.reason in _REASONS
-    translated = cls(info.reason if known else "INTERNAL", text, violations=violations)
+    seconds = wait.retry_delay.ToNanoseconds() / 1e9 if wait.HasField("retry_delay") else None
+    translated = cls(
+        info.reason if known else "INTERNAL", text, violations=violations, retry_seconds=seconds
+    )
     translated.metadata.update(info.metadata)
     return translated

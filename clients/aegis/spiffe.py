@@ -7,9 +7,10 @@ policy. The id is read from the URI subject alternative name, never from the com
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 
 from cryptography import x509
@@ -21,10 +22,21 @@ _PATH = re.compile(r"([a-z][a-z0-9-]{0,31})/([A-Za-z0-9][A-Za-z0-9._@-]{0,127})"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is on the other end: `subject` as policies write it, `spiffe_id` as it was proven."""
+    """Who is on the other end: `subject` as policies write it, and how it was proven.
+
+    `spiffe_id` is the certificate's, empty for who proved itself by a token; `method` is
+    "certificate", "session", "api-key", "oidc" or "anonymous"; `credential` names the session, the
+    API key or the certificate (`certificate_id`), so that it can be revoked under open calls;
+    `scopes`, where there are any, bound what the policy allows; `address` is the peer's host.
+    """
 
     subject: str
     spiffe_id: str
+    method: str = "certificate"
+    credential: str = ""
+    scopes: tuple[str, ...] | None = None
+    expires_at: datetime | None = None
+    address: str = ""
 
 
 def spiffe_id(subject: str, trust_domain: str) -> str:
@@ -50,20 +62,6 @@ def caller_of_uri(uri: str, trust_domain: str) -> Caller:
     return Caller(subject=f"{match[1]}:{match[2]}", spiffe_id=uri)
 
 
-def caller_of_auth_context(
-    auth_context: Mapping[str, Iterable[bytes]], trust_domain: str
-) -> Caller:
-    """Returns the caller proven by a TLS handshake, from gRPC's `auth_context()`.
-
-    Raises `Unauthenticated` (PEER_UNIDENTIFIED) unless the certificate carries exactly one URI
-    SAN and that one is a SPIFFE id of our trust domain.
-    """
-    chain = tuple(auth_context.get("x509_pem_cert", ()))
-    if len(chain) != 1:
-        raise Unauthenticated("PEER_UNIDENTIFIED", "a client certificate is required")
-    return caller_of_certificate(chain[0], trust_domain)
-
-
 @lru_cache(maxsize=4096)
 def caller_of_certificate(pem: bytes, trust_domain: str) -> Caller:
     """Returns the caller a certificate names; whether to trust the certificate is TLS' business.
@@ -80,4 +78,11 @@ def caller_of_certificate(pem: bytes, trust_domain: str) -> Caller:
         raise Unauthenticated(
             "PEER_UNIDENTIFIED", f"the certificate has {len(uris)} URI names instead of one"
         )
-    return caller_of_uri(uris[0], trust_domain)
+    named = caller_of_uri(uris[0], trust_domain)
+    return replace(named, credential=certificate_id(certificate))
+
+
+def certificate_id(certificate: x509.Certificate) -> str:
+    """Returns issuer and serial number, by which revocation lists name a certificate."""
+    issuer = hashlib.sha256(certificate.issuer.public_bytes()).hexdigest()[:16]
+    return f"{issuer}:{certificate.serial_number:x}"

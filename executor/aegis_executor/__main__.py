@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, start_http_server
 from aegis.errors import AegisError
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
 from aegis.serving.database import Database, migrate
-from aegis.serving.doors import Doors
+from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
@@ -83,7 +83,7 @@ async def _serve(settings: Settings, service: ExecutorService, stack: AsyncExitS
         doors=Doors(
             admit=admit_peers(settings.peers),
             metrics=CallMetrics(REGISTRY),
-            trust_domain=settings.trust_domain,
+            authenticate=by_certificate(settings.trust_domain),
             max_message_bytes=_MAX_MESSAGE_BYTES,
         ),
         tls=settings.tls,

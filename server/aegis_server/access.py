@@ -6,12 +6,14 @@ The decision itself is the policy's, like every other decision.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from aegis.errors import PermissionDenied
 from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2
+from aegis_policy import matches
 from aegis_server.audit.log import AuditLog, Entry
 from aegis_server.policy.decisions import Decisions, Question
 
@@ -25,8 +27,48 @@ class Needs(NamedTuple):
     action: str
 
 
-# None: every peer with a certificate of the trust domain.
-ACCESS: dict[str, Needs | None] = {
+class Open:
+    """Marks a method that anybody may call, who or whatever they are: it asks for its own proof."""
+
+
+OPEN = Open()
+
+# None: everybody who proved who they are, by a certificate of the trust domain or a token.
+ACCESS: dict[str, Needs | Open | None] = {
+    "/aegis.v1.SessionService/Bootstrap": OPEN,
+    "/aegis.v1.SessionService/Login": OPEN,
+    "/aegis.v1.SessionService/RefreshSession": OPEN,
+    "/aegis.v1.SessionService/Logout": OPEN,
+    "/aegis.v1.SessionService/RequestPasswordReset": OPEN,
+    "/aegis.v1.SessionService/ResetPassword": OPEN,
+    "/aegis.v1.SessionService/GetLoginOptions": OPEN,
+    "/aegis.v1.UserService/CreateUser": Needs("/identity/users", "write"),
+    "/aegis.v1.UserService/GetUser": Needs("/identity/users", "read"),
+    "/aegis.v1.UserService/ListUsers": Needs("/identity/users", "read"),
+    "/aegis.v1.UserService/UpdateUser": Needs("/identity/users", "write"),
+    "/aegis.v1.UserService/DeleteUser": Needs("/identity/users", "write"),
+    "/aegis.v1.UserService/GetProfile": None,
+    "/aegis.v1.UserService/UpdateProfile": None,
+    "/aegis.v1.UserService/ChangePassword": None,
+    "/aegis.v1.ServiceAccountService/CreateServiceAccount": Needs(
+        "/identity/service-accounts", "write"
+    ),
+    "/aegis.v1.ServiceAccountService/ListServiceAccounts": Needs(
+        "/identity/service-accounts", "read"
+    ),
+    "/aegis.v1.ServiceAccountService/UpdateServiceAccount": Needs(
+        "/identity/service-accounts", "write"
+    ),
+    "/aegis.v1.ServiceAccountService/DeleteServiceAccount": Needs(
+        "/identity/service-accounts", "write"
+    ),
+    "/aegis.v1.ServiceAccountService/CreateApiKey": Needs("/identity/service-accounts", "write"),
+    "/aegis.v1.ServiceAccountService/ListApiKeys": Needs("/identity/service-accounts", "read"),
+    "/aegis.v1.ServiceAccountService/RotateApiKey": Needs("/identity/service-accounts", "write"),
+    "/aegis.v1.ServiceAccountService/RevokeApiKey": Needs("/identity/service-accounts", "write"),
+    "/aegis.v1.TrustService/GetTrustBundle": Needs("/identity/keys", "read"),
+    "/aegis.v1.TrustService/PublishTrustBundle": Needs("/identity/keys", "write"),
+    "/aegis.v1.TrustService/RevokeSigningKey": Needs("/identity/keys", "write"),
     "/aegis.v1.IdentityService/WhoAmI": None,
     "/aegis.v1.IdentityService/ListSigningKeys": Needs("/identity/keys", "read"),
     "/aegis.v1.PolicyService/Evaluate": Needs("/policy", "evaluate"),
@@ -51,8 +93,16 @@ ACCESS: dict[str, Needs | None] = {
     "/aegis.v1.AuditService/ListAuditRecords": Needs("/audit", "read"),
     "/aegis.v1.AuditService/ExportAuditRecords": Needs("/audit", "export"),
     "/aegis.v1.AuditService/GetAuditHead": Needs("/audit", "read"),
+    "/aegis.v1.AuditService/GetAuditRecord": Needs("/audit", "read"),
+    "/aegis.v1.AuditService/WatchAuditRecords": Needs("/audit", "read"),
+    "/aegis.v1.AuditService/GetCheckpoint": Needs("/audit", "read"),
+    "/aegis.v1.AuditService/ExportCheckpoints": Needs("/audit", "export"),
+    "/aegis.v1.AuditService/GetInclusionProof": Needs("/audit", "read"),
+    "/aegis.v1.AuditService/GetConsistencyProof": Needs("/audit", "read"),
+    "/aegis.v1.AuditService/EraseAuditAttachments": Needs("/audit", "erase"),
 }
 
+OPEN_METHODS = frozenset(method for method, needs in ACCESS.items() if needs is OPEN)
 SERVICES = tuple(sorted({method.split("/")[1] for method in ACCESS}))
 
 # Evaluate records one DECISION for each answer, which carries the caller's own grant.
@@ -69,10 +119,21 @@ class Access:
         self._audit = audit
 
     async def admit(self, method: str, caller: Caller) -> Grant:
-        """Returns the grant; raises `PermissionDenied` (POLICY_DENIED) without one."""
+        """Returns the grant.
+
+        Raises `PermissionDenied`: SCOPE_INSUFFICIENT when the caller's API key is not for this,
+        POLICY_DENIED when the rules do not allow it.
+        """
         needs = ACCESS.get(method, Needs(method, "call"))
-        if needs is None:
+        if needs is None or isinstance(needs, Open):
             return Grant()
+        if caller.scopes is not None and not in_scope(caller.scopes, needs):
+            raise PermissionDenied(
+                "SCOPE_INSUFFICIENT",
+                f"no scope of this API key covers {needs.action}:{needs.resource}",
+                resource=needs.resource,
+                action=needs.action,
+            )
         decision = await self._decisions.decide(
             Question(caller.subject, DOMAIN, needs.resource, needs.action)
         )
@@ -93,6 +154,15 @@ class Access:
         if not decision.allowed:
             raise denied(caller.subject, needs.resource, needs.action, decision.rule_id)
         return Grant(decision.revision, decision.rule_id)
+
+
+def in_scope(scopes: Iterable[str], needs: Needs) -> bool:
+    """Says whether one of the scopes, "ACTION:RESOURCE-PATTERN", covers a permission."""
+    for scope in scopes:
+        action, _, pattern = scope.partition(":")
+        if action in ("*", needs.action) and matches(needs.resource, pattern):
+            return True
+    return False
 
 
 def denied(subject: str, resource: str, action: str, rule_id: str) -> PermissionDenied:

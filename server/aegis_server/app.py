@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from aegis.channel import Identity, connect
 from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
-from aegis.serving.doors import Doors
+from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.trust import TrustBundle, load_private_key
@@ -165,7 +165,7 @@ def _port(base: _Base, registry: CollectorRegistry) -> Port:
         doors=Doors(
             admit=Access(base.decisions, base.audit).admit,
             metrics=CallMetrics(registry),
-            trust_domain=base.settings.trust_domain,
+            authenticate=by_certificate(base.settings.trust_domain),
             larger=_LARGER,
         ),
         tls=base.settings.tls,

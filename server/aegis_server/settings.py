@@ -39,6 +39,17 @@ class Settings:
     metrics_listen: str | None
     development: bool
     ready_file: Path | None
+    token_listen: str | None
+    token_keys: Path | None
+    revocation_list: Path | None
+    trust_root: Path | None
+    hmac_secrets: Path | None
+    audit_key: Path | None
+    audit_sinks: tuple[str, ...]
+    witness_address: str | None
+    oidc: Path | None
+    mail: str | None = field(repr=False)
+    limits: Path | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -56,6 +67,9 @@ class Settings:
             if name not in missing and not path.is_file():
                 missing.append(f"{name} (no file {path})")
             return path
+
+        def optional_file(name: str) -> Path | None:
+            return file(name) if environment.get(name) else None
 
         profile = environment.get("AEGIS_PROFILE", "production")
         settings = cls(
@@ -76,10 +90,21 @@ class Settings:
             metrics_listen=environment.get("AEGIS_METRICS_LISTEN") or None,
             development=profile == "development",
             ready_file=Path(ready) if (ready := environment.get("AEGIS_READY_FILE")) else None,
+            token_listen=environment.get("AEGIS_TOKEN_LISTEN") or None,
+            token_keys=optional_file("AEGIS_TOKEN_KEYS"),
+            revocation_list=optional_file("AEGIS_TLS_CRL"),
+            trust_root=optional_file("AEGIS_TRUST_ROOT"),
+            hmac_secrets=optional_file("AEGIS_HMAC_SECRETS"),
+            audit_key=optional_file("AEGIS_AUDIT_KEY"),
+            audit_sinks=tuple(environment.get("AEGIS_AUDIT_SINKS", "").split()),
+            witness_address=environment.get("AEGIS_WITNESS_ADDRESS") or None,
+            oidc=optional_file("AEGIS_OIDC"),
+            mail=environment.get("AEGIS_MAIL") or None,
+            limits=optional_file("AEGIS_LIMITS"),
         )
         missing += [
             f"{name} ({environment[name]!r} is not host:port)"
-            for name in ("AEGIS_LISTEN", "AEGIS_METRICS_LISTEN")
+            for name in ("AEGIS_LISTEN", "AEGIS_METRICS_LISTEN", "AEGIS_TOKEN_LISTEN")
             if re.fullmatch(r"\S+:\d{1,5}", environment.get(name) or "host:0") is None
         ]
         if profile not in ("development", "production"):

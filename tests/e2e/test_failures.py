@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from aegis.auditchain import verify
+from aegis.audit.chain import verify
 from aegis.channel import connect
 from aegis.envelope import sign_action
 from aegis.local.stack import Stack

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 
-from aegis import auditchain
+from aegis.audit import chain as auditchain
 from aegis.errors import Unavailable
 from aegis.serving.database import Database, migrate
 from aegis.v1 import audit_pb2

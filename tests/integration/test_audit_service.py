@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from aegis import auditchain
+from aegis.audit import chain as auditchain
 from aegis.serving.database import Database, migrate
 from aegis.v1 import audit_pb2
 from aegis_server.audit.log import AuditLog, Entry

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aegis import auditchain
-from aegis.auditfile import FILE_NAME, read_records, write_records
+from aegis.audit import chain as auditchain
+from aegis.audit.copies import FILE_NAME, read_records, write_records
 from aegis.v1 import audit_pb2
 
 

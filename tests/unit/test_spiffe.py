@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis.errors import Unauthenticated
-from aegis.spiffe import caller_of_auth_context, caller_of_uri, spiffe_id
+from aegis.serving.doors import Peer, by_certificate
+from aegis.spiffe import caller_of_certificate, caller_of_uri, spiffe_id
 
 
 def certificate(*names: x509.GeneralName, common_name: str = "admin") -> bytes:
@@ -36,10 +37,9 @@ def uri(text: str) -> x509.UniformResourceIdentifier:
     return x509.UniformResourceIdentifier(text)
 
 
-def refusal_of(pem: bytes | None) -> str:
-    context = {"x509_pem_cert": [pem]} if pem is not None else {}
+def refusal_of(pem: bytes) -> str:
     with pytest.raises(Unauthenticated) as refusal:
-        caller_of_auth_context(context, "aegis.local")
+        caller_of_certificate(pem, "aegis.local")
     return refusal.value.reason
 
 
@@ -53,7 +53,7 @@ def test_subject_and_spiffe_id_are_the_same_name():
 def test_certificate_with_one_spiffe_id_names_its_caller():
     """DNS names beside the one URI do no harm."""
     pem = certificate(uri("spiffe://aegis.local/user/admin"), x509.DNSName("localhost"))
-    caller = caller_of_auth_context({"x509_pem_cert": [pem]}, "aegis.local")
+    caller = caller_of_certificate(pem, "aegis.local")
     assert caller.subject == "user:admin"
 
 
@@ -84,6 +84,8 @@ def test_foreign_or_misshapen_spiffe_id_is_refused(name: str):
     assert refusal_of(certificate(uri(name))) == "PEER_UNIDENTIFIED"
 
 
-def test_missing_certificate_is_refused():
+async def test_missing_certificate_is_refused():
     """A connection without a client certificate is nobody."""
-    assert refusal_of(None) == "PEER_UNIDENTIFIED"
+    with pytest.raises(Unauthenticated) as refusal:
+        await by_certificate("aegis.local")("/any", Peer(None, "", "127.0.0.1"))
+    assert refusal.value.reason == "PEER_UNIDENTIFIED"

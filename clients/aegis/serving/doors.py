@@ -1,4 +1,4 @@
-"""The doors every call passes: metrics → errors → peer → permission → deadline → validation.
+"""The doors every call passes: metrics → errors → caller → limit → permission → deadline → form.
 
 One interceptor instead of six, because a grpc.aio interceptor has to wrap each of the four call
 kinds: the order is then written once, in `_passage`. Handlers find the caller with
@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 import protovalidate
@@ -30,9 +31,11 @@ from aegis.errors import (
     Internal,
     InvalidArgument,
     ResourceExhausted,
+    Unauthenticated,
 )
+from aegis.serving.leashes import Leash, Leashes
 from aegis.serving.metrics import CallMetrics
-from aegis.spiffe import Caller, caller_of_auth_context
+from aegis.spiffe import Caller, caller_of_certificate
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -61,6 +64,18 @@ class Call:
     grant: Grant
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What a call shows of its sender: a certificate (PEM) or none, `authorization` or "", host."""
+
+    certificate: bytes | None
+    authorization: str
+    address: str
+
+
+# All three are given the method first, and raise an `AegisError` to refuse.
+Authenticate: TypeAlias = Callable[[str, Peer], Awaitable[Caller]]
+Limit: TypeAlias = Callable[[str, Caller], Awaitable[None]]
 Admit: TypeAlias = Callable[[str, Caller], Awaitable[Grant]]
 
 _current: ContextVar[Call] = ContextVar("aegis_call")
@@ -99,10 +114,27 @@ def _field_path(path: Any) -> str:
     return ".".join(parts) or "(message)"
 
 
+def by_certificate(trust_domain: str) -> Authenticate:
+    """Returns the proof of programs: one SPIFFE id of the trust domain, in a certificate."""
+
+    async def authenticate(method: str, peer: Peer) -> Caller:
+        if peer.certificate is None:
+            raise Unauthenticated("PEER_UNIDENTIFIED", "a client certificate is required")
+        return caller_of_certificate(peer.certificate, trust_domain)
+
+    return authenticate
+
+
+async def _without_limit(method: str, caller: Caller) -> None:
+    """Lets every call pass."""
+
+
 class Doors(grpc.aio.ServerInterceptor):
     """The interceptor.
 
-    `admit` decides whether a caller may call a method and raises `PermissionDenied` when not;
+    `authenticate` says who calls and raises `Unauthenticated` when nobody does; `limit` raises
+    `ResourceExhausted` for who calls too often; `admit` decides whether a caller may call a method
+    and raises `PermissionDenied` when not;
     `max_message_bytes` bounds each message, with exceptions by method in `larger`;
     `default_seconds` bounds a unary call whose client set no deadline.
     """
@@ -112,14 +144,17 @@ class Doors(grpc.aio.ServerInterceptor):
         *,
         admit: Admit,
         metrics: CallMetrics,
-        trust_domain: str,
+        authenticate: Authenticate,
+        limit: Limit = _without_limit,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         larger: Mapping[str, int] = MappingProxyType({}),
         default_seconds: float = 30.0,
     ) -> None:
         self._admit = admit
         self._metrics = metrics
-        self._trust_domain = trust_domain
+        self._authenticate = authenticate
+        self._limit = limit
+        self.leashes = Leashes()
         self._max_message_bytes = max_message_bytes
         self._larger = larger
         self._default_seconds = default_seconds
@@ -160,13 +195,14 @@ class Doors(grpc.aio.ServerInterceptor):
         )
 
         async def answer_once(request: Any, context: Context) -> Any:
-            async with self._passage(method, call_type, context):
-                async with asyncio.timeout(self._limit(context)):
-                    return await inner(self._checked(request, method), context)
+            async with self._passage(method, call_type, context) as leash:
+                async with asyncio.timeout(self._seconds(context)):
+                    return await inner(self._checked(request, method, leash), context)
 
         async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._passage(method, call_type, context):
-                async for response in inner(self._checked(request, method), context):
+            async with self._passage(method, call_type, context) as leash:
+                responses = inner(self._checked(request, method, leash), context)
+                async for response in leash.each(responses):
                     yield response
 
         make = {
@@ -181,36 +217,38 @@ class Doors(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    def _limit(self, context: Context) -> float:
+    def _seconds(self, context: Context) -> float:
         remaining = context.time_remaining()
         return self._default_seconds if remaining is None else remaining
 
-    def _checked(self, request: Any, method: str) -> Any:
+    def _checked(self, request: Any, method: str, leash: Leash) -> Any:
         limit = self._larger.get(method, self._max_message_bytes)
         if isinstance(request, Message):
             _check(request, limit)
             return request
-        return self._checked_stream(request, limit)
+        return self._checked_stream(request, limit, leash)
 
     async def _checked_stream(
-        self, requests: AsyncIterator[Message], limit: int
+        self, requests: AsyncIterator[Message], limit: int, leash: Leash
     ) -> AsyncIterator[Message]:
-        async for request in requests:
+        async for request in leash.each(requests):
             _check(request, limit)
             yield request
 
     @asynccontextmanager
-    async def _passage(self, method: str, call_type: str, context: Context) -> AsyncIterator[None]:
+    async def _passage(self, method: str, call_type: str, context: Context) -> AsyncIterator[Leash]:
         service, name = method.lstrip("/").rsplit("/", 1)
         labels = (call_type, service, name)
         self._metrics.started.labels(*labels).inc()
         began = time.perf_counter()
         code = grpc.StatusCode.OK
         try:
-            caller = self._identify(context)
+            caller = await self._authenticate(method, _peer_of(context))
+            await self._limit(method, caller)
             grant = await self._admit(method, caller)
             _current.set(Call(method, caller, grant))
-            yield
+            with self.leashes.hold(caller) as leash:
+                yield leash
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -225,8 +263,19 @@ class Doors(grpc.aio.ServerInterceptor):
             self._metrics.handled.labels(*labels, code.name).inc()
             self._metrics.seconds.labels(*labels).observe(time.perf_counter() - began)
 
-    def _identify(self, context: Context) -> Caller:
-        return caller_of_auth_context(context.auth_context(), self._trust_domain)
+
+def _peer_of(context: Context) -> Peer:
+    certificates = tuple(context.auth_context().get("x509_pem_cert", ()))
+    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if len(found) > 1:
+        raise Unauthenticated("TOKEN_INVALID", "more than one authorization", check="metadata")
+    # "ipv4:127.0.0.1:51234", "ipv6:%5B::1%5D:51234", "unix:…"
+    host = unquote(context.peer() or "").partition(":")[2].rpartition(":")[0].strip("[]")
+    return Peer(
+        certificate=certificates[0] if len(certificates) == 1 else None,
+        authorization=str(found[0]) if found else "",
+        address=host,
+    )
 
 
 def as_aegis_error(error: Exception, method: str) -> AegisError:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aegis.auditchain import SCHEMA_VERSION, chain_hash, leaf_hash
+from aegis.audit.chain import SCHEMA_VERSION, chain_hash, leaf_hash
 from aegis.errors import AegisError, Unavailable
 from aegis.serving.database import Connection, Database
 from aegis.v1 import audit_pb2

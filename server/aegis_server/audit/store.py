@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from aegis.auditchain import GENESIS
+from aegis.audit.chain import GENESIS
 from aegis.serving.database import Connection
 
 _LOCK = 0x61756474  # "audt"

@@ -19,7 +19,7 @@ from aegis.channel import Identity, connect
 from aegis.local import pki
 from aegis.serving.database import Database, migrate
 from aegis.serving.deeds import Deeds
-from aegis.serving.doors import Doors
+from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.tls import TlsFiles
@@ -159,7 +159,7 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
         doors=Doors(
             admit=Access(decisions, audit).admit,
             metrics=CallMetrics(registry),
-            trust_domain="aegis.local",
+            authenticate=by_certificate("aegis.local"),
         ),
         tls=tls,
         services=(),
