@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aegis import auditchain
-from aegis.auditfile import read_records, write_records
+from aegis.audit import chain as auditchain
+from aegis.audit.copies import read_records, write_records
 from aegis.cli.session import (
     SECONDS,
     Output,

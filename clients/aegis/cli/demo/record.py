@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aegis import auditchain
-from aegis.auditfile import read_records, write_records
+from aegis.audit import chain as auditchain
+from aegis.audit.copies import read_records, write_records
 from aegis.cli.demo.board import chapter
 from aegis.cli.demo.results import Results
 from aegis.cli.session import new_table
