@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from aegis.errors import FieldViolation, InvalidArgument, PermissionDenied
+from aegis.errors import FieldViolation, InvalidArgument, PermissionDenied, ResourceExhausted
 
 
 def test_reason_that_is_not_in_the_contract_is_a_defect():
@@ -37,3 +39,11 @@ def test_status_without_fields_has_no_bad_request():
     """Each kind of detail appears only when it says something."""
     status = PermissionDenied("POLICY_DENIED", "no").to_status()
     assert [detail.TypeName() for detail in status.details] == ["google.rpc.ErrorInfo"]
+
+
+def test_when_to_try_again_travels_as_retry_info():
+    """A client that waits as long as it was told is not refused twice."""
+    limited = ResourceExhausted("RATE_LIMITED", "too many calls", retry_seconds=1.5, limit="read")
+    wait = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(wait) for detail in limited.to_status().details)
+    assert wait.retry_delay.ToTimedelta() == timedelta(seconds=1.5)

@@ -144,3 +144,31 @@ def test_canonical_text_of_rules_reads_back_the_same() -> None:
     """What is stored and handed out is what was imported."""
     text = 'p, user:ann, *, /x, read, "ctx.a in [""x, y"", \'z\']", allow, x\n'
     assert to_csv(read_rules(text).lines) == text
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rules,
+    st.sets(links, max_size=3),
+    st.sets(links, max_size=3),
+    st.sets(st.sampled_from(SUBJECTS[2:])),
+)
+def test_role_held_beside_the_rules_is_as_good_as_one_bound_by_them(
+    rows: list[tuple[str, ...]],
+    in_domain: set[tuple[str, str]],
+    everywhere: set[tuple[str, str]],
+    held: set[str],
+) -> None:
+    """A directory that gives a role and a line that binds it everywhere decide alike."""
+    lines = [Line("p", (*row, f"rule-{number}")) for number, row in enumerate(rows)]
+    lines += [Line("g", (*link, "one")) for link in sorted(in_domain)]
+    lines += [Line("g2", link) for link in sorted(everywhere)]
+    extra = [Line("g2", ("user:ann", role)) for role in sorted(held)]
+    told = Engine.from_csv(to_csv(lines))
+    bound = Engine.from_csv(to_csv([*lines, *(line for line in extra if line not in lines)]))
+    for domain in ("one", "two"):
+        for resource in RESOURCES:
+            asked = {"subject": "user:ann", "domain": domain, "resource": resource}
+            by_directory = told.decide(**asked, action="read", attributes={"n": 2}, roles=held)
+            assert by_directory == bound.decide(**asked, action="read", attributes={"n": 2})
+        assert told.roles_of("user:ann", domain, held) == bound.roles_of("user:ann", domain)
