@@ -15,12 +15,28 @@ import uvloop
 log = logging.getLogger(__name__)
 
 
+class OneLine(logging.Formatter):
+    """One line an event, times in UTC; only the traceback below it has lines of its own.
+
+    Names in a message come from callers: one with a line break must not look like another event.
+    """
+
+    converter = time.gmtime
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)sZ %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """Returns the line, with every control character written out."""
+        line = super().formatMessage(record)
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
 def configure_logging() -> None:
-    """Writes one line an event to standard error, times in UTC."""
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s %(message)s"
-    )
+    """Writes one line an event to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 async def run_until_stopped(*parts: Coroutine[Any, Any, None]) -> None:

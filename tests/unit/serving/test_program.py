@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import pytest
 import uvloop
 
 from aegis.serving.child import Child
-from aegis.serving.program import run, run_until_stopped
+from aegis.serving.program import OneLine, run, run_until_stopped
 
 ENVIRONMENT: Mapping[str, str] = {}
 
@@ -106,3 +107,12 @@ async def test_child_ends_by_force_after_its_grace(tmp_path: Path, deaf: bool, s
             await asyncio.sleep(0.02)
     await child.end(grace_seconds=0.3)
     assert await child.ended() == status
+
+
+def test_name_with_a_line_break_stays_on_its_line():
+    """Whoever chooses a name does not write our log, nor paint our terminal."""
+    hostile = "web\n2026-01-01 INFO aegis all is well\x1b[2J\u2028"
+    record = logging.LogRecord("aegis", logging.WARNING, "", 1, "no pod %s", (hostile,), None)
+    line = OneLine().format(record)
+    assert line.splitlines() == [line]
+    assert line.endswith(r"no pod web\n2026-01-01 INFO aegis all is well\x1b[2J\u2028")
