@@ -10,16 +10,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 from prometheus_client import REGISTRY, start_http_server
 
+from aegis.channel import Identity, connect
 from aegis.errors import AegisError
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.auditlog.service import AuditService
+from aegis.serving.checkpointing.parts import Keeping
+from aegis.serving.checkpointing.peers import PeerLog
 from aegis.serving.database import Database, migrate
 from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis.trust import TrustBundle
+from aegis.v1 import audit_pb2, audit_pb2_grpc
 from aegis_executor.admission import Admission
 from aegis_executor.executions import Executions
 from aegis_executor.journal import Journal
@@ -30,7 +37,13 @@ from aegis_executor.store import OnlyExecutor
 
 log = logging.getLogger("aegis_executor")
 
-_NAME = executor_pb2.DESCRIPTOR.services_by_name["ExecutorService"].full_name
+_NAMES = (
+    executor_pb2.DESCRIPTOR.services_by_name["ExecutorService"].full_name,
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
+)
+LOG_ID = "aegis-executor"
+_SERVER_LOG_ID = "aegis-server"
+_SCHEMA = "aegis_executor"
 # A request, a decision and nothing else.
 _MAX_MESSAGE_BYTES = 64 * 1024
 _DRAIN_SECONDS = 20.0
@@ -53,6 +66,15 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
         database = Database(settings.database_url, application="aegis-executor", max_size=4)
         stack.push_async_callback(database.close)
         await database.open()
+        audit = AuditLog(database, log_id=LOG_ID, clock=_now, schema=_SCHEMA)
+        await audit.catch_up()
+        keeping = Keeping(
+            key=settings.audit_key,
+            sinks=settings.audit_sinks,
+            witness=_witness(settings, stack),
+            trust=lambda: trust,
+        )
+        kept = keeping.checkpoints(audit, clock=_now, schema=_SCHEMA)
         cluster = Kubernetes(settings.kubeconfig, namespaces=settings.limits.namespaces)
         stack.push_async_callback(cluster.close)
         admission = Admission(
@@ -64,7 +86,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             clock=_now,
         )
         executions = Executions(
-            journal=Journal(database, clock=_now),
+            journal=Journal(database, audit, name=settings.name, clock=_now),
             cluster=cluster,
             admission=admission,
             clock=_now,
@@ -72,13 +94,29 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             settle_seconds=settings.settle_seconds,
         )
         stack.push_async_callback(executions.drain)
-        address = await _serve(
-            settings, ExecutorService(admission=admission, executions=executions), stack
+        service = ExecutorService(
+            admission=admission,
+            executions=executions,
+            audit=audit,
+            server=PeerLog(audit, kept, lambda: trust, _SERVER_LOG_ID),
         )
-        yield address, (lock.keep(), executions.sweep())
+        address = await _serve(settings, service, AuditService(audit, kept), stack)
+        around = keeping.parts(audit, kept, clock=_now, registry=REGISTRY)
+        yield address, (audit.run(), *around, lock.keep(), executions.sweep())
 
 
-async def _serve(settings: Settings, service: ExecutorService, stack: AsyncExitStack) -> str:
+def _witness(settings: Settings, stack: AsyncExitStack) -> grpc.aio.Channel | None:
+    if settings.witness_address is None:
+        return None
+    us = Identity(settings.tls.certificate, settings.tls.key, settings.tls.roots)
+    channel = connect(settings.witness_address, us, retries=False)
+    stack.push_async_callback(channel.close)
+    return channel
+
+
+async def _serve(
+    settings: Settings, service: ExecutorService, record: AuditService, stack: AsyncExitStack
+) -> str:
     port = Port(
         doors=Doors(
             admit=admit_peers(settings.peers),
@@ -87,9 +125,10 @@ async def _serve(settings: Settings, service: ExecutorService, stack: AsyncExitS
             max_message_bytes=_MAX_MESSAGE_BYTES,
         ),
         tls=settings.tls,
-        services=(_NAME,),
+        services=_NAMES,
     )
     executor_pb2_grpc.add_ExecutorServiceServicer_to_server(service, port.server)
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(record, port.server)
     stack.push_async_callback(port.close, _DRAIN_SECONDS)
     if settings.metrics_listen is not None:
         host, metrics_port = settings.metrics_listen

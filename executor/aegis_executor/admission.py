@@ -55,6 +55,8 @@ class Admitted:
     # The exact bytes that were signed: the evidence.
     request: bytes
     decision: bytes
+    request_envelope: bytes
+    decision_envelope: bytes
 
 
 class Admission:
@@ -118,6 +120,8 @@ class Admission:
             decision_key=key,
             request=request.payload,
             decision=decision.payload,
+            request_envelope=request.SerializeToString(),
+            decision_envelope=decision.SerializeToString(),
         )
 
     def recheck(self, admitted: Admitted) -> None:

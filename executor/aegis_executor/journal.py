@@ -1,7 +1,7 @@
 """The journal: what was asked is written down before it is done, and how it ended after.
 
 Claiming a request spends its nonce and its id in one transaction with the INTENT, so there is no
-moment at which a replay could slip in between.
+moment at which a replay could slip in between. The audit log is written in the same transactions.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from aegis.errors import AlreadyExists, NotFound, Unauthenticated
+from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database
-from aegis_executor import store
+from aegis_executor import records, store
 from aegis_executor.admission import Admitted
 from aegis_executor.remediations import ACTIONS, Change, Sent
 from aegis_executor.store import Intent
@@ -49,8 +50,12 @@ class Journal:
     All raise `Unavailable` (DATABASE_UNAVAILABLE).
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, audit: AuditLog, *, name: str, clock: Callable[[], datetime]
+    ) -> None:
         self._database = database
+        self._audit = audit
+        self._name = name
         self._clock = clock
 
     async def claim(self, admitted: Admitted) -> tuple[Execution, bool]:
@@ -73,6 +78,7 @@ class Journal:
         )
         async with self._database.transaction() as connection:
             if await store.insert_intent(connection, intent):
+                await self._audit.record_in(connection, records.intended(intent, admitted))
                 return _execution(intent, None), True
             spent_on = await store.request_of_nonce(connection, intent.key_id, intent.nonce)
             stored = await store.intent_by_id(connection, intent.request_id)
@@ -111,7 +117,10 @@ class Journal:
             ended_at=self._clock(),
         )
         async with self._database.transaction() as connection:
-            await store.insert_ending(connection, row)
+            first = await store.insert_ending(connection, row)
+            intent = await store.intent_by_id(connection, request_id)
+            if first and intent is not None:
+                await self._audit.record_in(connection, records.ended(intent, row, self._name))
             return await self._found(connection, request_id)
 
     async def unfinished(self) -> list[Intent]:

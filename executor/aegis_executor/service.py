@@ -6,10 +6,13 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from aegis.errors import InvalidArgument, PermissionDenied
+from aegis.errors import AegisError, InvalidArgument, PermissionDenied
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.checkpointing.peers import PeerLog
 from aegis.serving.doors import Admit, Grant, current_call
 from aegis.spiffe import Caller
+from aegis_executor import records
 from aegis_executor.admission import Admission
 from aegis_executor.executions import Executions
 from aegis_executor.journal import Execution
@@ -35,19 +38,27 @@ def admit_peers(peers: frozenset[str]) -> Admit:
 class ExecutorService(executor_pb2_grpc.ExecutorServiceServicer):
     """Wire ↔ values, nothing else."""
 
-    def __init__(self, *, admission: Admission, executions: Executions) -> None:
+    def __init__(
+        self, *, admission: Admission, executions: Executions, audit: AuditLog, server: PeerLog
+    ) -> None:
         self._admission = admission
         self._executions = executions
+        self._audit = audit
+        self._server = server
 
     async def ExecuteAction(
         self, request: executor_pb2.ExecuteActionRequest, context: Context
     ) -> executor_pb2.ExecuteActionResponse:
         """See executor.proto."""
         _demand_deadline(context)
-        admitted = self._admission.admit(
-            request.request, request.decision, peer=current_call().caller.subject
-        )
-        execution = await self._executions.carry_out(admitted)
+        peer = current_call().caller.subject
+        try:
+            admitted = self._admission.admit(request.request, request.decision, peer=peer)
+            execution = await self._executions.carry_out(admitted)
+        except AegisError as refusal:
+            if refusal.code is not grpc.StatusCode.UNAVAILABLE:
+                await self._audit.record(records.refused(peer, refusal))
+            raise
         return executor_pb2.ExecuteActionResponse(execution=_message(execution))
 
     async def GetExecution(
@@ -57,6 +68,13 @@ class ExecutorService(executor_pb2_grpc.ExecutorServiceServicer):
         _demand_deadline(context)
         execution = await self._executions.find(request.request_id)
         return executor_pb2.GetExecutionResponse(execution=_message(execution))
+
+    async def ExchangeCheckpoints(
+        self, request: executor_pb2.ExchangeCheckpointsRequest, context: Context
+    ) -> executor_pb2.ExchangeCheckpointsResponse:
+        """See executor.proto."""
+        await self._server.take(request.note)
+        return executor_pb2.ExchangeCheckpointsResponse(note=await self._server.newest())
 
 
 def _demand_deadline(context: Context) -> None:

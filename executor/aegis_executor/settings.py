@@ -37,10 +37,7 @@ class Settings:
     settle_seconds: float
     metrics_listen: tuple[str, int] | None
     ready_file: Path | None
-    revocation_list: Path | None
-    trust_root: Path | None
-    hmac_secrets: Path | None
-    audit_key: Path | None
+    audit_key: Path
     audit_sinks: tuple[str, ...]
     witness_address: str | None
 
@@ -73,10 +70,7 @@ class Settings:
             ready_file=Path(environment["AEGIS_READY_FILE"])
             if environment.get("AEGIS_READY_FILE")
             else None,
-            revocation_list=read.optional_file("AEGIS_TLS_CRL"),
-            trust_root=read.optional_file("AEGIS_TRUST_ROOT"),
-            hmac_secrets=read.optional_file("AEGIS_HMAC_SECRETS"),
-            audit_key=read.optional_file("AEGIS_AUDIT_KEY"),
+            audit_key=read.file("AEGIS_AUDIT_KEY"),
             audit_sinks=tuple(environment.get("AEGIS_AUDIT_SINKS", "").split()),
             witness_address=environment.get("AEGIS_WITNESS_ADDRESS") or None,
         )
@@ -103,9 +97,6 @@ class _Reader:
         if name in self._environment and not path.is_file():
             self.problems.append(f"{name}: {path} is no file")
         return path
-
-    def optional_file(self, name: str) -> Path | None:
-        return self.file(name) if self._environment.get(name) else None
 
     def names(self, name: str, default: str = "") -> frozenset[str]:
         parts = (part.strip() for part in self.text(name, default).split(","))

@@ -158,13 +158,13 @@ async def last_attempt(connection: Connection, request_id: str) -> Attempt | Non
         return await cursor.fetchone()
 
 
-async def insert_ending(connection: Connection, ending: Ending) -> None:
-    """Ends a request; the first end stands."""
-    await connection.execute(
+async def insert_ending(connection: Connection, ending: Ending) -> bool:
+    """Ends a request; False when it had ended before, for the first end stands."""
+    cursor = await connection.execute(
         """
         insert into aegis_executor.ending
             (request_id, state, reason, message, observations, ended_at)
-        values (%s, %s, %s, %s, %s, %s) on conflict do nothing
+        values (%s, %s, %s, %s, %s, %s) on conflict do nothing returning true
         """,
         (
             ending.request_id,
@@ -175,6 +175,7 @@ async def insert_ending(connection: Connection, ending: Ending) -> None:
             ending.ended_at,
         ),
     )
+    return await cursor.fetchone() is not None
 
 
 async def ending_by_id(connection: Connection, request_id: str) -> Ending | None:

@@ -25,13 +25,13 @@ from aegis.errors import (
     Unauthenticated,
     Unavailable,
 )
+from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
 from aegis.serving.doors import validate
 from aegis.spiffe import Caller
 from aegis.trust import TrustBundle
 from aegis.v1 import envelope_pb2, execution_pb2
 from aegis_server.access import denied
-from aegis_server.audit.log import AuditLog
 from aegis_server.execution import records, store
 from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.settlement import Settlement

@@ -98,6 +98,17 @@ class Dispatch:
             raise NotFound("RESOURCE_NOT_FOUND", "the request id named another action there")
         return _outcome(response.execution)
 
+    async def exchange_checkpoints(self, note: str) -> str:
+        """Shows our audit log's checkpoint, and returns that of the executor's, maybe empty.
+
+        Raises what the executor refused with, or `Unavailable`.
+        """
+        request = executor_pb2.ExchangeCheckpointsRequest(note=note)
+        try:
+            return (await self._stub.ExchangeCheckpoints(request, timeout=_ASK_SECONDS)).note
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
 
 def _outcome(execution: executor_pb2.Execution) -> Outcome | None:
     state = _STATES.get(execution.state)

@@ -6,10 +6,10 @@ import hashlib
 
 from aegis.envelope import OpenedRequest
 from aegis.errors import AegisError
+from aegis.serving.auditlog import Entry
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, envelope_pb2, execution_pb2
 from aegis_server.access import DOMAIN
-from aegis_server.audit.log import Entry
 from aegis_server.execution.dispatch import Outcome
 from aegis_server.execution.store import StoredAction
 from aegis_server.policy.decisions import Decision, Question
@@ -74,10 +74,9 @@ def decided(action: StoredAction, decision: Decision) -> Entry:
         rule_id=decision.rule_id,
         subject_id=action.action_id,
         details={"request_id": str(action.request_id), "decision_id": decision.decision_id},
-        evidence={
-            "request": action.request_envelope,
-            "decision": action.decision_envelope or b"",
-        },
+        evidence={"decision": action.decision_envelope} if action.decision_envelope else {},
+        # Its reason is free text.
+        attachments={"request": action.request_envelope},
     )
 
 

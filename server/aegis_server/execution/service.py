@@ -7,10 +7,10 @@ from datetime import datetime
 from aegis.errors import InvalidArgument
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Context, current_call
+from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import envelope_pb2, execution_pb2, execution_pb2_grpc
 from aegis_server.execution.actions import Actions
 from aegis_server.execution.store import StoredAction
-from aegis_server.pages import decode_token, encode_token, page_size
 
 
 class ExecutionService(execution_pb2_grpc.ExecutionServiceServicer):

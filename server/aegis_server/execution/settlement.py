@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 from aegis.envelope import MAX_SKEW
 from aegis.errors import AegisError, NotFound, Unavailable
+from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
 from aegis.v1 import envelope_pb2, execution_pb2
-from aegis_server.audit.log import AuditLog
 from aegis_server.execution import records, store
 from aegis_server.execution.dispatch import Dispatch, Outcome
 from aegis_server.execution.store import StoredAction

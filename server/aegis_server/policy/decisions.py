@@ -135,7 +135,7 @@ class Decisions:
         self._cache = cache
         self._clock = clock
         self._poll_seconds = poll_seconds
-        self._held_roles = held_roles
+        self.held_roles = held_roles
         self._snapshot: Snapshot | None = None
         self._problem = ""
         self._refreshing = asyncio.Lock()
@@ -168,7 +168,7 @@ class Decisions:
 
     def roles_of(self, subject: str, domain: str) -> list[str]:
         """Returns the roles a subject has in a domain, inherited ones included, sorted."""
-        return sorted(self.snapshot.engine.roles_of(subject, domain, self._held_roles(subject)))
+        return sorted(self.snapshot.engine.roles_of(subject, domain, self.held_roles(subject)))
 
     async def open(self) -> None:
         """Loads the newest revision; raises `Unavailable` when that cannot be read or used."""
@@ -220,7 +220,7 @@ class Decisions:
         return decisions
 
     def _with_roles(self, question: Question) -> Question:
-        held = self._held_roles(question.subject)
+        held = self.held_roles(question.subject)
         return replace(question, roles=held) if held else question
 
     async def _ask_redis(

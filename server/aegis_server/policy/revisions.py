@@ -17,11 +17,11 @@ from aegis.errors import (
     NotFound,
     PermissionDenied,
 )
+from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection, Database
 from aegis.v1 import audit_pb2
 from aegis_policy import Engine, PolicyError, RuleFile, Violation, to_csv
 from aegis_policy.baseline import baseline_csv
-from aegis_server.audit.log import AuditLog, Entry
 from aegis_server.policy import store
 from aegis_server.policy.decisions import Decision, Decisions, Question, Snapshot
 from aegis_server.policy.store import Head, Revision, StoredPolicyBroken
@@ -124,7 +124,12 @@ class Revisions:
         So there is always somebody who can; another writer may still remove this one.
         """
         after = engine.decide(
-            subject=actor, domain=_DOMAIN, resource=RESOURCE, action="write", now=self._clock()
+            subject=actor,
+            domain=_DOMAIN,
+            resource=RESOURCE,
+            action="write",
+            roles=self._decisions.held_roles(actor),
+            now=self._clock(),
         )
         if not after.allowed:
             by = f" by rule {after.rule_id}" if after.rule_id else ""
@@ -163,7 +168,6 @@ class Revisions:
                 action="write",
                 resource=RESOURCE,
                 outcome="imported",
-                reason=revision.reason,
                 policy_revision=may.revision if may else 0,
                 rule_id=may.rule_id if may else "",
                 subject_id=f"policy/{revision.number}",
@@ -172,6 +176,7 @@ class Revisions:
                     "digest": revision.digest.hex(),
                     "lines": str(revision.rule_count),
                 },
+                attachments={"reason": revision.reason.encode()} if revision.reason else {},
             ),
         )
 

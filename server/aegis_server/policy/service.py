@@ -8,10 +8,10 @@ import math
 from google.protobuf import struct_pb2
 
 from aegis.errors import FieldViolation, InvalidArgument
+from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.doors import Context, current_call
 from aegis.v1 import audit_pb2, policy_pb2, policy_pb2_grpc
 from aegis_policy import RequestError, check_request
-from aegis_server.audit.log import AuditLog, Entry
 from aegis_server.policy.decisions import Decision, Decisions
 from aegis_server.policy.question import Question, digest_of
 from aegis_server.policy.revisions import Change, Revisions

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from aegis.errors import NotFound
+from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Call
 from aegis.v1 import audit_pb2
-from aegis_server.audit.log import AuditLog, Entry
 from aegis_server.blobs import BlobStore
 from aegis_server.review import store
 from aegis_server.review.findings import encode, rows

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from aegis.errors import FieldViolation, InvalidArgument
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Context, current_call
+from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import review_pb2, review_pb2_grpc
-from aegis_server.pages import decode_token, encode_token, page_size
 from aegis_server.review.findings import Finding, Severity
 from aegis_server.review.rounds import Rounds
 from aegis_server.review.store import RoundKey

@@ -18,11 +18,11 @@ from aegis.errors import (
     InvalidArgument,
     NotFound,
 )
+from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database
 from aegis.v1 import training_pb2
 from aegis_learning import parameters
 from aegis_learning.models import family
-from aegis_server.audit.log import AuditLog
 from aegis_server.blobs import BlobStore
 from aegis_server.review.updates import Base
 from aegis_server.training import plans, store
@@ -189,6 +189,9 @@ class Progress:
                     "epsilon": f"{epsilon:.6f}",
                     "aggregated": str(sum(p.outcome == aggregated for p in participants)),
                     "left_out": str(sum(p.outcome != aggregated for p in participants)),
+                    "update_ids": ",".join(
+                        p.update_id for p in participants if p.outcome == aggregated and p.update_id
+                    ),
                 },
             ),
         )

@@ -18,10 +18,10 @@ from aegis.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
+from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection, Database
 from aegis.v1 import audit_pb2, training_pb2
 from aegis_learning.parameters import digest
-from aegis_server.audit.log import AuditLog, Entry
 from aegis_server.policy.decisions import Decision, Decisions, Question
 from aegis_server.training import plans, store
 from aegis_server.training.budget import Budget, epsilon_of, steps_paid

@@ -8,8 +8,8 @@ from uuid import UUID
 from aegis.errors import FieldViolation, InvalidArgument, ResourceExhausted
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Context, current_call
+from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import training_pb2, training_pb2_grpc
-from aegis_server.pages import decode_token, encode_token, page_size
 from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs, RunView
 from aegis_server.training.store import StoredParticipant, StoredRound

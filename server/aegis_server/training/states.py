@@ -8,9 +8,9 @@ from contextlib import suppress
 from datetime import datetime
 
 from aegis.errors import AegisError, FailedPrecondition, NotFound
+from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection
 from aegis.v1 import audit_pb2, training_pb2
-from aegis_server.audit.log import AuditLog, Entry
 from aegis_server.training import store
 from aegis_server.training.store import StoredRun
 

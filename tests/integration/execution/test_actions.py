@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,12 +16,12 @@ from prometheus_client import CollectorRegistry
 from aegis import dsse
 from aegis.envelope import sign_action
 from aegis.errors import AegisError, NotFound, PermissionDenied, Unavailable
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.auditlog.store import Filter, Store
 from aegis.serving.database import Database, migrate
 from aegis.spiffe import Caller
 from aegis.trust import ACTION_REQUEST, TrustBundle, TrustedKey
 from aegis.v1 import audit_pb2, envelope_pb2, execution_pb2
-from aegis_server.audit import store as audit_store
-from aegis_server.audit.log import AuditLog
 from aegis_server.execution import store
 from aegis_server.execution.actions import Actions, Names
 from aegis_server.execution.dispatch import Outcome
@@ -94,12 +95,11 @@ class Room:
 
     async def records(self, subject_id: str = "") -> list[audit_pb2.AuditRecord]:
         async with self.database.transaction() as connection:
-            rows = await audit_store.page_before(
+            rows = await Store("aegis").page_before(
                 connection,
                 before=10**9,
                 limit=1000,
-                kinds=[audit_pb2.AUDIT_KIND_ACTION],
-                subject_id=subject_id,
+                chosen=Filter(kinds=(audit_pb2.AUDIT_KIND_ACTION,), subject_id=subject_id),
             )
         return [audit_pb2.AuditRecord.FromString(record) for _, record in reversed(rows)]
 
@@ -194,8 +194,13 @@ async def test_allowed_action_is_applied_and_recorded_twice(room: Room):
     assert (action.state, action.observations) == (State.STATE_APPLIED, {"pod": "web-1"})
     before, after = await room.records(action.action_id)
     assert (before.outcome, after.outcome) == ("dispatched", "applied")
-    evidence = {piece.name: piece.content for piece in before.evidence}
-    assert evidence["request"] == envelope.SerializeToString()
+    assert [piece.name for piece in before.evidence] == ["decision"]
+    assert [beside.name for beside in before.attachments] == ["request"]
+    async with room.database.transaction() as connection:
+        (kept,) = await Store("aegis").stored_from(connection, start=before.index, limit=1)
+    (request,) = kept.attachments
+    assert request.content == envelope.SerializeToString()
+    assert hashlib.sha256(request.salt + request.content).digest() == before.attachments[0].sha256
     assert before.rule_id == "automation-restarts-pods-in-shop"
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.factories import Signers, scale
 
 from aegis.errors import AlreadyExists, NotFound, Unauthenticated
+from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database, migrate
 from aegis_executor.admission import Admission, Admitted, Limits
 from aegis_executor.journal import Ending, Journal
@@ -40,7 +41,8 @@ async def journal(executor_database_url: str) -> AsyncIterator[Journal]:
     await migrate(executor_database_url, "aegis_executor", "aegis_executor")
     database = Database(executor_database_url, application="test", max_size=8)
     await database.open()
-    yield Journal(database, clock=lambda: NOW)
+    audit = AuditLog(database, log_id="aegis-executor", clock=lambda: NOW, schema="aegis_executor")
+    yield Journal(database, audit, name="executor:local", clock=lambda: NOW)
     await database.close()
 
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry
 
+from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
-from aegis_server.audit.log import AuditLog
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Change, Revisions
 

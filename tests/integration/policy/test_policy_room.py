@@ -10,10 +10,10 @@ import pytest
 from tests.integration.policy.rooms import ADMIN, Room, now
 
 from aegis.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from aegis.serving.auditlog.store import Store
 from aegis.serving.database import Database
 from aegis.v1 import audit_pb2
 from aegis_policy.baseline import baseline_csv
-from aegis_server.audit import store as audit_store
 from aegis_server.policy.decisions import Question
 
 RULES = (
@@ -27,7 +27,7 @@ ANN_READS = Question("user:ann", "aegis", "/training/runs", "read")
 
 async def records(database: Database) -> list[audit_pb2.AuditRecord]:
     async with database.transaction() as connection:
-        rows = await audit_store.stored_from(connection, start=0, limit=100)
+        rows = await Store("aegis").stored_from(connection, start=0, limit=100)
     return [audit_pb2.AuditRecord.FromString(row[1]) for row in rows]
 
 
@@ -49,13 +49,13 @@ async def test_import_is_in_force_at_once_and_recorded_with_its_rule(server: Roo
     decision = await server.decisions.decide(ANN_READS)
     assert (decision.allowed, decision.rule_id, decision.revision) == (True, "ann-reads", 2)
     record = (await records(server.database))[-1]
-    assert (record.kind, record.outcome, record.actor, record.reason, record.rule_id) == (
+    assert (record.kind, record.outcome, record.actor, record.rule_id) == (
         audit_pb2.AUDIT_KIND_POLICY_CHANGE,
         "imported",
         ADMIN,
-        "a test",
         "admin-may-everything",
     )
+    assert [beside.name for beside in record.attachments] == ["reason"]
 
 
 async def test_every_revision_can_be_read_back_in_its_order(server: Room):

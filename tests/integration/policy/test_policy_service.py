@@ -13,11 +13,11 @@ from tests.doors import DoorsFor
 from tests.integration.policy.rooms import ADMIN, Room
 
 from aegis.errors import AegisError, from_rpc_error
+from aegis.serving.auditlog.store import Store
 from aegis.serving.database import Database
 from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, policy_pb2, policy_pb2_grpc
-from aegis_server.audit import store as audit_store
 from aegis_server.policy.service import PolicyService
 
 Stub = policy_pb2_grpc.PolicyServiceStub
@@ -58,7 +58,7 @@ async def refusal(call: object) -> AegisError:
 
 async def last_record(server: Room) -> audit_pb2.AuditRecord:
     async with server.database.transaction() as connection:
-        rows = await audit_store.stored_from(connection, start=0, limit=100)
+        rows = await Store("aegis").stored_from(connection, start=0, limit=100)
     return audit_pb2.AuditRecord.FromString(rows[-1][1])
 
 
@@ -158,14 +158,14 @@ async def test_batch_answers_in_order_and_records_each(stub: Stub, server: Room)
     allow, deny = policy_pb2.EFFECT_ALLOW, policy_pb2.EFFECT_DENY
     assert [answer.effect for answer in response.responses] == [allow, deny, allow]
     async with server.database.transaction() as connection:
-        rows = await audit_store.stored_from(connection, start=0, limit=100)
+        rows = await Store("aegis").stored_from(connection, start=0, limit=100)
     ids = {audit_pb2.AuditRecord.FromString(row[1]).subject_id for row in rows}
     assert {answer.decision_id for answer in response.responses} <= ids
 
 
 async def test_answer_that_cannot_be_recorded_is_not_given(stub: Stub, server: Room):
     """AUDIT_UNAVAILABLE: no decision leaves without its record."""
-    server.audit._database = Database("postgresql://nobody@/nothing?host=/nowhere", application="t")
+    server.audit.database = Database("postgresql://nobody@/nothing?host=/nowhere", application="t")
     error = await refusal(stub.Evaluate(asked(), timeout=20))
     assert error.reason == "AUDIT_UNAVAILABLE"
 

@@ -19,16 +19,16 @@ from tests.doors import DoorsFor
 from tests.unit.review.factories import FAMILY, a_round
 
 from aegis.errors import AegisError, NotFound, from_rpc_error
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.auditlog.store import Store
 from aegis.serving.database import Database, migrate
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Grant
+from aegis.serving.pages import encode_token
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, review_pb2, review_pb2_grpc
 from aegis_learning import parameters
-from aegis_server.audit import store as audit_store
-from aegis_server.audit.log import AuditLog
 from aegis_server.blobs import BlobStore
-from aegis_server.pages import encode_token
 from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Base, Updates
@@ -130,7 +130,7 @@ class Room:
     async def records(self, outcome: str = "") -> list[audit_pb2.AuditRecord]:
         """The audit log, in order."""
         async with self.database.transaction() as connection:
-            rows = await audit_store.stored_from(connection, start=0, limit=1000)
+            rows = await Store("aegis").stored_from(connection, start=0, limit=1000)
         records = [audit_pb2.AuditRecord.FromString(row[1]) for row in rows]
         return [record for record in records if outcome in ("", record.outcome)]
 

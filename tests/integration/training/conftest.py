@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from aegis.channel import Identity, connect
 from aegis.local import pki
+from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database, migrate
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Doors, by_certificate
@@ -25,7 +26,6 @@ from aegis.serving.port import Port
 from aegis.serving.tls import TlsFiles
 from aegis.v1 import review_pb2_grpc, training_pb2, training_pb2_grpc
 from aegis_server.access import Access
-from aegis_server.audit.log import AuditLog
 from aegis_server.blobs import BlobStore
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions

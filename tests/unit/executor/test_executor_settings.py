@@ -13,7 +13,7 @@ from aegis_executor.settings import Settings, SettingsError
 def environment(tmp_path: Path) -> dict[str, str]:
     file = tmp_path / "file"
     file.write_text("x")
-    names = ("TLS_CERT", "TLS_KEY", "TLS_CA", "TRUST_BUNDLE", "KUBECONFIG")
+    names = ("TLS_CERT", "TLS_KEY", "TLS_CA", "TRUST_BUNDLE", "KUBECONFIG", "AUDIT_KEY")
     return {
         **{f"AEGIS_{name}": str(file) for name in names},
         "AEGIS_EXECUTOR_DATABASE_URL": "postgresql://",

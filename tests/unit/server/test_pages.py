@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis.errors import InvalidArgument
-from aegis_server.pages import decode_token, encode_token, page_size
+from aegis.serving.pages import decode_token, encode_token, page_size
 
 
 def test_token_continues_its_own_query():

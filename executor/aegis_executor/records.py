@@ -1,0 +1,64 @@
+"""What the executor's audit log keeps: what it was asked, what it refused, how it ended."""
+
+from __future__ import annotations
+
+from aegis.errors import AegisError
+from aegis.serving.auditlog import Entry
+from aegis.v1 import audit_pb2, envelope_pb2
+from aegis_executor.admission import Admitted
+from aegis_executor.store import Ending, Intent
+
+
+def intended(intent: Intent, admitted: Admitted) -> Entry:
+    """Before anything is sent, with everything that was signed."""
+    return Entry(
+        kind=audit_pb2.AUDIT_KIND_EXECUTION,
+        actor=intent.issuer,
+        action=intent.action,
+        resource=_resource(intent.request),
+        outcome="intent",
+        subject_id=intent.action_id,
+        details=_details(intent),
+        evidence={"decision": admitted.decision_envelope},
+        # Its reason is free text.
+        attachments={"request": admitted.request_envelope},
+    )
+
+
+def ended(intent: Intent, ending: Ending, executor: str) -> Entry:
+    """How it ended, with what was seen in the cluster."""
+    return Entry(
+        kind=audit_pb2.AUDIT_KIND_EXECUTION,
+        actor=executor,
+        action=intent.action,
+        resource=_resource(intent.request),
+        outcome=ending.state.lower(),
+        reason=ending.reason,
+        subject_id=intent.action_id,
+        details={**ending.observations, **_details(intent)},
+    )
+
+
+def refused(peer: str, refusal: AegisError) -> Entry:
+    """What did not get past the checks, and which of them said no."""
+    return Entry(
+        kind=audit_pb2.AUDIT_KIND_EXECUTION,
+        actor=peer,
+        action="execute",
+        resource="/execution/actions",
+        outcome="refused",
+        reason=refusal.reason,
+    )
+
+
+def _details(intent: Intent) -> dict[str, str]:
+    return {"request_id": intent.request_id, "action_digest": bytes(intent.action_digest).hex()}
+
+
+def _resource(payload: bytes) -> str:
+    # These bytes were verified and validated before they were written down.
+    request = envelope_pb2.ActionRequest.FromString(bytes(payload))
+    spec = envelope_pb2.ActionSpec.FromString(request.spec)
+    kind = "pods" if spec.HasField("restart_pod") else "deployments"
+    target = spec.target
+    return f"/clusters/{target.cluster}/namespaces/{target.namespace}/{kind}/{target.name}"

@@ -1,1 +1,0 @@
-"""The audit room: one append-only chain of everything Aegis decided and did."""
