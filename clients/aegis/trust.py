@@ -29,7 +29,10 @@ from aegis import dsse
 
 ACTION_REQUEST = "action-request"
 POLICY_DECISION = "policy-decision"
-USAGES = (ACTION_REQUEST, POLICY_DECISION)
+# Of the log whose owner is "log:LOG_ID", and of the witness "witness:NAME".
+AUDIT_CHECKPOINT = "audit-checkpoint"
+AUDIT_WITNESS = "audit-witness"
+USAGES = (ACTION_REQUEST, POLICY_DECISION, AUDIT_CHECKPOINT, AUDIT_WITNESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,11 @@ class TrustBundle:
             return (key, key.public_key) if key is not None and key.usable(now) else None
 
         return find
+
+    def of_owner(self, usage: str, owner: str) -> tuple[TrustedKey, ...]:
+        """Returns every key of one owner and use, usable or not, the newest first."""
+        found = (key for key in self.keys if (key.usage, key.owner) == (usage, owner))
+        return tuple(sorted(found, key=lambda key: key.not_before, reverse=True))
 
 
 def _trusted_key(entry: dict[str, str | None]) -> TrustedKey:

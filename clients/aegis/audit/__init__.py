@@ -1,1 +1,1 @@
-"""How audit logs are hashed, signed, copied and verified: by anybody, without server or database."""
+"""How audit logs are hashed, signed, copied and verified, without server or database."""

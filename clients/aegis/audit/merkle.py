@@ -112,27 +112,18 @@ def roots_from_consistency(
         if proof:
             raise ValueError("equal sizes need no proof")
         return first_root, first_root
-    hashes = list(proof)
-    if first & (first - 1) == 0:
-        hashes.insert(0, first_root)
-    if not hashes:
-        raise ValueError("the consistency proof is too short")
-    node, last = first - 1, second - 1
-    while node & 1:
-        node, last = node >> 1, last >> 1
-    old = new = hashes[0]
-    for sibling in hashes[1:]:
-        if last == 0:
-            raise ValueError("the consistency proof is too long")
-        if node & 1 or node == last:
-            old, new = node_hash(sibling, old), node_hash(sibling, new)
-            while not node & 1 and node:
-                node, last = node >> 1, last >> 1
-        else:
-            new = node_hash(new, sibling)
-        node, last = node >> 1, last >> 1
-    if last:
-        raise ValueError("the consistency proof is too short")
+    spans = _subproof(first, 0, second, whole=True)
+    if len(spans) != len(proof):
+        raise ValueError("the consistency proof has another length than its trees")
+    # The first hash covers the last perfect subtree of the old tree; all of it, when that is one.
+    hashes = dict(zip(spans, proof, strict=True))
+    begin, end = spans[0] if spans[0][1] == first else (0, first)
+    old = new = hashes.get((begin, end), first_root)
+    for (low, high), sibling in zip(spans, proof, strict=True):
+        if high <= begin:
+            old, new, begin = node_hash(sibling, old), node_hash(sibling, new), low
+        elif low == end:
+            new, end = node_hash(new, sibling), high
     return old, new
 
 
