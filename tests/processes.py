@@ -34,7 +34,8 @@ class Process:
         except BaseException:
             self.kill()
             raise
-        self.address = self.ready_file.read_text()
+        self.address, *more = self.ready_file.read_text().splitlines()
+        self.token_address = more[0] if more else ""
 
     def _is_ready(self) -> bool:
         if self._popen.poll() is not None:

@@ -23,10 +23,10 @@ def answer(home: Path, *arguments: str, name: str = "admin") -> object:
 
 
 def test_status_names_every_part_healthy(home: Path):
-    """Five parts, each asked, each well."""
+    """Six parts, each asked, each well."""
     found = answer(home, "status")
     names = [part["name"] for part in found["parts"]]
-    assert names == ["postgres", "valkey", "sandbox", "executor", "server"]
+    assert names == ["postgres", "valkey", "sandbox", "witness", "executor", "server"]
     assert found["healthy"] is True
 
 
@@ -112,16 +112,53 @@ def test_denied_action_exits_1_and_names_the_rule(home: Path):
 
 def test_audit_copy_is_verified_without_a_server(home: Path, tmp_path: Path):
     """An exported copy verifies offline; one changed byte does not, and exits 1."""
-    assert answer(home, "audit", "verify")["intact"] is True
+    here = answer(home, "audit", "verify")
+    assert (here["verdict"], here["findings"]) == ("good", [])
+    assert {log["log_id"] for log in here["logs"]} == {"aegis-server", "aegis-executor"}
     assert run(home, "audit", "export", "--out", str(tmp_path)).returncode == 0
     assert run(tmp_path, "audit", "verify", "--records", str(tmp_path)).returncode == 0
-    file = tmp_path / "records.bin"
+    seen = ("--external", str(home / "checkpoints"), "--external", str(home / "witness"))
+    done = run(tmp_path, "audit", "verify", "--records", str(tmp_path), *seen)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "aegis-server" / "records.bin"
     altered = bytearray(file.read_bytes())
     altered[100] ^= 1
     file.write_bytes(bytes(altered))
     done = run(tmp_path, "audit", "verify", "--records", str(tmp_path))
     assert done.returncode == 1
     assert "record 0" in done.stderr
+
+
+def test_both_logs_are_sealed_witnessed_and_hold_each_other(home: Path):
+    """Signed by their own keys, cosigned by the witness; each records the other's checkpoint."""
+    for found in answer(home, "audit", "verify")["logs"]:
+        assert found["checkpoints"] > 0
+        assert found["witnessed_size"]["witness:local"] > 0
+    for log, other in (("aegis-server", "aegis-executor"), ("aegis-executor", "aegis-server")):
+        records = answer(home, "audit", "list", "--log", log, "--kind", "checkpoint_peer")
+        assert {record["actor"] for record in records} == {f"log:{other}"}
+
+
+def test_record_is_shown_with_its_proof(home: Path):
+    """The proof is checked here, against the signed tree."""
+    shown = answer(home, "audit", "show", "0")
+    assert (shown["proven"], shown["problem"], shown["record"]["index"]) == (True, "", "0")
+
+
+def test_what_is_beside_a_record_can_be_erased(home: Path):
+    """The signed request with its free text goes; the record stays proven and the log good."""
+    arguments = ("scale", "checkout", "--namespace", "shop", "--replicas", "3")
+    assert run(home, "action", "submit", *arguments, name="autopilot").returncode == 0
+    filters = ("--kind", "action", "--outcome", "dispatched", "--limit", "1")
+    (record,) = answer(home, "audit", "list", *filters)
+    index = record["index"]
+    assert list(answer(home, "audit", "show", index)["attachments"]) == ["request"]
+    assert run(home, "audit", "erase", index, "--reason", "ticket 7").returncode == 0
+    shown = answer(home, "audit", "show", index)
+    assert (shown["attachments"], shown["proven"]) == ({}, True)
+    assert answer(home, "audit", "verify")["verdict"] == "good"
+    again = run(home, "audit", "erase", index, "--reason", "ticket 7")
+    assert "RESOURCE_NOT_FOUND" in again.stderr
 
 
 def test_records_can_be_listed_by_kind(home: Path):
@@ -135,7 +172,13 @@ def test_who_am_i_and_keys(home: Path):
     me = answer(home, "whoami", name="autopilot")
     assert (me["subject"], me["roles"][0]) == ("automation:autopilot", "role:automation")
     owners = {key["owner"] for key in answer(home, "keys")}
-    assert owners == {"server:aegis", "automation:autopilot"}
+    assert owners == {
+        "server:aegis",
+        "automation:autopilot",
+        "log:aegis-server",
+        "log:aegis-executor",
+        "witness:local",
+    }
 
 
 @pytest.mark.parametrize(

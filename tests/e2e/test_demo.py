@@ -44,5 +44,6 @@ def test_demo_shows_everything_and_writes_what_it_measured(tmp_path: Path):
     }
     assert results["actions"]["executed"] > 0
     assert (results["audit"]["intact"], results["audit"]["tampered_record_found"]) == (True, True)
+    assert results["audit"]["truncation_found"] is True
     assert 0 < results["seconds"] < 240
     assert left_behind(str(tmp_path)) == []

@@ -14,7 +14,6 @@ from pathlib import Path
 import grpc
 import pytest
 
-from aegis.audit.chain import verify
 from aegis.channel import connect
 from aegis.envelope import sign_action
 from aegis.local.stack import Stack
@@ -31,6 +30,7 @@ from aegis.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
+from tests.auditing import chained
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def audit_of(stack: Stack, subject_id: str) -> list[audit_pb2.AuditRecord]
             audit_pb2.ExportAuditRecordsRequest(), timeout=30
         )
         stored = [record async for batch in call for record in batch.records]
-    assert verify(stored).fault is None
+    assert chained(stored) == len(stored) > 0
     records = [audit_pb2.AuditRecord.FromString(each.record) for each in stored]
     return [record for record in records if record.subject_id == subject_id]
 

@@ -26,7 +26,11 @@ async def started(home: Path, owner_url: str, url: str, **more: str) -> Process:
     pki.ensure(home / "pki")
     (home / "blobs").mkdir()
     environment = server_environment(
-        home, database_url=url, redis_url=None, executor_address="127.0.0.1:1"
+        home,
+        database_url=url,
+        redis_url=None,
+        executor_address="127.0.0.1:1",
+        witness_address="127.0.0.1:1",
     )
     ours = {name: value for name, value in environment.items() if name.startswith("AEGIS_")}
     return await asyncio.to_thread(

@@ -22,7 +22,7 @@ async def test_whole_stack_is_healthy_and_survives_a_killed_server(home: Path) -
     """Every part answers over its own door; after kill -9 the server is back at its address."""
     async with Stack(home, sandbox=True) as stack:
         parts = {part.name: part for part in await status(home)}
-        assert list(parts) == ["postgres", "valkey", "sandbox", "executor", "server"]
+        assert list(parts) == ["postgres", "valkey", "sandbox", "witness", "executor", "server"]
         assert [part.detail for part in parts.values()] == ["healthy"] * 5
         address = stack.address
         stack.kill("server")

@@ -15,7 +15,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from aegis.errors import Unauthenticated
 from aegis.local import pki
 from aegis.spiffe import caller_of_certificate
-from aegis.trust import ACTION_REQUEST, POLICY_DECISION, TrustBundle, load_private_key
+from aegis.trust import (
+    ACTION_REQUEST,
+    AUDIT_CHECKPOINT,
+    AUDIT_WITNESS,
+    POLICY_DECISION,
+    TrustBundle,
+    load_private_key,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -120,6 +127,9 @@ def test_trust_bundle_lists_each_signing_key_for_its_one_use(folder: Path) -> No
     assert [(key.usage, key.owner) for key in keys] == [
         (POLICY_DECISION, "server:aegis"),
         (ACTION_REQUEST, "automation:autopilot"),
+        (AUDIT_CHECKPOINT, "log:aegis-server"),
+        (AUDIT_CHECKPOINT, "log:aegis-executor"),
+        (AUDIT_WITNESS, "witness:local"),
     ]
     decision = load_private_key(folder / "decision.key").public_key()
     assert keys[0].public_key == decision
@@ -142,7 +152,7 @@ def test_trust_bundle_keeps_what_people_added_and_revoked(folder: Path) -> None:
     path.write_text(json.dumps(document))
     later = NOW + timedelta(days=300)
     assert "trust.json" in pki.ensure(folder, now=later)
-    decision, request, mine = TrustBundle.load(path).keys
+    decision, request, *_, mine = TrustBundle.load(path).keys
     assert decision.usable(later + timedelta(days=300))
     assert request.revoked_at == NOW
     assert not request.usable(later)

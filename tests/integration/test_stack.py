@@ -19,7 +19,7 @@ from aegis.local.stack import Stack
 from aegis.local.state import read, server_address
 
 STANDINS = Path(__file__).parent / "standins"
-PARTS = ["postgres", "valkey", "sandbox", "executor", "server"]
+PARTS = ["postgres", "valkey", "sandbox", "witness", "executor", "server"]
 
 
 @pytest.fixture

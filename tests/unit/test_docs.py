@@ -23,6 +23,7 @@ def section(heading: str) -> str:
     [
         ("aegis-server", "server/aegis_server/settings.py"),
         ("aegis-executor", "executor/aegis_executor/settings.py"),
+        ("aegis-witness", "clients/aegis_witness/settings.py"),
     ],
 )
 def test_table_of_settings_names_what_the_program_reads(program: str, settings: str):

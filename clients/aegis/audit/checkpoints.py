@@ -127,6 +127,13 @@ def verify(note: str, log_id: str, key: Ed25519PublicKey) -> Checkpoint:
     return parsed.checkpoint
 
 
+def uncosigned(note: str) -> str:
+    """Returns a note with the signatures of nobody but its log."""
+    parsed = parse(note)
+    own = tuple(each for each in parsed.signatures if each[0] == parsed.checkpoint.log_id)
+    return Note(parsed.body, parsed.checkpoint, own).text
+
+
 def cosign(note: str, name: str, key: Ed25519PrivateKey, now: datetime) -> str:
     """Returns a witness' signature line for a note, saying when it saw it."""
     stamp = int(now.timestamp())

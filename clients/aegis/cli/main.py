@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aegis.channel import default_home
-from aegis.cli import action, audit, policy, train, update
+from aegis.cli import action, audit, people, policy, train, update
 from aegis.cli.demo import demo
 from aegis.cli.session import (
     SECONDS,
@@ -34,6 +34,12 @@ app = typer.Typer(
 app.command()(up)
 app.command()(status)
 app.command()(demo)
+app.command()(people.bootstrap)
+app.command()(people.login)
+app.command()(people.logout)
+app.add_typer(people.password, name="password")
+app.add_typer(people.profile, name="profile")
+app.add_typer(people.users, name="users")
 app.add_typer(policy.app, name="policy")
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
@@ -44,8 +50,13 @@ app.add_typer(audit.app, name="audit")
 @app.callback()
 def options(
     as_: Annotated[
-        str, typer.Option("--as", help="Identity made by `aegis up`: admin, autopilot …")
-    ] = "admin",
+        str | None,
+        typer.Option(
+            "--as",
+            help="Identity of `aegis up`: admin, autopilot …; else who is logged in, or admin.",
+            show_default=False,
+        ),
+    ] = None,
     home: Annotated[
         Path | None, typer.Option(help="AEGIS_HOME, else ~/.aegis.", show_default=False)
     ] = None,
@@ -54,7 +65,7 @@ def options(
     ] = None,
 ) -> None:
     """Set which control plane is meant, and as whom."""
-    target.name = as_
+    target.name, target.named = as_ or "admin", as_ is not None
     target.home = (home or default_home()).expanduser()
     target.address = address
 
@@ -66,7 +77,10 @@ def whoami(output: OutputOption = Output.table) -> None:
     if output is Output.json:
         show_json(me)
     else:
-        out.print(f"[bold]{me.subject}[/] {me.spiffe_id} {' '.join(me.roles)}", highlight=False)
+        ends = f"{me.expire_time.ToDatetime():%H:%M} UTC" if me.HasField("expire_time") else ""
+        until = f" until {ends}" if ends else ""
+        known = f"known by {me.method}{until} {me.spiffe_id}".strip()
+        out.print(f"[bold]{me.subject}[/] {known} {' '.join(me.roles)}", highlight=False)
 
 
 @app.command()

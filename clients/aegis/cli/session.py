@@ -22,9 +22,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from aegis.channel import Identity, connect, default_home
+from aegis.channel import Bearer, Identity, Proof, connect, default_home
+from aegis.cli import tokens
 from aegis.errors import AegisError, from_rpc_error
-from aegis.local.state import server_address
+from aegis.local.state import server_address, token_address
 
 Result = TypeVar("Result")
 
@@ -47,6 +48,19 @@ _HINTS = {
     "REQUEST_EXPIRED": "sign again; a request lives for 60 seconds",
     "REPLAY_DETECTED": "sign again with the same request id: `--request-id`",
     "RESOURCE_NOT_FOUND": "list what there is with the `list` command beside this one",
+    **dict.fromkeys(
+        (
+            "CREDENTIALS_MISSING",
+            "CREDENTIAL_REVOKED",
+            "REFRESH_TOKEN_REUSED",
+            "TOKEN_EXPIRED",
+            "TOKEN_INVALID",
+        ),
+        "log in again with `aegis login`, or use a certificate: --as admin",
+    ),
+    "LOGIN_FAILED": "forgotten? `aegis password forgot`",
+    "BOOTSTRAP_CLOSED": "ask an administrator for an account: `aegis users create`",
+    "ONE_TIME_TOKEN_INVALID": "ask for another with `aegis password forgot`",
     "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
 }
 
@@ -65,11 +79,37 @@ OutputOption = Annotated[
 
 @dataclass(slots=True)
 class Target:
-    """Which control plane, and as whom; set once by the options before the command."""
+    """Which control plane, and as whom; set once by the options before the command.
+
+    Without a `name`, whoever is logged in on this machine, else `admin`.
+    """
 
     home: Path
     name: str = "admin"
     address: str | None = None
+    named: bool = True
+
+    @property
+    def roots(self) -> Path:
+        """What the server must chain to."""
+        return self.home / "pki" / "ca.crt"
+
+    @property
+    def by_session(self) -> bool:
+        """True when commands are run as who is logged in."""
+        return not self.named and tokens.read(self.home) is not None
+
+    def door(self) -> str:
+        """Returns where callers without a certificate are served; exits when that is unknown."""
+        address = self.address or os.environ.get("AEGIS_ADDRESS") or token_address(self.home)
+        if address is None:
+            fail(
+                f"no control plane for people is running in {self.home}",
+                "start one with `aegis up`, or name its token port with --address",
+            )
+        if not self.roots.is_file():
+            fail(f"{self.roots} is missing", "put the roots of the server's certificate there")
+        return address
 
     def resolve(self) -> tuple[str, Identity]:
         """Returns address and identity; raises `typer.Exit` with advice when either is unknown."""
@@ -94,8 +134,20 @@ target = Target(default_home())
 @asynccontextmanager
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     """Opens the channel the options ask for."""
-    address, identity = target.resolve()
-    async with connect(address, identity) as opened:
+    proof: Proof
+    if target.by_session:
+        stored = await tokens.fresh(target.home, target.roots)
+        address, proof = target.address or stored.address, Bearer(target.roots, stored.access_token)
+    else:
+        address, proof = target.resolve()
+    async with connect(address, proof) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def anonymous_channel() -> AsyncIterator[grpc.aio.Channel]:
+    """Opens a channel that proves nothing, to log in over; what was spent is never sent again."""
+    async with connect(target.door(), Bearer(target.roots), retries=False) as opened:
         yield opened
 
 
@@ -117,7 +169,9 @@ def refuse(error: AegisError) -> NoReturn:
     for violation in error.violations:
         description = escape(violation.description)
         err.print(f"  [yellow]{escape(violation.field)}[/]: {description}", highlight=False)
-    if error.code is grpc.StatusCode.UNAVAILABLE:
+    if error.retry_seconds is not None:
+        err.print(f"  next: try again in {error.retry_seconds:.0f} s", highlight=False)
+    elif error.code is grpc.StatusCode.UNAVAILABLE:
         err.print("  next: `aegis status` shows which part is away", highlight=False)
     elif error.reason in _HINTS:
         err.print(f"  next: {_HINTS[error.reason]}", highlight=False)

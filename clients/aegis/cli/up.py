@@ -99,9 +99,13 @@ def _welcome(stack: Stack) -> None:
     cluster = "the sandbox, not a cluster" if stack.sandboxed else str(stack.kubeconfig)
     home = "" if target.home == Stack().home else f"--home {target.home} "
     out.print(f"\n[bold green]Aegis is up[/] at {stack.address}, home {stack.home}")
+    out.print(f"people at {stack.token_address}, by `aegis login`", highlight=False)
     out.print(f"executor at {stack.executor_address}, acting on {cluster}\n", highlight=False)
     out.print("Try, in another terminal:")
-    for command in ("status", _CHECK, "train start"):
+    commands = ["status", _CHECK, "train start"]
+    if (stack.home / "blobs" / "bootstrap-token").exists():
+        commands.append("bootstrap")
+    for command in commands:
         out.print(f"  aegis {home}{command}", highlight=False, soft_wrap=True)
     out.print("\nCtrl-C stops everything.")
 

@@ -139,6 +139,7 @@ class Stack:
             "AEGIS_TLS_CA": str(self.pki / "ca.crt"),
             "AEGIS_TRUST_DOMAIN": "aegis.local",
             "AEGIS_TRUST_BUNDLE": str(self.pki / "trust.json"),
+            "AEGIS_AUDIT_KEY": str(self.pki / "executor-audit.key"),
             "AEGIS_EXECUTOR_NAME": "executor:local",
             "AEGIS_EXECUTOR_PEERS": "server:aegis",
             "AEGIS_AUDIENCE": "aegis",

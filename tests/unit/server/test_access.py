@@ -13,7 +13,6 @@ from aegis.v1 import (
     service_account_pb2,
     session_pb2,
     training_pb2,
-    trust_pb2,
     user_pb2,
 )
 from aegis_policy import Engine
@@ -29,7 +28,6 @@ MODULES = (
     service_account_pb2,
     session_pb2,
     training_pb2,
-    trust_pb2,
     user_pb2,
 )
 

@@ -17,6 +17,7 @@ FILES = (
     "AEGIS_CACHE_KEY",
     "AEGIS_COORDINATOR_CERT",
     "AEGIS_COORDINATOR_KEY",
+    "AEGIS_AUDIT_KEY",
 )
 
 
@@ -56,12 +57,21 @@ def test_everything_missing_is_named_at_once():
         ("AEGIS_LISTEN", "8443"),
         ("AEGIS_METRICS_LISTEN", "127.0.0.1:http"),
         ("AEGIS_PROFILE", "staging"),
+        ("AEGIS_TOKEN_LISTEN", "8444"),
+        ("AEGIS_TOKEN_KEYS", "/no/such/file"),
+        ("AEGIS_MAIL_PASSWORD_FILE", "/no/such/file"),
     ],
 )
 def test_wrong_setting_is_refused_by_name(environment: dict[str, str], name: str, value: str):
     """A value that makes no sense stops the start, not the first call."""
     with pytest.raises(SettingsError, match=name):
         Settings.from_environment(environment | {name: value})
+
+
+def test_port_for_people_needs_keys_to_sign_their_sessions(environment: dict[str, str]):
+    """Nobody could log in on it."""
+    with pytest.raises(SettingsError, match="AEGIS_TOKEN_KEYS"):
+        Settings.from_environment(environment | {"AEGIS_TOKEN_LISTEN": "127.0.0.1:0"})
 
 
 def test_secrets_are_not_in_the_repr(environment: dict[str, str]):

@@ -32,7 +32,6 @@ from aegis.local.unprivileged import CannotRun
 from aegis.plans import ATTACKS, Attacker
 from aegis.trust import load_private_key
 from aegis.v1 import (
-    audit_pb2_grpc,
     execution_pb2_grpc,
     review_pb2_grpc,
     training_pb2_grpc,
@@ -126,7 +125,10 @@ async def _chapters(
         results=results,
     ).tell()
     await Record(
-        audit=audit_pb2_grpc.AuditServiceStub(admin), console=console, results=results
+        channel=admin,
+        trust=stack.home / "pki" / "trust.json",
+        console=console,
+        results=results,
     ).tell()
 
 

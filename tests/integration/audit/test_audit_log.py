@@ -8,33 +8,14 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from tests.auditing import Written, chained, entry
 
-from aegis.audit import chain as auditchain
+from aegis.audit.merkle import root_of
 from aegis.errors import Unavailable
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.auditlog.store import Filter
 from aegis.serving.database import Database, migrate
 from aegis.v1 import audit_pb2
-from aegis_server.audit import store
-from aegis_server.audit.log import AuditLog, Entry
-
-
-def entry(outcome: str = "allow", **fields: object) -> Entry:
-    values = {
-        "kind": audit_pb2.AUDIT_KIND_DECISION,
-        "actor": "user:alice",
-        "action": "read",
-        "resource": "/policy",
-        "outcome": outcome,
-    } | fields
-    return Entry(**values)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-async def database(database_url: str, server_database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url, "aegis_server", "aegis")
-    opened = Database(server_database_url, application="test")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
@@ -44,17 +25,6 @@ async def audit(database: Database) -> AsyncIterator[AuditLog]:
     yield log
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def exported(database: Database) -> list[audit_pb2.StoredAuditRecord]:
-    async with database.transaction() as connection:
-        rows = await store.stored_from(connection, start=0, limit=10_000)
-    return [
-        audit_pb2.StoredAuditRecord(
-            record=record, leaf_hash=leaf, prev_chain_hash=previous, chain_hash=chained
-        )
-        for _, record, leaf, previous, chained in rows
-    ]
 
 
 async def test_concurrent_records_form_one_intact_chain(database: Database, audit: AuditLog):
@@ -68,8 +38,7 @@ async def test_concurrent_records_form_one_intact_chain(database: Database, audi
             await audit.record_in(connection, entry(subject_id=f"deed-{number}"), entry())
 
     await asyncio.gather(*(alone(n) for n in range(60)), *(with_a_deed(n) for n in range(20)))
-    result = auditchain.verify(await exported(database))
-    assert (result.intact, result.records) == (True, 100)
+    assert chained(await Written(database).stored()) == 100
 
 
 async def test_record_of_a_deed_that_fails_is_not_there(database: Database, audit: AuditLog):
@@ -79,7 +48,7 @@ async def test_record_of_a_deed_that_fails_is_not_there(database: Database, audi
             await audit.record_in(connection, entry("applied"))
             raise RuntimeError("deed failed")
     await audit.record(entry())
-    records = await exported(database)
+    records = await Written(database).stored()
     assert [audit_pb2.AuditRecord.FromString(r.record).outcome for r in records] == ["allow"]
 
 
@@ -89,13 +58,30 @@ async def test_record_of_a_deed_that_fails_is_not_there(database: Database, audi
         "update aegis.audit_record set record = ''",
         "delete from aegis.audit_record",
         "truncate aegis.audit_record",
+        "update aegis.audit_index set actor = 'user:bob'",
+        "delete from aegis.audit_index",
+        "truncate aegis.audit_index",
+        "update aegis.audit_attachment set content = ''",
+        "truncate aegis.audit_attachment",
+        "update aegis.audit_checkpoint set note = ''",
+        "delete from aegis.audit_checkpoint",
+        "truncate aegis.audit_checkpoint cascade",
+        "update aegis.audit_cosignature set line = ''",
+        "delete from aegis.audit_cosignature",
+        "truncate aegis.audit_cosignature",
     ],
 )
 async def test_database_refuses_to_change_the_log(
-    database_url: str, audit: AuditLog, statement: str
+    database_url: str, database: Database, statement: str
 ):
     """Even the owner's UPDATE, DELETE and TRUNCATE are refused, and with triggers bypassed too."""
-    await audit.record(entry())
+    log = Written(database)
+    await log.write(entry(attachments={"reason": b"because"}))
+    log.clock.move(seconds=10)
+    cut = await log.kept.cut_if_due()
+    assert cut is not None
+    async with database.transaction() as connection:
+        await log.kept.store.add_cosignature(connection, cut.number, "w", "line", log.clock())
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
         with pytest.raises(psycopg.errors.RestrictViolation):
             await connection.execute(statement)
@@ -106,13 +92,14 @@ async def test_database_refuses_to_change_the_log(
 
 
 @pytest.mark.parametrize("verb", ["update", "delete", "truncate"])
+@pytest.mark.parametrize("table", ["record", "index", "checkpoint", "cosignature"])
 async def test_server_role_has_no_right_to_change_the_log(
-    database: Database, server_database_url: str, verb: str
+    database: Database, server_database_url: str, table: str, verb: str
 ):
     """The role the server runs as may add and read, nothing else."""
     async with await psycopg.AsyncConnection.connect(server_database_url) as connection:
         cursor = await connection.execute(
-            "select has_table_privilege('aegis.audit_record', %s)", (verb,)
+            "select has_table_privilege(%s, %s)", (f"aegis.audit_{table}", verb)
         )
         assert await cursor.fetchone() == (False,)
 
@@ -127,6 +114,48 @@ async def test_forked_record_is_a_constraint_violation(database_url: str, audit:
                 "insert into aegis.audit_record select 2, at, kind, subject_id, record, leaf_hash,"
                 " prev_chain_hash, sha256(chain_hash) from aegis.audit_record where idx = 1"
             )
+
+
+async def test_two_sequencers_on_one_database_never_fork(database: Database):
+    """Replicas take turns; each continues the tree the other one left."""
+    one, other = Written(database), Written(database)
+    for number in range(40):
+        await asyncio.gather(*(log.write(entry(subject_id=f"{number}")) for log in (one, other)))
+    stored = await one.stored()
+    assert chained(stored) == 80
+    assert (await one.audit.state())[:2] == (80, root_of(each.leaf_hash for each in stored))
+
+
+async def test_log_of_an_older_version_gets_its_index(database: Database, database_url: str):
+    """Records from before the index are found and proven like all others, and the chain goes on."""
+    log = Written(database)
+    await log.write(*(entry(actor=f"user:u{number}") for number in range(37)))
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        await connection.execute("alter table aegis.audit_index disable trigger all")
+        await connection.execute("delete from aegis.audit_index where idx >= 5")
+        await connection.commit()
+    again = Written(database)
+    await again.write(entry(actor="user:last"))
+    stored = await again.stored()
+    assert (await again.audit.state())[:2] == (38, root_of(each.leaf_hash for each in stored))
+    async with database.transaction() as connection:
+        found = await again.audit.store.page_before(
+            connection, before=100, limit=10, chosen=Filter(actor="user:u20")
+        )
+    assert [index for index, _ in found] == [20]
+
+
+async def test_rolled_back_deed_does_not_disturb_the_tree(database: Database):
+    """What this process computed for records that never came is forgotten."""
+    log = Written(database)
+    await log.write(entry())
+    with pytest.raises(RuntimeError):
+        async with database.transaction() as connection:
+            await log.audit.record_in(connection, entry(), entry(), entry())
+            raise RuntimeError("deed failed")
+    await log.write(entry(), entry())
+    stored = await log.stored()
+    assert (await log.audit.state())[:2] == (3, root_of(each.leaf_hash for each in stored))
 
 
 async def test_unwritable_log_refuses_instead_of_forgetting():

@@ -1,0 +1,212 @@
+"""`aegis audit export` and `aegis audit verify`: a copy that can be checked anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+
+from aegis.audit.copies import RECORDS, TRUST, CopyWriter
+from aegis.audit.verifier import Finding, LogResult, Result, Verdict, verify_copy
+from aegis.cli.session import Output, OutputOption, channel, err, fail, out, run, show_json, target
+from aegis.trust import TrustBundle
+from aegis.v1 import audit_pb2, audit_pb2_grpc
+
+LOGS = ("aegis-server", "aegis-executor")
+_TELL_EVERY = 20_000
+
+
+def export(
+    directory: Annotated[Path, typer.Option("--out", help="Where to write the copy.")],
+    log: Annotated[
+        list[str] | None, typer.Option(help="Only this log; both when not given.")
+    ] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Copy the logs, byte for byte, with their checkpoints, to files that verify anywhere."""
+    counts = run(copied(directory, log or LOGS, _tell))
+    if output is Output.json:
+        show_json({"directory": str(directory), "logs": counts})
+        return
+    for log_id, count in counts.items():
+        out.print(
+            f"{count['records']} records and {count['checkpoints']} checkpoints of {log_id}"
+            f" in {directory / log_id}",
+            highlight=False,
+        )
+
+
+def verify(
+    records: Annotated[
+        Path | None, typer.Option(help="A copy made by `aegis audit export`; else one is made now.")
+    ] = None,
+    external: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of checkpoints that were kept elsewhere; may be repeated."),
+    ] = None,
+    trust: Annotated[
+        Path | None, typer.Option(help="The trust bundle with the keys of logs and witnesses.")
+    ] = None,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(help="Judge the age of checkpoints as of then (UTC), not now."),
+    ] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Recompute every hash and signature; the exit status says what is wrong.
+
+    0 good · 1 altered · 2 truncated · 3 forked · 4 key or signature · 5 stale · 6 a broken rule
+    """
+    for folder in external or []:
+        if not folder.is_dir():
+            fail(f"{folder} is no folder", "name the folder of a sink, a witness or another copy")
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = records or Path(scratch) / "copy"
+        if records is None:
+            run(copied(directory, LOGS, _tell))
+        bundle = _trust(directory, trust)
+        now = as_of.replace(tzinfo=UTC) if as_of is not None else datetime.now(UTC)
+        try:
+            result = verify_copy(directory, trust=bundle, now=now, external=external or [])
+        except FileNotFoundError:
+            fail(f"{directory} has no {RECORDS}", "make one with `aegis audit export --out DIR`")
+        except OSError as error:
+            fail(f"the copy cannot be read: {error}", "check the path and its permissions")
+    if output is Output.json:
+        show_json(result_dict(result))
+    else:
+        _show(result)
+    if trust is None and records is not None and output is Output.table:
+        err.print("  the keys came with the copy; name your own with --trust", highlight=False)
+    raise typer.Exit(int(result.verdict))
+
+
+async def copied(
+    directory: Path, logs: Sequence[str], tell: Callable[[str, int], None]
+) -> dict[str, dict[str, int]]:
+    """Copies logs and the trust bundle; returns the numbers of records and checkpoints of each."""
+    async with channel() as opened:
+        return await copy_logs(opened, directory, logs, target.home / "pki" / TRUST, tell)
+
+
+async def copy_logs(
+    opened: grpc.aio.Channel,
+    directory: Path,
+    logs: Sequence[str],
+    trust: Path,
+    tell: Callable[[str, int], None] = lambda log_id, count: None,
+) -> dict[str, dict[str, int]]:
+    """As `copied`, over a channel that is open already.
+
+    Checkpoints are copied first: a copy may have more records than they know of, never fewer.
+    """
+    stub = audit_pb2_grpc.AuditServiceStub(opened)
+    counts = {}
+    for log_id in logs:
+        with CopyWriter(directory / log_id) as copy:
+            notes = stub.ExportCheckpoints(audit_pb2.ExportCheckpointsRequest(log_id=log_id))
+            async for some in notes:
+                for checkpoint in some.checkpoints:
+                    copy.add_note(checkpoint.note)
+            stored = stub.ExportAuditRecords(audit_pb2.ExportAuditRecordsRequest(log_id=log_id))
+            async for batch in stored:
+                for record in batch.records:
+                    copy.add(record)
+                tell(log_id, copy.records)
+        counts[log_id] = {"records": copy.records, "checkpoints": copy.notes}
+    await asyncio.to_thread(_copy_trust, trust, directory)
+    return counts
+
+
+def _copy_trust(trust: Path, directory: Path) -> None:
+    if trust.is_file():
+        shutil.copyfile(trust, directory / TRUST)
+
+
+def result_dict(result: Result) -> dict[str, Any]:
+    """Returns what a verification found as plain values."""
+    return {
+        "verdict": result.verdict.name.lower(),
+        "exit_status": int(result.verdict),
+        "logs": [_log_dict(log) for log in result.logs],
+        "findings": [_finding_dict(finding) for finding in result.findings],
+    }
+
+
+def _log_dict(log: LogResult) -> dict[str, Any]:
+    newest = log.newest
+    return {
+        "log_id": log.log_id,
+        "records": log.records,
+        "chain_hash": log.chain_hash.hex(),
+        "root_hash": log.root.hex(),
+        "counts": {kind.lower(): count for kind, count in sorted(log.counts.items())},
+        "attachments_gone": log.erased,
+        "checkpoints": log.checkpoints,
+        "newest_checkpoint": None
+        if newest is None
+        else {"tree_size": newest.size, "time": newest.time.isoformat()},
+        "witnessed_size": dict(sorted(log.witnesses.items())),
+    }
+
+
+def _finding_dict(finding: Finding) -> dict[str, Any]:
+    return {
+        "verdict": finding.verdict.name.lower(),
+        "log_id": finding.log_id,
+        "index": finding.index,
+        "problem": finding.problem,
+        "expected": finding.expected,
+        "actual": finding.actual,
+    }
+
+
+def _show(result: Result) -> None:
+    for log in result.logs:
+        out.print(f"[bold]{log.log_id}[/]: {log.records} records", highlight=False)
+        for kind, count in sorted(log.counts.items()):
+            out.print(f"  {count:7d} {kind.lower()}")
+        out.print(f"  root {log.root.hex()}", highlight=False)
+        if log.newest is not None:
+            out.print(
+                f"  {log.checkpoints} checkpoints, the newest of {log.newest.size} records at"
+                f" {log.newest.time:%Y-%m-%d %H:%M:%S} UTC",
+                highlight=False,
+            )
+        for name, size in sorted(log.witnesses.items()):
+            out.print(f"  {name} has seen {size} records", highlight=False)
+    for finding in result.findings:
+        place = "" if finding.index is None else f" record {finding.index}"
+        word = finding.verdict.name.lower()
+        err.print(
+            f"[bold red]{word}[/] {finding.log_id}{place}: {finding.problem}", highlight=False
+        )
+        if finding.expected or finding.actual:
+            err.print(
+                f"  expected {finding.expected}\n  actual   {finding.actual}", highlight=False
+            )
+    if result.verdict is Verdict.GOOD:
+        out.print("[bold green]good[/]: every hash, signature and rule holds")
+
+
+def _tell(log_id: str, count: int) -> None:
+    if err.is_terminal and count % _TELL_EVERY < 256 and count >= _TELL_EVERY:
+        err.print(f"  {count} records of {log_id}", highlight=False)
+
+
+def _trust(directory: Path, given: Path | None) -> TrustBundle:
+    places = [given] if given else [directory / TRUST, target.home / "pki" / TRUST]
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        fail(f"no trust bundle: {places[0]}", "name one that has the keys of the logs with --trust")
+    try:
+        return TrustBundle.load(path)
+    except ValueError as error:
+        fail(str(error), "name another trust bundle with --trust")
