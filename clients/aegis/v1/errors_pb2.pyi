@@ -177,18 +177,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED: the single-use token is unknown, spent or past its end."""
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 50
     """ALREADY_EXISTS: the e-mail address or name is taken."""
-    ERROR_REASON_TRUST_BUNDLE_INVALID: _ErrorReason.ValueType  # 51
-    """INVALID_ARGUMENT: the trust bundle does not parse, is not signed by the
-    root, or breaks a rule of bundles. Metadata: check.
-    """
-    ERROR_REASON_TRUST_BUNDLE_OUTDATED: _ErrorReason.ValueType  # 52
-    """ABORTED: the trust bundle is not newer than the current one. Metadata:
-    current.
-    """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 53
     """ABORTED: the resource changed since it was read. Metadata: current."""
-    ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 54
-    """UNAVAILABLE: the identity provider's keys cannot be fetched."""
     ERROR_REASON_BOOTSTRAP_CLOSED: _ErrorReason.ValueType  # 55
     """FAILED_PRECONDITION: there is an administrator already."""
     ERROR_REASON_AUDIT_RANGE_INVALID: _ErrorReason.ValueType  # 57
@@ -386,18 +376,8 @@ ERROR_REASON_ONE_TIME_TOKEN_INVALID: ErrorReason.ValueType  # 49
 """UNAUTHENTICATED: the single-use token is unknown, spent or past its end."""
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 50
 """ALREADY_EXISTS: the e-mail address or name is taken."""
-ERROR_REASON_TRUST_BUNDLE_INVALID: ErrorReason.ValueType  # 51
-"""INVALID_ARGUMENT: the trust bundle does not parse, is not signed by the
-root, or breaks a rule of bundles. Metadata: check.
-"""
-ERROR_REASON_TRUST_BUNDLE_OUTDATED: ErrorReason.ValueType  # 52
-"""ABORTED: the trust bundle is not newer than the current one. Metadata:
-current.
-"""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 53
 """ABORTED: the resource changed since it was read. Metadata: current."""
-ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 54
-"""UNAVAILABLE: the identity provider's keys cannot be fetched."""
 ERROR_REASON_BOOTSTRAP_CLOSED: ErrorReason.ValueType  # 55
 """FAILED_PRECONDITION: there is an administrator already."""
 ERROR_REASON_AUDIT_RANGE_INVALID: ErrorReason.ValueType  # 57

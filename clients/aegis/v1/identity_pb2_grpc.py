@@ -54,8 +54,9 @@ class IdentityServiceServicer:
     def WhoAmI(self, request, context):
         """Returns who the server takes the caller for, and how it knows.
 
-        Who: every peer with a certificate of this trust domain.
-        Errors: PEER_UNIDENTIFIED.
+        Who: everybody who proved who they are.
+        Errors: those of every call: PEER_UNIDENTIFIED, CREDENTIALS_MISSING,
+        TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, CREDENTIAL_REVOKED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,8 +19,9 @@ class IdentityServiceStub:
     WhoAmI: _aio.UnaryUnaryMultiCallable[_identity_pb2.WhoAmIRequest, _identity_pb2.WhoAmIResponse]
     """Returns who the server takes the caller for, and how it knows.
 
-    Who: every peer with a certificate of this trust domain.
-    Errors: PEER_UNIDENTIFIED.
+    Who: everybody who proved who they are.
+    Errors: those of every call: PEER_UNIDENTIFIED, CREDENTIALS_MISSING,
+    TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, CREDENTIAL_REVOKED.
     """
     ListSigningKeys: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListSigningKeysRequest, _identity_pb2.ListSigningKeysResponse]
     """Lists the keys whose signatures the server accepts, without secrets.
@@ -39,8 +40,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_identity_pb2.WhoAmIResponse]:
         """Returns who the server takes the caller for, and how it knows.
 
-        Who: every peer with a certificate of this trust domain.
-        Errors: PEER_UNIDENTIFIED.
+        Who: everybody who proved who they are.
+        Errors: those of every call: PEER_UNIDENTIFIED, CREDENTIALS_MISSING,
+        TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, CREDENTIAL_REVOKED.
         """
 
     @_abc_1.abstractmethod

@@ -90,7 +90,7 @@ class ApiKey(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
-        """To the minute; unset until it is used."""
+        """To the minute, and known up to a minute later; unset until it is used."""
 
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp: ...

@@ -28,6 +28,10 @@ if _version_not_supported:
 class ServiceAccountServiceStub:
     """Programs that have no certificate: accounts with API keys. A key goes into
     the metadata "authorization: Bearer KEY" of any call.
+
+    Only who has the role admin may give it to an account, or make a key for an
+    account that has it: POLICY_DENIED for everybody else. Who calls with an API
+    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
     """
 
     def __init__(self, channel):
@@ -81,11 +85,18 @@ class ServiceAccountServiceStub:
 class ServiceAccountServiceServicer:
     """Programs that have no certificate: accounts with API keys. A key goes into
     the metadata "authorization: Bearer KEY" of any call.
+
+    Only who has the role admin may give it to an account, or make a key for an
+    account that has it: POLICY_DENIED for everybody else. Who calls with an API
+    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
     """
 
     def CreateServiceAccount(self, request, context):
-        """Who: subjects with action "write" on /identity/service-accounts.
-        Errors: NAME_TAKEN.
+        """Makes an account, which has no key yet.
+
+        Who: subjects with action "write" on /identity/service-accounts.
+        Errors: NAME_TAKEN, also for a name that the rules of the policy give
+        rights to; POLICY_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,7 +117,7 @@ class ServiceAccountServiceServicer:
         to count within two seconds.
 
         Who: subjects with action "write" on /identity/service-accounts.
-        Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH.
+        Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,14 +137,15 @@ class ServiceAccountServiceServicer:
         """Makes a key. Its secret is in the answer and nowhere else.
 
         Who: subjects with action "write" on /identity/service-accounts.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for an account with 64 keys that
+        count; POLICY_DENIED; SCOPE_INSUFFICIENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """Lists the keys of an account, without secrets.
+        """Lists the keys of an account, newest first, without secrets.
 
         Who: subjects with action "read" on /identity/service-accounts.
         Errors: RESOURCE_NOT_FOUND.
@@ -147,14 +159,15 @@ class ServiceAccountServiceServicer:
         the overlap, so that nothing has to stop meanwhile.
 
         Who: subjects with action "write" on /identity/service-accounts.
-        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for a revoked or expired key.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for a revoked or expired key, and
+        for an account with 64 keys that count; POLICY_DENIED; SCOPE_INSUFFICIENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Ends a key within two seconds.
+        """Ends a key within two seconds; one that has ended stays as it is.
 
         Who: subjects with action "write" on /identity/service-accounts.
         Errors: RESOURCE_NOT_FOUND.
@@ -217,6 +230,10 @@ def add_ServiceAccountServiceServicer_to_server(servicer, server):
 class ServiceAccountService:
     """Programs that have no certificate: accounts with API keys. A key goes into
     the metadata "authorization: Bearer KEY" of any call.
+
+    Only who has the role admin may give it to an account, or make a key for an
+    account that has it: POLICY_DENIED for everybody else. Who calls with an API
+    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
     """
 
     @staticmethod

@@ -15,12 +15,19 @@ GRPC_VERSION: str
 class ServiceAccountServiceStub:
     """Programs that have no certificate: accounts with API keys. A key goes into
     the metadata "authorization: Bearer KEY" of any call.
+
+    Only who has the role admin may give it to an account, or make a key for an
+    account that has it: POLICY_DENIED for everybody else. Who calls with an API
+    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.CreateServiceAccountRequest, _service_account_pb2.CreateServiceAccountResponse]
-    """Who: subjects with action "write" on /identity/service-accounts.
-    Errors: NAME_TAKEN.
+    """Makes an account, which has no key yet.
+
+    Who: subjects with action "write" on /identity/service-accounts.
+    Errors: NAME_TAKEN, also for a name that the rules of the policy give
+    rights to; POLICY_DENIED.
     """
     ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_service_account_pb2.ListServiceAccountsRequest, _service_account_pb2.ListServiceAccountsResponse]
     """Lists accounts by name.
@@ -33,7 +40,7 @@ class ServiceAccountServiceStub:
     to count within two seconds.
 
     Who: subjects with action "write" on /identity/service-accounts.
-    Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH.
+    Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED.
     """
     DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]
     """Deletes an account; its keys stop to count within two seconds.
@@ -45,10 +52,11 @@ class ServiceAccountServiceStub:
     """Makes a key. Its secret is in the answer and nowhere else.
 
     Who: subjects with action "write" on /identity/service-accounts.
-    Errors: RESOURCE_NOT_FOUND.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for an account with 64 keys that
+    count; POLICY_DENIED; SCOPE_INSUFFICIENT.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_service_account_pb2.ListApiKeysRequest, _service_account_pb2.ListApiKeysResponse]
-    """Lists the keys of an account, without secrets.
+    """Lists the keys of an account, newest first, without secrets.
 
     Who: subjects with action "read" on /identity/service-accounts.
     Errors: RESOURCE_NOT_FOUND.
@@ -58,10 +66,11 @@ class ServiceAccountServiceStub:
     the overlap, so that nothing has to stop meanwhile.
 
     Who: subjects with action "write" on /identity/service-accounts.
-    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for a revoked or expired key.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for a revoked or expired key, and
+    for an account with 64 keys that count; POLICY_DENIED; SCOPE_INSUFFICIENT.
     """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_service_account_pb2.RevokeApiKeyRequest, _service_account_pb2.RevokeApiKeyResponse]
-    """Ends a key within two seconds.
+    """Ends a key within two seconds; one that has ended stays as it is.
 
     Who: subjects with action "write" on /identity/service-accounts.
     Errors: RESOURCE_NOT_FOUND.
@@ -70,6 +79,10 @@ class ServiceAccountServiceStub:
 class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
     """Programs that have no certificate: accounts with API keys. A key goes into
     the metadata "authorization: Bearer KEY" of any call.
+
+    Only who has the role admin may give it to an account, or make a key for an
+    account that has it: POLICY_DENIED for everybody else. Who calls with an API
+    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
     """
 
     @_abc_1.abstractmethod
@@ -78,8 +91,11 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.CreateServiceAccountRequest,
         context: _aio.ServicerContext[_service_account_pb2.CreateServiceAccountRequest, _abc.Awaitable[_service_account_pb2.CreateServiceAccountResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.CreateServiceAccountResponse]:
-        """Who: subjects with action "write" on /identity/service-accounts.
-        Errors: NAME_TAKEN.
+        """Makes an account, which has no key yet.
+
+        Who: subjects with action "write" on /identity/service-accounts.
+        Errors: NAME_TAKEN, also for a name that the rules of the policy give
+        rights to; POLICY_DENIED.
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +120,7 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         to count within two seconds.
 
         Who: subjects with action "write" on /identity/service-accounts.
-        Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH.
+        Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED.
         """
 
     @_abc_1.abstractmethod
@@ -128,7 +144,8 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a key. Its secret is in the answer and nowhere else.
 
         Who: subjects with action "write" on /identity/service-accounts.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for an account with 64 keys that
+        count; POLICY_DENIED; SCOPE_INSUFFICIENT.
         """
 
     @_abc_1.abstractmethod
@@ -137,7 +154,7 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.ListApiKeysRequest,
         context: _aio.ServicerContext[_service_account_pb2.ListApiKeysRequest, _abc.Awaitable[_service_account_pb2.ListApiKeysResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.ListApiKeysResponse]:
-        """Lists the keys of an account, without secrets.
+        """Lists the keys of an account, newest first, without secrets.
 
         Who: subjects with action "read" on /identity/service-accounts.
         Errors: RESOURCE_NOT_FOUND.
@@ -153,7 +170,8 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         the overlap, so that nothing has to stop meanwhile.
 
         Who: subjects with action "write" on /identity/service-accounts.
-        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for a revoked or expired key.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT for a revoked or expired key, and
+        for an account with 64 keys that count; POLICY_DENIED; SCOPE_INSUFFICIENT.
         """
 
     @_abc_1.abstractmethod
@@ -162,7 +180,7 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.RevokeApiKeyRequest,
         context: _aio.ServicerContext[_service_account_pb2.RevokeApiKeyRequest, _abc.Awaitable[_service_account_pb2.RevokeApiKeyResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.RevokeApiKeyResponse]:
-        """Ends a key within two seconds.
+        """Ends a key within two seconds; one that has ended stays as it is.
 
         Who: subjects with action "write" on /identity/service-accounts.
         Errors: RESOURCE_NOT_FOUND.

@@ -90,7 +90,7 @@ class SessionServiceServicer:
 
         Who: whoever holds the token.
         Errors: ONE_TIME_TOKEN_INVALID; BOOTSTRAP_CLOSED; PASSWORD_WEAK;
-        RATE_LIMITED; LIMITER_UNAVAILABLE.
+        NAME_TAKEN; RATE_LIMITED; LIMITER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

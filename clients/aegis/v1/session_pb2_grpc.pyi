@@ -27,7 +27,7 @@ class SessionServiceStub:
 
     Who: whoever holds the token.
     Errors: ONE_TIME_TOKEN_INVALID; BOOTSTRAP_CLOSED; PASSWORD_WEAK;
-    RATE_LIMITED; LIMITER_UNAVAILABLE.
+    NAME_TAKEN; RATE_LIMITED; LIMITER_UNAVAILABLE.
     """
     Login: _aio.UnaryUnaryMultiCallable[_session_pb2.LoginRequest, _session_pb2.LoginResponse]
     """Begins a session.
@@ -90,7 +90,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: whoever holds the token.
         Errors: ONE_TIME_TOKEN_INVALID; BOOTSTRAP_CLOSED; PASSWORD_WEAK;
-        RATE_LIMITED; LIMITER_UNAVAILABLE.
+        NAME_TAKEN; RATE_LIMITED; LIMITER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

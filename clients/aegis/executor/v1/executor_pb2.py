@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n aegis/executor/v1/executor.proto\x12\x11\x61\x65gis.executor.v1\x1a\x17\x61\x65gis/v1/envelope.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x14\x45xecuteActionRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\x12\x32\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\"H\n\x15\x45xecuteActionResponse\x12/\n\texecution\x18\x01 \x01(\x0b\x32\x1c.aegis.executor.v1.Execution\"3\n\x13GetExecutionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"G\n\x14GetExecutionResponse\x12/\n\texecution\x18\x01 \x01(\x0b\x32\x1c.aegis.executor.v1.Execution\"7\n\x1a\x45xchangeCheckpointsRequest\x12\x19\n\x04note\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06 \x01(\x80\x80\x01\"+\n\x1b\x45xchangeCheckpointsResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"1\n\x12UpdateTrustRequest\x12\x1b\n\x06\x62undle\x18\x01 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80\x03\"&\n\x13UpdateTrustResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\"\xe1\x03\n\tExecution\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\taction_id\x18\x02 \x01(\t\x12\x15\n\raction_digest\x18\x03 \x01(\x0c\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".aegis.executor.v1.Execution.State\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x44\n\x0cobservations\x18\x07 \x03(\x0b\x32..aegis.executor.v1.Execution.ObservationsEntry\x12/\n\x0bintent_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x33\n\x11ObservationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_INTENT\x10\x01\x12\x11\n\rSTATE_APPLIED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_UNKNOWN\x10\x04\x32\xaa\x03\n\x0f\x45xecutorService\x12\x62\n\rExecuteAction\x12\'.aegis.executor.v1.ExecuteActionRequest\x1a(.aegis.executor.v1.ExecuteActionResponse\x12_\n\x0cGetExecution\x12&.aegis.executor.v1.GetExecutionRequest\x1a\'.aegis.executor.v1.GetExecutionResponse\x12t\n\x13\x45xchangeCheckpoints\x12-.aegis.executor.v1.ExchangeCheckpointsRequest\x1a..aegis.executor.v1.ExchangeCheckpointsResponse\x12\\\n\x0bUpdateTrust\x12%.aegis.executor.v1.UpdateTrustRequest\x1a&.aegis.executor.v1.UpdateTrustResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n aegis/executor/v1/executor.proto\x12\x11\x61\x65gis.executor.v1\x1a\x17\x61\x65gis/v1/envelope.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x14\x45xecuteActionRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\x12\x32\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\"H\n\x15\x45xecuteActionResponse\x12/\n\texecution\x18\x01 \x01(\x0b\x32\x1c.aegis.executor.v1.Execution\"3\n\x13GetExecutionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"G\n\x14GetExecutionResponse\x12/\n\texecution\x18\x01 \x01(\x0b\x32\x1c.aegis.executor.v1.Execution\"7\n\x1a\x45xchangeCheckpointsRequest\x12\x19\n\x04note\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06 \x01(\x80\x80\x01\"+\n\x1b\x45xchangeCheckpointsResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"\xe1\x03\n\tExecution\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\taction_id\x18\x02 \x01(\t\x12\x15\n\raction_digest\x18\x03 \x01(\x0c\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".aegis.executor.v1.Execution.State\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x44\n\x0cobservations\x18\x07 \x03(\x0b\x32..aegis.executor.v1.Execution.ObservationsEntry\x12/\n\x0bintent_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x33\n\x11ObservationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_INTENT\x10\x01\x12\x11\n\rSTATE_APPLIED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_UNKNOWN\x10\x04\x32\xcc\x02\n\x0f\x45xecutorService\x12\x62\n\rExecuteAction\x12\'.aegis.executor.v1.ExecuteActionRequest\x1a(.aegis.executor.v1.ExecuteActionResponse\x12_\n\x0cGetExecution\x12&.aegis.executor.v1.GetExecutionRequest\x1a\'.aegis.executor.v1.GetExecutionResponse\x12t\n\x13\x45xchangeCheckpoints\x12-.aegis.executor.v1.ExchangeCheckpointsRequest\x1a..aegis.executor.v1.ExchangeCheckpointsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,8 +42,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_EXCHANGECHECKPOINTSREQUEST'].fields_by_name['note']._loaded_options = None
   _globals['_EXCHANGECHECKPOINTSREQUEST'].fields_by_name['note']._serialized_options = b'\272H\010r\006 \001(\200\200\001'
-  _globals['_UPDATETRUSTREQUEST'].fields_by_name['bundle']._loaded_options = None
-  _globals['_UPDATETRUSTREQUEST'].fields_by_name['bundle']._serialized_options = b'\272H\010z\006\020\001\030\200\200\003'
   _globals['_EXECUTION_OBSERVATIONSENTRY']._loaded_options = None
   _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_options = b'8\001'
   _globals['_EXECUTEACTIONREQUEST']._serialized_start=142
@@ -58,16 +56,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGECHECKPOINTSREQUEST']._serialized_end=524
   _globals['_EXCHANGECHECKPOINTSRESPONSE']._serialized_start=526
   _globals['_EXCHANGECHECKPOINTSRESPONSE']._serialized_end=569
-  _globals['_UPDATETRUSTREQUEST']._serialized_start=571
-  _globals['_UPDATETRUSTREQUEST']._serialized_end=620
-  _globals['_UPDATETRUSTRESPONSE']._serialized_start=622
-  _globals['_UPDATETRUSTRESPONSE']._serialized_end=660
-  _globals['_EXECUTION']._serialized_start=663
-  _globals['_EXECUTION']._serialized_end=1144
-  _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_start=987
-  _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_end=1038
-  _globals['_EXECUTION_STATE']._serialized_start=1040
-  _globals['_EXECUTION_STATE']._serialized_end=1144
-  _globals['_EXECUTORSERVICE']._serialized_start=1147
-  _globals['_EXECUTORSERVICE']._serialized_end=1573
+  _globals['_EXECUTION']._serialized_start=572
+  _globals['_EXECUTION']._serialized_end=1053
+  _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_start=896
+  _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_end=947
+  _globals['_EXECUTION_STATE']._serialized_start=949
+  _globals['_EXECUTION_STATE']._serialized_end=1053
+  _globals['_EXECUTORSERVICE']._serialized_start=1056
+  _globals['_EXECUTORSERVICE']._serialized_end=1388
 # @@protoc_insertion_point(module_scope)

@@ -149,45 +149,6 @@ class ExchangeCheckpointsResponse(_message.Message):
 Global___ExchangeCheckpointsResponse: _TypeAlias = ExchangeCheckpointsResponse  # noqa: Y015
 
 @_typing.final
-class UpdateTrustRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BUNDLE_FIELD_NUMBER: _builtins.int
-    bundle: _builtins.bytes
-    """The bundle file as it was signed."""
-    def __init__(
-        self,
-        *,
-        bundle: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___UpdateTrustRequest: _TypeAlias = UpdateTrustRequest  # noqa: Y015
-
-@_typing.final
-class UpdateTrustResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VERSION_FIELD_NUMBER: _builtins.int
-    version: _builtins.int
-    def __init__(
-        self,
-        *,
-        version: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___UpdateTrustResponse: _TypeAlias = UpdateTrustResponse  # noqa: Y015
-
-@_typing.final
 class Execution(_message.Message):
     """What the executor did."""
 

@@ -51,11 +51,6 @@ class ExecutorServiceStub:
                 request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ExchangeCheckpointsRequest.SerializeToString,
                 response_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ExchangeCheckpointsResponse.FromString,
                 _registered_method=True)
-        self.UpdateTrust = channel.unary_unary(
-                '/aegis.executor.v1.ExecutorService/UpdateTrust',
-                request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.UpdateTrustRequest.SerializeToString,
-                response_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.UpdateTrustResponse.FromString,
-                _registered_method=True)
 
 
 class ExecutorServiceServicer:
@@ -107,17 +102,6 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def UpdateTrust(self, request, context):
-        """Replaces the trust bundle by a newer one that the root has signed, and
-        keeps it. The server only carries it: it cannot make one.
-
-        Who: as ExecuteAction.
-        Errors: TRUST_BUNDLE_INVALID; TRUST_BUNDLE_OUTDATED.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_ExecutorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -135,11 +119,6 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.ExchangeCheckpoints,
                     request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ExchangeCheckpointsRequest.FromString,
                     response_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ExchangeCheckpointsResponse.SerializeToString,
-            ),
-            'UpdateTrust': grpc.unary_unary_rpc_method_handler(
-                    servicer.UpdateTrust,
-                    request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.UpdateTrustRequest.FromString,
-                    response_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.UpdateTrustResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,33 +204,6 @@ class ExecutorService:
             '/aegis.executor.v1.ExecutorService/ExchangeCheckpoints',
             aegis_dot_executor_dot_v1_dot_executor__pb2.ExchangeCheckpointsRequest.SerializeToString,
             aegis_dot_executor_dot_v1_dot_executor__pb2.ExchangeCheckpointsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def UpdateTrust(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aegis.executor.v1.ExecutorService/UpdateTrust',
-            aegis_dot_executor_dot_v1_dot_executor__pb2.UpdateTrustRequest.SerializeToString,
-            aegis_dot_executor_dot_v1_dot_executor__pb2.UpdateTrustResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,13 +50,6 @@ class ExecutorServiceStub:
     Who: as ExecuteAction.
     Errors: CHECKPOINT_INVALID; AUDIT_UNAVAILABLE.
     """
-    UpdateTrust: _aio.UnaryUnaryMultiCallable[_executor_pb2.UpdateTrustRequest, _executor_pb2.UpdateTrustResponse]
-    """Replaces the trust bundle by a newer one that the root has signed, and
-    keeps it. The server only carries it: it cannot make one.
-
-    Who: as ExecuteAction.
-    Errors: TRUST_BUNDLE_INVALID; TRUST_BUNDLE_OUTDATED.
-    """
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Spoken by the server to the executor, the only program that holds
@@ -111,19 +104,6 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: as ExecuteAction.
         Errors: CHECKPOINT_INVALID; AUDIT_UNAVAILABLE.
-        """
-
-    @_abc_1.abstractmethod
-    def UpdateTrust(
-        self,
-        request: _executor_pb2.UpdateTrustRequest,
-        context: _aio.ServicerContext[_executor_pb2.UpdateTrustRequest, _abc.Awaitable[_executor_pb2.UpdateTrustResponse]],
-    ) -> _abc.Awaitable[_executor_pb2.UpdateTrustResponse]:
-        """Replaces the trust bundle by a newer one that the root has signed, and
-        keeps it. The server only carries it: it cannot make one.
-
-        Who: as ExecuteAction.
-        Errors: TRUST_BUNDLE_INVALID; TRUST_BUNDLE_OUTDATED.
         """
 
 def add_ExecutorServiceServicer_to_server(servicer: ExecutorServiceServicer, server: _aio.Server) -> None: ...
