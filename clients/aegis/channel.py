@@ -1,11 +1,12 @@
-"""`connect()`: a channel with mTLS, retries where they are safe, and sane limits."""
+"""`connect()`: a channel with mTLS or a token, retries where they are safe, and sane limits."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 
@@ -43,6 +44,13 @@ def default_home() -> Path:
     return Path(os.environ.get("AEGIS_HOME") or Path.home() / ".aegis")
 
 
+class Proof(Protocol):
+    """What a client shows to be somebody."""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads what it needs; raises FileNotFoundError naming a missing file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A client certificate: PEM files of the pair and of the roots the server must chain to."""
@@ -66,7 +74,26 @@ class Identity:
         )
 
 
-def connect(address: str, identity: Identity, *, retries: bool = True) -> grpc.aio.Channel:
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A token that goes with every call, or none where a call needs no identity, for the port
+    that asks for no certificate; and PEM roots the server must chain to.
+    """
+
+    roots: Path
+    token: str = field(default="", repr=False)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the roots; raises FileNotFoundError when they are missing."""
+        tls = grpc.ssl_channel_credentials(root_certificates=self.roots.read_bytes())
+        if not self.token:
+            return tls
+        return grpc.composite_channel_credentials(
+            tls, grpc.access_token_call_credentials(self.token)
+        )
+
+
+def connect(address: str, identity: Proof, *, retries: bool = True) -> grpc.aio.Channel:
     """Opens an asyncio channel to `host:port`, proving `identity`.
 
     Use it as an async context manager. With `retries` off, a call fails at its first

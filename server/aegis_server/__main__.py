@@ -25,8 +25,9 @@ async def serve(settings: Settings) -> None:
         if settings.metrics_listen is not None:
             host, _, port = settings.metrics_listen.rpartition(":")
             start_http_server(int(port), host)
-        announce(settings.ready_file, plane.address)
-        log.info("serving at %s", plane.address)
+        addresses = [address for address in (plane.address, plane.token_address) if address]
+        announce(settings.ready_file, *addresses)
+        log.info("serving at %s", " and ".join(addresses))
         await run_until_stopped(*plane.parts)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from aegis.errors import PermissionDenied
+from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2
 from aegis_policy import matches
-from aegis_server.audit.log import AuditLog, Entry
 from aegis_server.policy.decisions import Decisions, Question
 
 DOMAIN = "aegis"
@@ -66,9 +66,6 @@ ACCESS: dict[str, Needs | Open | None] = {
     "/aegis.v1.ServiceAccountService/ListApiKeys": Needs("/identity/service-accounts", "read"),
     "/aegis.v1.ServiceAccountService/RotateApiKey": Needs("/identity/service-accounts", "write"),
     "/aegis.v1.ServiceAccountService/RevokeApiKey": Needs("/identity/service-accounts", "write"),
-    "/aegis.v1.TrustService/GetTrustBundle": Needs("/identity/keys", "read"),
-    "/aegis.v1.TrustService/PublishTrustBundle": Needs("/identity/keys", "write"),
-    "/aegis.v1.TrustService/RevokeSigningKey": Needs("/identity/keys", "write"),
     "/aegis.v1.IdentityService/WhoAmI": None,
     "/aegis.v1.IdentityService/ListSigningKeys": Needs("/identity/keys", "read"),
     "/aegis.v1.PolicyService/Evaluate": Needs("/policy", "evaluate"),

@@ -7,6 +7,8 @@ need and never look for it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,9 +16,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from aegis.channel import Identity, connect
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.auditlog.service import AuditService
+from aegis.serving.checkpointing.parts import Keeping
+from aegis.serving.checkpointing.peers import PeerLog
 from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Doors, by_certificate
@@ -29,17 +36,36 @@ from aegis.v1 import (
     identity_pb2_grpc,
     policy_pb2_grpc,
     review_pb2_grpc,
+    service_account_pb2_grpc,
+    session_pb2_grpc,
     training_pb2_grpc,
+    user_pb2_grpc,
 )
 from aegis_server.access import DOMAIN, SERVICES, Access
-from aegis_server.audit.log import AuditLog
-from aegis_server.audit.service import AuditService
 from aegis_server.blobs import BlobStore
 from aegis_server.execution.actions import Actions, Names
 from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.service import ExecutionService
 from aegis_server.execution.settlement import Settlement
+from aegis_server.identity.authentication import Authentication
+from aegis_server.identity.buckets import Buckets, LocalBuckets, RedisBuckets
+from aegis_server.identity.directory import Directory
+from aegis_server.identity.machines.accounts import ServiceAccounts
+from aegis_server.identity.machines.keys import ApiKeys
+from aegis_server.identity.machines.rights import Rights
+from aegis_server.identity.machines.service import ServiceAccountService
+from aegis_server.identity.machines.verification import KeyVerification, Uses
+from aegis_server.identity.people.accounts import Accounts
+from aegis_server.identity.people.bootstrap import Bootstrap
+from aegis_server.identity.people.mail import Outbox, mailer
+from aegis_server.identity.people.passwords import Passwords
+from aegis_server.identity.people.resets import Resets
+from aegis_server.identity.people.service import SessionService, UserService
+from aegis_server.identity.people.sessions import Sessions
+from aegis_server.identity.register import Register
 from aegis_server.identity.service import IdentityService
+from aegis_server.identity.throttle import AttemptThrottle
+from aegis_server.identity.tokens import AccessTokens, TokenKeys
 from aegis_server.policy.cache import DecisionCache
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
@@ -56,6 +82,8 @@ from aegis_server.training.states import Changes
 from aegis_server.workers import Workers
 
 LOG_ID = "aegis-server"
+_EXECUTOR_LOG_ID = "aegis-executor"
+SCHEMA = "aegis"
 SERVER = "server:aegis"
 
 # A rule file of 4 MiB, a thousand questions; everything else is far smaller.
@@ -79,6 +107,7 @@ class ControlPlane:
     """
 
     address: str
+    token_address: str
     parts: tuple[Part, ...]
 
 
@@ -89,6 +118,9 @@ class _Base:
     settings: Settings
     database: Database
     audit: AuditLog
+    directory: Directory
+    access_tokens: AccessTokens | None
+    key_uses: Uses
     decisions: Decisions
     deeds: Deeds
     blobs: BlobStore
@@ -113,12 +145,30 @@ async def assemble(
         stack.push_async_callback(database.close)
         await database.open()
         audit = AuditLog(database, log_id=LOG_ID, clock=clock)
+        await audit.catch_up()
         cache = _cache(settings, registry)
         if cache is not None:
             stack.push_async_callback(cache.close)
-        decisions = Decisions(database, cache=cache, clock=clock, registry=registry)
+        directory = Directory(database, clock=clock)
+        await directory.open()
+        decisions = Decisions(
+            database,
+            cache=cache,
+            clock=clock,
+            registry=registry,
+            held_roles=directory.held_roles,
+        )
         base = _Base(
-            settings, database, audit, decisions, Deeds(), BlobStore(settings.data_dir), clock
+            settings=settings,
+            database=database,
+            audit=audit,
+            directory=directory,
+            access_tokens=_access_tokens(settings, clock),
+            key_uses=Uses(database, clock=clock),
+            decisions=decisions,
+            deeds=Deeds(),
+            blobs=BlobStore(settings.data_dir),
+            clock=clock,
         )
         revisions = Revisions(database, audit=audit, decisions=decisions, clock=clock)
         await revisions.ensure_first()
@@ -126,14 +176,16 @@ async def assemble(
         port = _port(base, registry)
         policy = PolicyService(decisions=decisions, revisions=revisions, audit=audit)
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policy, port.server)
-        audit_pb2_grpc.add_AuditServiceServicer_to_server(
-            AuditService(database, LOG_ID), port.server
-        )
-        settlement = _execution(base, port, stack)
+        us = Identity(settings.tls.certificate, settings.tls.key, settings.tls.roots)
+        executor = connect(settings.executor_address, us, retries=False)
+        stack.push_async_callback(executor.close)
+        around = _keep_the_record(base, port, us, executor, stack, registry)
+        people = await _people(base, port, stack)
+        settlement = _execution(base, port, executor)
         progress, changes = _training_and_review(base, port, stack)
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, _DRAIN_SECONDS)
-        address = await port.open(settings.listen)
+        address = await port.open(settings.listen, settings.token_listen)
         coordinators = Coordinators(
             database,
             progress,
@@ -141,7 +193,8 @@ async def assemble(
             clock=clock,
             changes=changes,
         )
-        parts = [audit.run(), decisions.run()]
+        parts = [audit.run(), *around, decisions.run(), directory.run(), base.key_uses.run()]
+        parts += [each.run() for each in people]
         if cache is not None:
             parts.append(cache.run())
         parts += [
@@ -150,7 +203,7 @@ async def assemble(
             coordinators.run(_reachable(address)),
             _watch_health(base, port),
         ]
-        yield ControlPlane(address, tuple(parts))
+        yield ControlPlane(address, port.token_address, tuple(parts))
 
 
 def _cache(settings: Settings, registry: CollectorRegistry) -> DecisionCache | None:
@@ -160,31 +213,130 @@ def _cache(settings: Settings, registry: CollectorRegistry) -> DecisionCache | N
     return DecisionCache(settings.redis_url, key=key, registry=registry)
 
 
+def _access_tokens(settings: Settings, clock: Clock) -> AccessTokens | None:
+    if settings.token_keys is None:
+        return None
+    return AccessTokens(
+        TokenKeys(settings.token_keys),
+        issuer=f"aegis://{settings.trust_domain}",
+        audience=settings.audience,
+        clock=clock,
+    )
+
+
 def _port(base: _Base, registry: CollectorRegistry) -> Port:
-    return Port(
-        doors=Doors(
-            admit=Access(base.decisions, base.audit).admit,
-            metrics=CallMetrics(registry),
-            authenticate=by_certificate(base.settings.trust_domain),
-            larger=_LARGER,
+    doors = Doors(
+        admit=Access(base.decisions, base.audit).admit,
+        metrics=CallMetrics(registry),
+        authenticate=Authentication(
+            base.directory,
+            certificates=by_certificate(base.settings.trust_domain),
+            access_tokens=base.access_tokens,
+            api_keys=KeyVerification(base.directory, base.key_uses, clock=base.clock),
         ),
+        larger=_LARGER,
+    )
+    base.directory.on_change(doors.leashes.expel)
+    return Port(
+        doors=doors,
         tls=base.settings.tls,
         services=SERVICES,
         reflect=base.settings.development,
     )
 
 
-def _execution(base: _Base, port: Port, stack: AsyncExitStack) -> Settlement:
+def _buckets(settings: Settings, stack: AsyncExitStack) -> Buckets:
+    if settings.redis_url is None:
+        return LocalBuckets()
+    buckets = RedisBuckets(settings.redis_url)
+    stack.push_async_callback(buckets.close)
+    return buckets
+
+
+async def _people(base: _Base, port: Port, stack: AsyncExitStack) -> list[Outbox | Sessions]:
+    """Returns what must run while we serve people."""
+    settings = base.settings
+    key = settings.cache_key.read_bytes()
+    register = Register(
+        base.database,
+        base.audit,
+        base.directory,
+        clock=base.clock,
+        address_key=hmac.digest(key, b"aegis identity: addresses", hashlib.sha256),
+    )
+    outbox = Outbox(mailer(settings.mail, settings.mail_password) if settings.mail else None)
+    passwords = Passwords()
+    stack.callback(passwords.close)
+    throttle = AttemptThrottle(
+        _buckets(settings, stack),
+        key=hmac.digest(key, b"aegis identity: devices", hashlib.sha256),
+        clock=base.clock,
+    )
+    resets = Resets(register, passwords, throttle, outbox)
+    user_pb2_grpc.add_UserServiceServicer_to_server(
+        UserService(Accounts(register, outbox), resets, base.deeds), port.server
+    )
+    rights = Rights(base.decisions)
+    service_account_pb2_grpc.add_ServiceAccountServiceServicer_to_server(
+        ServiceAccountService(
+            ServiceAccounts(register, rights), ApiKeys(register, rights), base.deeds
+        ),
+        port.server,
+    )
+    if base.access_tokens is None:
+        return [outbox]
+    sessions = Sessions(register, passwords, base.access_tokens, throttle)
+    bootstrap = Bootstrap(
+        register, passwords, sessions, throttle, file=settings.data_dir / "bootstrap-token"
+    )
+    await bootstrap.prepare()
+    session_pb2_grpc.add_SessionServiceServicer_to_server(
+        SessionService(
+            bootstrap=bootstrap,
+            sessions=sessions,
+            resets=resets,
+            deeds=base.deeds,
+        ),
+        port.server,
+    )
+    return [outbox, sessions]
+
+
+def _keep_the_record(
+    base: _Base,
+    port: Port,
+    us: Identity,
+    executor: grpc.aio.Channel,
+    stack: AsyncExitStack,
+    registry: CollectorRegistry,
+) -> list[Part]:
+    """Serves the audit log; returns what must run around it."""
+    settings, witness = base.settings, None
+    if settings.witness_address is not None:
+        witness = connect(settings.witness_address, us, retries=False)
+        stack.push_async_callback(witness.close)
+    trust = TrustBundle.load(settings.trust_bundle)
+    keeping = Keeping(
+        key=settings.audit_key, sinks=settings.audit_sinks, witness=witness, trust=lambda: trust
+    )
+    kept = keeping.checkpoints(base.audit, clock=base.clock, schema=SCHEMA)
+    peer = PeerLog(base.audit, kept, lambda: trust, _EXECUTOR_LOG_ID)
+    record = AuditService(
+        base.audit, kept, others={_EXECUTOR_LOG_ID: audit_pb2_grpc.AuditServiceStub(executor)}
+    )
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(record, port.server)
+    parts = keeping.parts(base.audit, kept, clock=base.clock, registry=registry)
+    return [*parts, peer.exchange(Dispatch(executor).exchange_checkpoints)]
+
+
+def _execution(base: _Base, port: Port, executor: grpc.aio.Channel) -> Settlement:
     settings = base.settings
     trust = TrustBundle.load(settings.trust_bundle)
     identity_pb2_grpc.add_IdentityServiceServicer_to_server(
         IdentityService(trust, lambda subject: base.decisions.roles_of(subject, DOMAIN)),
         port.server,
     )
-    us = Identity(settings.tls.certificate, settings.tls.key, settings.tls.roots)
-    channel = connect(settings.executor_address, us, retries=False)
-    stack.push_async_callback(channel.close)
-    dispatch = Dispatch(channel)
+    dispatch = Dispatch(executor)
     settlement = Settlement(
         database=base.database,
         audit=base.audit,
@@ -276,7 +428,7 @@ async def _watch_health(base: _Base, port: Port) -> None:
     healthy = True
     while True:
         await asyncio.sleep(_PROBE_SECONDS)
-        now = not base.decisions.problem
+        now = not (base.decisions.problem or base.directory.problem)
         if now != healthy:
             healthy = now
             await port.set_healthy(healthy)

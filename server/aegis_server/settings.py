@@ -41,15 +41,11 @@ class Settings:
     ready_file: Path | None
     token_listen: str | None
     token_keys: Path | None
-    revocation_list: Path | None
-    trust_root: Path | None
-    hmac_secrets: Path | None
-    audit_key: Path | None
+    audit_key: Path
     audit_sinks: tuple[str, ...]
     witness_address: str | None
-    oidc: Path | None
     mail: str | None = field(repr=False)
-    limits: Path | None
+    mail_password: Path | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -92,21 +88,19 @@ class Settings:
             ready_file=Path(ready) if (ready := environment.get("AEGIS_READY_FILE")) else None,
             token_listen=environment.get("AEGIS_TOKEN_LISTEN") or None,
             token_keys=optional_file("AEGIS_TOKEN_KEYS"),
-            revocation_list=optional_file("AEGIS_TLS_CRL"),
-            trust_root=optional_file("AEGIS_TRUST_ROOT"),
-            hmac_secrets=optional_file("AEGIS_HMAC_SECRETS"),
-            audit_key=optional_file("AEGIS_AUDIT_KEY"),
+            audit_key=file("AEGIS_AUDIT_KEY"),
             audit_sinks=tuple(environment.get("AEGIS_AUDIT_SINKS", "").split()),
             witness_address=environment.get("AEGIS_WITNESS_ADDRESS") or None,
-            oidc=optional_file("AEGIS_OIDC"),
             mail=environment.get("AEGIS_MAIL") or None,
-            limits=optional_file("AEGIS_LIMITS"),
+            mail_password=optional_file("AEGIS_MAIL_PASSWORD_FILE"),
         )
         missing += [
             f"{name} ({environment[name]!r} is not host:port)"
             for name in ("AEGIS_LISTEN", "AEGIS_METRICS_LISTEN", "AEGIS_TOKEN_LISTEN")
             if re.fullmatch(r"\S+:\d{1,5}", environment.get(name) or "host:0") is None
         ]
+        if settings.token_listen is not None and settings.token_keys is None:
+            missing.append("AEGIS_TOKEN_KEYS (AEGIS_TOKEN_LISTEN needs it)")
         if profile not in ("development", "production"):
             missing.append(f"AEGIS_PROFILE ({profile!r} is neither development nor production)")
         if missing:

@@ -41,7 +41,7 @@ async def _ask(home: Path, part: PartState) -> PartHealth:
     problem: str | None
     if part.pid is not None and not part.runs():
         problem = "its process is gone"
-    elif part.name in ("server", "executor"):
+    elif part.name in ("server", "executor", "witness"):
         problem = await serving(part.address, Identity.of("admin", home))
     else:
         problem = await asyncio.to_thread(_reach, part)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
@@ -10,11 +12,18 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from aegis import dsse
 from aegis.trust import (
     ACTION_REQUEST,
+    AUDIT_CHECKPOINT,
+    AUDIT_WITNESS,
     POLICY_DECISION,
     TrustBundle,
     TrustedKey,
@@ -41,6 +50,9 @@ class SigningKey:
 SIGNING_KEYS = (
     SigningKey("decision.key", POLICY_DECISION, "server:aegis"),
     SigningKey("autopilot-signing.key", ACTION_REQUEST, "automation:autopilot"),
+    SigningKey("server-audit.key", AUDIT_CHECKPOINT, "log:aegis-server"),
+    SigningKey("executor-audit.key", AUDIT_CHECKPOINT, "log:aegis-executor"),
+    SigningKey("witness-cosign.key", AUDIT_WITNESS, "witness:local"),
 )
 
 
@@ -72,6 +84,32 @@ def ensure_signing_keys(folder: Path, now: datetime, written: list[str]) -> None
     if tuple(listed.values()) != before:
         document = {"keys": [key.to_json() for key in listed.values()]}
         write_private(bundle, json.dumps(document, indent=2).encode() + b"\n", written)
+
+
+def ensure_token_keys(folder: Path, written: list[str]) -> None:
+    """Makes the key that signs sessions; another one put before it in the file takes its place."""
+    path = folder / "token-keys.json"
+    if path.exists():
+        return
+    key = ec.generate_private_key(ec.SECP256R1())
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    numbers = key.private_numbers()
+    public = numbers.public_numbers
+    entry = {
+        "kty": "EC",
+        "crv": "P-256",
+        "alg": "ES256",
+        "use": "sig",
+        "kid": hashlib.sha256(spki).hexdigest()[:16],
+        "x": _base64url(public.x),
+        "y": _base64url(public.y),
+        "d": _base64url(numbers.private_value),
+    }
+    write_private(path, json.dumps({"keys": [entry]}, indent=2).encode() + b"\n", written)
+
+
+def _base64url(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes(32, "big")).decode().rstrip("=")
 
 
 def pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:

@@ -56,6 +56,10 @@ class Part(Protocol):
     def address(self) -> str:
         """host:port or the path of a socket, empty until it is known."""
 
+    @property
+    def token_address(self) -> str:
+        """host:port for callers without a certificate, or empty."""
+
     def start(self) -> None:
         """Starts it, without waiting."""
 
@@ -82,6 +86,7 @@ class ProgramPart:
     """A part that is one `Program`, which its `start` keeps in `_program`."""
 
     name: str
+    token_address: str = ""
     _program: Program | None = None
 
     @property

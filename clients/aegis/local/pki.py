@@ -22,12 +22,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from aegis.local.keys import RENEW_AT, SKEW, ensure_signing_keys, pem, write_private
+from aegis.local.keys import (
+    RENEW_AT,
+    SKEW,
+    ensure_signing_keys,
+    ensure_token_keys,
+    pem,
+    write_private,
+)
 from aegis.local.sockets import private_directory
 from aegis.spiffe import spiffe_id
 
 # File name -> policy subject.
 PROGRAMS: Mapping[str, str] = {
+    "witness": "witness:local",
     "server": "server:aegis",
     "executor": "executor:local",
     "coordinator": "service:coordinator",
@@ -56,6 +64,7 @@ def ensure(
     for name, subject in PROGRAMS.items():
         _ensure_pair(folder, name, spiffe_id(subject, trust_domain), authority, now, written)
     ensure_signing_keys(folder, now, written)
+    ensure_token_keys(folder, written)
     if not (folder / "cache.key").exists():
         write_private(folder / "cache.key", secrets.token_bytes(32), written)
     return written

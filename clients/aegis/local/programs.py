@@ -27,8 +27,9 @@ class Service(ProgramPart):
     """A program of ours that binds an address and writes it to its ready file.
 
     `command` is given the address to listen on: any free port at first, the same one again after
-    a restart, because others were told about it. A gRPC server is ready when its health service,
-    asked as `asked_as`, says so.
+    a restart, because others were told about it; `token_listen` is where callers without a
+    certificate are served, if anywhere. A gRPC server is ready when its health service, asked as
+    `asked_as`, says so.
     """
 
     def __init__(
@@ -39,14 +40,17 @@ class Service(ProgramPart):
         environment: Mapping[str, str],
         home: Path,
         listen: str = "127.0.0.1:0",
+        token_listen: str = "",
         asked_as: Identity | None = None,
     ) -> None:
         self.name = name
         self.log = home / "logs" / f"{name}.log"
         self.address = ""
+        self.token_address = ""
         self._command = command
         self._environment = environment
         self._listen = listen
+        self._token_listen = token_listen
         self._asked_as = asked_as
         self._ready_file = home / "run" / f"{name}.ready"
 
@@ -54,12 +58,14 @@ class Service(ProgramPart):
         """Starts it."""
         self._ready_file.unlink(missing_ok=True)
         listen = self.address or self._listen
+        token_listen = self.token_address or self._token_listen
         self._program = Program(
             self.name,
             self._command(listen),
             environment={
                 **self._environment,
                 "AEGIS_LISTEN": listen,
+                **({"AEGIS_TOKEN_LISTEN": token_listen} if token_listen else {}),
                 "AEGIS_READY_FILE": str(self._ready_file),
             },
             log=self.log,
@@ -68,15 +74,16 @@ class Service(ProgramPart):
         )
 
     async def ready(self) -> bool:
-        """True once it wrote the address it is bound to, and serves there."""
+        """True once it wrote the addresses it is bound to, and serves at the first."""
         try:
-            text = self._ready_file.read_text().strip().removeprefix("https://")
-        except FileNotFoundError:
+            first, *more = self._ready_file.read_text().split()
+        except (FileNotFoundError, ValueError):
             return False
-        if re.fullmatch(r"\S+:\d+", text) is None:
+        address = first.removeprefix("https://")
+        if re.fullmatch(r"\S+:\d+", address) is None:
             return False
-        self.address = text
-        return self._asked_as is None or await serving(text, self._asked_as) is None
+        self.address, self.token_address = address, more[0] if more else ""
+        return self._asked_as is None or await serving(address, self._asked_as) is None
 
 
 def python(module: str, *arguments: str) -> list[str]:
@@ -98,6 +105,7 @@ def executor_environment(
     kubeconfig: Path,
     cluster: str,
     namespaces: Sequence[str],
+    witness_address: str,
     given: Mapping[str, str],
 ) -> dict[str, str]:
     """Returns the environment of `aegis_executor`; the AEGIS_EXECUTOR_* the user gave win."""
@@ -105,6 +113,7 @@ def executor_environment(
     return {
         **clean_environment(),
         **_tls(home, "executor"),
+        **_audit(home, "executor", witness_address),
         "AEGIS_EXECUTOR_DATABASE_URL": database_url,
         "AEGIS_EXECUTOR_NAME": "executor:local",
         "AEGIS_EXECUTOR_PEERS": "server:aegis",
@@ -117,17 +126,25 @@ def executor_environment(
 
 
 def server_environment(
-    home: Path, *, database_url: str, redis_url: str | None, executor_address: str
+    home: Path,
+    *,
+    database_url: str,
+    redis_url: str | None,
+    executor_address: str,
+    witness_address: str,
 ) -> dict[str, str]:
     """Returns the environment of `aegis_server`."""
     pki = home / "pki"
     return {
         **clean_environment(),
         **_tls(home, "server"),
+        **_audit(home, "server", witness_address),
         "AEGIS_DATABASE_URL": database_url,
         **({"AEGIS_REDIS_URL": redis_url} if redis_url is not None else {}),
         "AEGIS_DECISION_KEY": str(pki / "decision.key"),
         "AEGIS_CACHE_KEY": str(pki / "cache.key"),
+        "AEGIS_TOKEN_KEYS": str(pki / "token-keys.json"),
+        "AEGIS_MAIL": (home / "mail").as_uri(),
         "AEGIS_DATA_DIR": str(home / "blobs"),
         "AEGIS_EXECUTOR_ADDRESS": executor_address,
         "AEGIS_EXECUTOR_NAME": "executor:local",
@@ -135,6 +152,25 @@ def server_environment(
         "AEGIS_COORDINATOR_CERT": str(pki / "coordinator.crt"),
         "AEGIS_COORDINATOR_KEY": str(pki / "coordinator.key"),
         "AEGIS_PROFILE": "development",
+    }
+
+
+def witness_environment(home: Path) -> dict[str, str]:
+    """Returns the environment of `aegis_witness`."""
+    return {
+        **clean_environment(),
+        **_tls(home, "witness"),
+        "AEGIS_WITNESS_PEERS": "server:aegis,executor:local",
+        "AEGIS_WITNESS_KEY": str(home / "pki" / "witness-cosign.key"),
+        "AEGIS_DATA_DIR": str(home / "witness"),
+    }
+
+
+def _audit(home: Path, name: str, witness_address: str) -> dict[str, str]:
+    return {
+        "AEGIS_AUDIT_KEY": str(home / "pki" / f"{name}-audit.key"),
+        "AEGIS_AUDIT_SINKS": f"{(home / 'checkpoints').as_uri()} log:",
+        "AEGIS_WITNESS_ADDRESS": witness_address,
     }
 
 

@@ -26,6 +26,7 @@ from aegis.local.programs import (
     executor_environment,
     python,
     server_environment,
+    witness_environment,
 )
 from aegis.local.sockets import private_directory
 from aegis.local.supervisor import Supervisor
@@ -76,6 +77,11 @@ class Stack:
     def address(self) -> str:
         """host:port of the control plane."""
         return self._supervisor.parts["server"].address
+
+    @property
+    def token_address(self) -> str:
+        """host:port of the control plane for callers without a certificate."""
+        return self._supervisor.parts["server"].token_address
 
     @property
     def executor_address(self) -> str:
@@ -150,6 +156,7 @@ class Stack:
         await self._migrate()
         if self.sandboxed:
             await self._supervisor.add(self._sandbox_service())
+        await self._supervisor.add(self._witness_service())
         await self._supervisor.add(self._executor_service())
         await self._supervisor.add(self._server_service())
 
@@ -210,6 +217,15 @@ class Stack:
             home=self.home,
         )
 
+    def _witness_service(self) -> Service:
+        return Service(
+            "witness",
+            lambda listen: python("aegis_witness"),
+            environment={**witness_environment(self.home), **self._environment.get("witness", {})},
+            home=self.home,
+            asked_as=self.identity("admin"),
+        )
+
     def _executor_service(self) -> Service:
         environment = executor_environment(
             self.home,
@@ -217,6 +233,7 @@ class Stack:
             kubeconfig=self.kubeconfig,
             cluster="sandbox" if self.sandboxed else "kubernetes",
             namespaces=self.namespaces,
+            witness_address=self._supervisor.parts["witness"].address,
             given=self._given,
         )
         return Service(
@@ -233,6 +250,7 @@ class Stack:
             database_url=self.database_url,
             redis_url=self.redis_url,
             executor_address=self.executor_address,
+            witness_address=self._supervisor.parts["witness"].address,
         )
         return Service(
             "server",
@@ -240,8 +258,15 @@ class Stack:
             environment={**environment, **self._environment.get("server", {})},
             home=self.home,
             listen=self._listen,
+            token_listen=_next_port(self._listen),
             asked_as=self.identity("admin"),
         )
+
+
+def _next_port(listen: str) -> str:
+    """Returns the address for callers without a certificate: one port further, or any free one."""
+    host, _, port = listen.rpartition(":")
+    return f"{host}:{int(port) + 1 if port != '0' else 0}"
 
 
 def _address(url: str, *, default_port: int) -> str:

@@ -13,11 +13,13 @@ from aegis.local.process import birth
 class PartState:
     """One part as it was started; `pid` and `born` are None for a server that is not ours.
 
-    `address` is host:port or the path of a socket; it never holds a password.
+    `address` is host:port or the path of a socket; it never holds a password. `token_address` is
+    where a server takes callers without a certificate.
     """
 
     name: str
     address: str
+    token_address: str = ""
     log: str = ""
     pid: int | None = None
     born: str | None = None
@@ -59,10 +61,21 @@ def remove(home: Path) -> None:
 
 def server_address(home: Path) -> str | None:
     """Returns host:port of the running control plane, or None."""
+    server = _server(home)
+    return server.address if server is not None else None
+
+
+def token_address(home: Path) -> str | None:
+    """Returns host:port where it takes callers without a certificate, or None."""
+    server = _server(home)
+    return server.token_address or None if server is not None else None
+
+
+def _server(home: Path) -> PartState | None:
     state = read(home)
     for part in state.parts if state is not None else ():
         if part.name == "server" and part.address and part.runs():
-            return part.address
+            return part
     return None
 
 

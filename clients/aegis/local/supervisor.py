@@ -210,6 +210,7 @@ class Supervisor:
             state.PartState(
                 part.name,
                 part.address,
+                token_address=part.token_address,
                 log=str(part.log),
                 pid=part.pid,
                 born=birth(part.pid) if part.pid is not None else None,

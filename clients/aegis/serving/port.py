@@ -1,4 +1,8 @@
-"""A gRPC port: mTLS, health, reflection in development, limits, and a graceful end."""
+"""A gRPC port: mTLS, health, reflection in development, limits, and a graceful end.
+
+Beside it, a port for callers without a certificate may be opened on the same server: TLS without
+mTLS, for who proves itself by a token in each call.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Port:
-    """One `grpc.aio` server on one address.
+    """One `grpc.aio` server on one address, or two.
 
     Register services on `.server`, then `open`. `services` are the full names that health knows
     and reflection shows.
@@ -51,6 +55,7 @@ class Port:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
             ),
         )
+        self.token_address = ""
         self._tls = tls
         self._services = tuple(services)
         self._health = HealthServicer()
@@ -59,16 +64,23 @@ class Port:
             names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self.server)
 
-    async def open(self, address: str) -> str:
+    async def open(self, address: str, token_address: str | None = None) -> str:
         """Listens on host:port, 0 meaning any free port; returns the address it is bound to.
 
-        Raises RuntimeError when the address is taken.
+        `token_address` is for callers without a certificate; where that is bound, `token_address`
+        of this object says. Raises RuntimeError when an address is taken.
         """
-        host, _, _ = address.rpartition(":")
-        bound = self.server.add_secure_port(address, server_credentials(self._tls))
+        bound = self._bind(address, client_certificates=True)
+        if token_address is not None:
+            self.token_address = self._bind(token_address, client_certificates=False)
         await self.server.start()
         await self.set_healthy(True)
-        return f"{host}:{bound}"
+        return bound
+
+    def _bind(self, address: str, *, client_certificates: bool) -> str:
+        credentials = server_credentials(self._tls, client_certificates=client_certificates)
+        host, _, _ = address.rpartition(":")
+        return f"{host}:{self.server.add_secure_port(address, credentials)}"
 
     async def set_healthy(self, healthy: bool) -> None:
         """Tells every watcher; one that does not read cannot hold us up."""

@@ -21,7 +21,7 @@ class OneLine(logging.Formatter):
     Names in a message come from callers: one with a line break must not look like another event.
     """
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self) -> None:
         super().__init__("%(asctime)sZ %(levelname)s %(name)s %(message)s")
@@ -67,10 +67,10 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-def announce(ready_file: Path | None, address: str) -> None:
-    """Writes the bound address where whoever started us looks for it, whole or not at all."""
+def announce(ready_file: Path | None, *addresses: str) -> None:
+    """Writes the bound addresses where whoever started us looks for them, whole or not at all."""
     if ready_file is None:
         return
     scratch = ready_file.with_name(f".{ready_file.name}.new")
-    scratch.write_text(address)
+    scratch.write_text("\n".join(addresses))
     scratch.replace(ready_file)

@@ -53,11 +53,13 @@ class _Reloading:
         return fresh
 
 
-def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Returns credentials that demand a client certificate and follow the files."""
+def server_credentials(
+    files: TlsFiles, *, client_certificates: bool = True
+) -> grpc.ServerCredentials:
+    """Returns credentials that follow the files, and demand a client certificate or none."""
     reloading = _Reloading(files)
     return grpc.dynamic_ssl_server_credentials(
         reloading.configuration(),
         reloading.fetch,  # type: ignore[arg-type]  # None means unchanged, says gRPC's reference
-        require_client_authentication=True,
+        require_client_authentication=client_certificates,
     )

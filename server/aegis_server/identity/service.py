@@ -6,12 +6,21 @@ from collections.abc import Callable
 from datetime import datetime
 
 from aegis.serving.doors import Context, current_call
-from aegis.trust import ACTION_REQUEST, POLICY_DECISION, TrustBundle, TrustedKey
+from aegis.trust import (
+    ACTION_REQUEST,
+    AUDIT_CHECKPOINT,
+    AUDIT_WITNESS,
+    POLICY_DECISION,
+    TrustBundle,
+    TrustedKey,
+)
 from aegis.v1 import identity_pb2, identity_pb2_grpc
 
 _USAGES = {
     ACTION_REQUEST: identity_pb2.KEY_USAGE_ACTION_REQUEST,
     POLICY_DECISION: identity_pb2.KEY_USAGE_POLICY_DECISION,
+    AUDIT_CHECKPOINT: identity_pb2.KEY_USAGE_AUDIT_CHECKPOINT,
+    AUDIT_WITNESS: identity_pb2.KEY_USAGE_AUDIT_WITNESS,
 }
 
 
@@ -25,13 +34,17 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     async def WhoAmI(
         self, request: identity_pb2.WhoAmIRequest, context: Context
     ) -> identity_pb2.WhoAmIResponse:
-        """The caller as its certificate names it."""
+        """The caller as its certificate or token names it."""
         caller = current_call().caller
-        return identity_pb2.WhoAmIResponse(
+        response = identity_pb2.WhoAmIResponse(
             subject=caller.subject,
             spiffe_id=caller.spiffe_id,
             roles=self._roles_of(caller.subject),
+            method=caller.method,
         )
+        if caller.expires_at is not None:
+            response.expire_time.FromDatetime(caller.expires_at)
+        return response
 
     async def ListSigningKeys(
         self, request: identity_pb2.ListSigningKeysRequest, context: Context

@@ -1,0 +1,1 @@
+"""People: accounts, passwords, sessions, and the mails that go with them."""
