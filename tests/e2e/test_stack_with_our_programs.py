@@ -23,7 +23,7 @@ async def test_whole_stack_is_healthy_and_survives_a_killed_server(home: Path) -
     async with Stack(home, sandbox=True) as stack:
         parts = {part.name: part for part in await status(home)}
         assert list(parts) == ["postgres", "valkey", "sandbox", "witness", "executor", "server"]
-        assert [part.detail for part in parts.values()] == ["healthy"] * 5
+        assert [part.detail for part in parts.values()] == ["healthy"] * 6
         address = stack.address
         stack.kill("server")
         parts = {part.name: part for part in await status(home)}
