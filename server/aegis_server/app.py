@@ -74,6 +74,7 @@ from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Updates
 from aegis_server.settings import Settings
+from aegis_server.training.budget import Budget
 from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
 from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs
@@ -365,8 +366,23 @@ def _training_and_review(
     base: _Base, port: Port, stack: AsyncExitStack
 ) -> tuple[Progress, Changes]:
     changes = Changes()
-    runs = Runs(base.database, base.audit, base.decisions, clock=base.clock, changes=changes)
-    progress = Progress(base.database, base.audit, base.blobs, clock=base.clock, changes=changes)
+    budget = Budget()
+    runs = Runs(
+        base.database,
+        base.audit,
+        base.decisions,
+        clock=base.clock,
+        changes=changes,
+        budget=budget,
+    )
+    progress = Progress(
+        base.database,
+        base.audit,
+        base.blobs,
+        clock=base.clock,
+        changes=changes,
+        budget=budget,
+    )
     training_pb2_grpc.add_TrainingServiceServicer_to_server(
         TrainingService(runs, base.deeds), port.server
     )

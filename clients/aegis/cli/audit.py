@@ -13,6 +13,7 @@ from aegis.audit import checkpoints, merkle
 from aegis.audit.chain import leaf_hash
 from aegis.audit.checkpoints import CheckpointError
 from aegis.cli import audit_copy
+from aegis.cli import report as compliance
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -33,6 +34,7 @@ from aegis.v1 import audit_pb2, audit_pb2_grpc
 app = typer.Typer(no_args_is_help=True, help="Read and verify the record.")
 app.command()(audit_copy.export)
 app.command()(audit_copy.verify)
+app.command()(compliance.report)
 
 _COLUMNS = ["#", "time", "actor", "action", "resource", "outcome", "rule or reason", "kind"]
 

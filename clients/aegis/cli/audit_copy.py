@@ -71,7 +71,7 @@ def verify(
         directory = records or Path(scratch) / "copy"
         if records is None:
             run(copied(directory, LOGS, _tell))
-        bundle = _trust(directory, trust)
+        bundle = trust_of(directory, trust)
         now = as_of.replace(tzinfo=UTC) if as_of is not None else datetime.now(UTC)
         try:
             result = verify_copy(directory, trust=bundle, now=now, external=external or [])
@@ -201,7 +201,8 @@ def _tell(log_id: str, count: int) -> None:
         err.print(f"  {count} records of {log_id}", highlight=False)
 
 
-def _trust(directory: Path, given: Path | None) -> TrustBundle:
+def trust_of(directory: Path, given: Path | None) -> TrustBundle:
+    """Returns the bundle that was named, or that came with the copy, or of this home."""
     places = [given] if given else [directory / TRUST, target.home / "pki" / TRUST]
     path = next((path for path in places if path.is_file()), None)
     if path is None:

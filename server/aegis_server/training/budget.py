@@ -33,6 +33,14 @@ class Budget:
             cost += privacy.rdp(line.noise_multiplier, line.sample_rate, line.steps)
         return privacy.epsilon_of(cost, self.delta)
 
+    def statement(self, ledger: Iterable[Spending]) -> dict[str, str]:
+        """Returns what audit records say of a data set's budget."""
+        return {
+            "budget_limit_epsilon": f"{self.epsilon:g}",
+            "budget_delta": f"{self.delta:g}",
+            "budget_spent_epsilon": f"{self.spent(ledger):.6f}",
+        }
+
     def check(self, ledger: list[Spending], wanted: Spending) -> None:
         """Raises `ResourceExhausted` (PRIVACY_BUDGET_EXHAUSTED) when `wanted` would overdraw."""
         if wanted.simulation:

@@ -8,7 +8,8 @@ number; an earlier one that is still alive somewhere is refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -26,7 +27,7 @@ from aegis_learning.models import family
 from aegis_server.blobs import BlobStore
 from aegis_server.review.updates import Base
 from aegis_server.training import plans, store
-from aegis_server.training.budget import epsilon_of, steps_paid, steps_so_far
+from aegis_server.training.budget import Budget, epsilon_of, steps_paid, steps_so_far
 from aegis_server.training.runs import RunView
 from aegis_server.training.states import (
     OPEN_STATES,
@@ -61,6 +62,7 @@ class Progress:
         *,
         clock: Callable[[], datetime],
         changes: Changes,
+        budget: Budget | None = None,
         server: str = "server:aegis",
     ) -> None:
         self._database = database
@@ -68,6 +70,7 @@ class Progress:
         self._blobs = blobs
         self._clock = clock
         self._changes = changes
+        self._budget = budget or Budget()
         self._server = server
 
     async def assignment(self, run_id: str, *, attempt: int, actor: str) -> Assignment:
@@ -193,6 +196,8 @@ class Progress:
                         p.update_id for p in participants if p.outcome == aggregated and p.update_id
                     ),
                 },
+                # Whose data the model was trained on, and who was left out.
+                evidence={"participants.json": _by_outcome(participants)},
             ),
         )
 
@@ -238,7 +243,9 @@ class Progress:
                     resource=run_id,
                     state=f"round {last.round}" if last else "no round",
                 )
-            await store.settle(connection, run_id, steps_paid(replace(run, state=state), last))
+            steps = steps_paid(replace(run, state=state), last)
+            await store.settle(connection, run_id, steps)
+            ledger = await store.lock_ledger(connection, plan.dataset)
             stopped_by = run.reason if state == State.STATE_STOPPED else ""
             run = await move(
                 connection,
@@ -249,6 +256,12 @@ class Progress:
                 actor=actor,
                 action="finish",
                 at=self._clock(),
+                details={
+                    "dataset": plan.dataset,
+                    "steps": str(steps),
+                    "epsilon": f"{epsilon_of(run, steps):.6f}",
+                    **self._budget.statement(ledger),
+                },
             )
         await self._changes.tell()
         return run, last
@@ -272,6 +285,14 @@ class Progress:
             examples=await asyncio.to_thread(plans.enrolled, run.plan),
             open=run.state in OPEN_STATES,
         )
+
+
+def _by_outcome(participants: Iterable[StoredParticipant]) -> bytes:
+    names: dict[str, list[str]] = {}
+    for each in participants:
+        outcome = training_pb2.ParticipantRound.Outcome.keys()[each.outcome]
+        names.setdefault(outcome.removeprefix("OUTCOME_").lower(), []).append(each.participant)
+    return json.dumps(names, sort_keys=True).encode()
 
 
 def require_current(run: StoredRun, attempt: int) -> None:

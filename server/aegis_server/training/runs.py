@@ -165,8 +165,11 @@ class Runs:
             steps=plans.planned_steps(plan),
             settled=False,
         )
-        self._budget.check(await store.lock_ledger(connection, plan.dataset), spending)
+        ledger = await store.lock_ledger(connection, plan.dataset)
+        self._budget.check(ledger, spending)
         await store.reserve(connection, spending)
+        if not spending.simulation:
+            ledger.append(spending)
         await self._audit.record_in(
             connection,
             entry(
@@ -176,6 +179,7 @@ class Runs:
                 outcome="starting",
                 details={
                     **{name: str(value) for name, value in _attributes(plan).items()},
+                    **self._budget.statement(ledger),
                     "noise_multiplier": str(run.noise_multiplier),
                     "plan_sha256": digest(run.plan).hex(),
                 },

@@ -58,13 +58,13 @@ async def move(
     actor: str,
     action: str,
     at: datetime,
+    details: Mapping[str, str] | None = None,
 ) -> StoredRun:
     """Moves a locked run to a state and records it; the audit log stays locked until commit."""
     await store.set_state(connection, run.run_id, state=state, reason=reason, at=at)
     outcome = State.State.Name(state).removeprefix("STATE_").lower()
-    await audit.record_in(
-        connection, entry(run, actor=actor, action=action, outcome=outcome, reason=reason)
-    )
+    told = entry(run, actor=actor, action=action, outcome=outcome, reason=reason, details=details)
+    await audit.record_in(connection, told)
     moved = await store.run_of(connection, run.run_id)
     assert moved is not None  # noqa: S101  # we hold its row
     return moved

@@ -138,10 +138,9 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
     await Revisions(database, audit=audit, decisions=decisions, clock=_now).ensure_first()
     await decisions.open()
     blobs, changes, deeds = BlobStore(folder / "blobs"), Changes(), Deeds()
-    runs = Runs(
-        database, audit, decisions, clock=_now, changes=changes, budget=Budget(epsilon=20.0)
-    )
-    progress = Progress(database, audit, blobs, clock=_now, changes=changes)
+    budget = Budget(epsilon=20.0)
+    runs = Runs(database, audit, decisions, clock=_now, changes=changes, budget=budget)
+    progress = Progress(database, audit, blobs, clock=_now, changes=changes, budget=budget)
     coordinators = Coordinators(
         database,
         progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -21,7 +22,7 @@ from aegis.errors import (
     ResourceExhausted,
     from_rpc_error,
 )
-from aegis.v1 import training_pb2, training_pb2_grpc
+from aegis.v1 import audit_pb2, training_pb2, training_pb2_grpc
 from aegis_learning import parameters
 from aegis_learning.models import family
 from aegis_server.training import store
@@ -264,6 +265,51 @@ async def test_failed_run_shows_the_epsilon_it_pays(room: Any, plan: Plan) -> No
     run = (await stub.GetRun(training_pb2.GetRunRequest(run_id=run_id), timeout=5)).run
     assert 7.9 < run.epsilon <= 8
     assert await _count(room, "select steps from aegis.privacy_spending") == 6
+
+
+async def _told(room: Any, action: str) -> audit_pb2.AuditRecord:
+    """The newest record about runs with this action."""
+    async with room.database.transaction() as connection:
+        cursor = await connection.execute(
+            "select record from aegis.audit_record where kind = 4 order by idx desc"
+        )
+        rows = await cursor.fetchall()
+    records = [audit_pb2.AuditRecord.FromString(row[0]) for row in rows]
+    return next(record for record in records if record.action == action)
+
+
+async def test_records_of_a_run_tell_budget_and_participants(room: Any, plan: Plan) -> None:
+    """Reserved with the start, settled with the end; who is in the model, round by round."""
+    run_id = await room.start(_private(plan, review=True))
+    started = await _told(room, "start")
+    assert started.details["budget_limit_epsilon"] == "20"
+    assert started.details["budget_delta"] == "0.001"
+    assert 7.9 < float(started.details["budget_spent_epsilon"]) <= 8
+    await _take_up(room, run_id)
+    await _complete(room, run_id, 0, 0)
+    report = _report(1, 2, _model(1))
+    report.participants.add(
+        participant="site-2", outcome=training_pb2.ParticipantRound.OUTCOME_REJECTED
+    )
+    await _complete(room, run_id, 1, 2, report=report)
+    shared = await _told(room, "complete_round")
+    (parts,) = [each.content for each in shared.evidence if each.name == "participants.json"]
+    assert json.loads(parts) == {"aggregated": ["site-1"], "rejected": ["site-2"]}
+    await room.progress.finish(
+        run_id, attempt=1, state=Run.STATE_STOPPED, reason="", actor=COORDINATOR
+    )
+    ended = await _told(room, "finish")
+    assert (ended.details["dataset"], ended.details["steps"]) == ("breast-cancer", "2")
+    spent = float(ended.details["budget_spent_epsilon"])
+    # The run's delta is not the budget's, so the two are not the same number.
+    assert 0 < spent < 8
+    assert 0 < float(ended.details["epsilon"]) < 8
+
+
+async def test_simulation_leaves_the_budget_in_its_records_as_it_was(room: Any, plan: Plan) -> None:
+    """It is not charged, and nobody who reads the record should think so."""
+    await room.start(plan())
+    assert (await _told(room, "start")).details["budget_spent_epsilon"] == "0.000000"
 
 
 def _not_finite() -> bytes:
