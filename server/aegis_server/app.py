@@ -37,6 +37,7 @@ from aegis.v1 import (
     policy_pb2_grpc,
     review_pb2_grpc,
     service_account_pb2_grpc,
+    session_pb2,
     session_pb2_grpc,
     training_pb2_grpc,
     user_pb2_grpc,
@@ -55,6 +56,9 @@ from aegis_server.identity.machines.keys import ApiKeys
 from aegis_server.identity.machines.rights import Rights
 from aegis_server.identity.machines.service import ServiceAccountService
 from aegis_server.identity.machines.verification import KeyVerification, Uses
+from aegis_server.identity.openid.provider import Provider
+from aegis_server.identity.openid.settings import OpenIdSettings
+from aegis_server.identity.openid.verification import OpenIdVerification
 from aegis_server.identity.people.accounts import Accounts
 from aegis_server.identity.people.bootstrap import Bootstrap
 from aegis_server.identity.people.mail import Outbox, mailer
@@ -122,6 +126,7 @@ class _Base:
     directory: Directory
     access_tokens: AccessTokens | None
     key_uses: Uses
+    provider: Provider | None
     decisions: Decisions
     deeds: Deeds
     blobs: BlobStore
@@ -166,6 +171,7 @@ async def assemble(
             directory=directory,
             access_tokens=_access_tokens(settings, clock),
             key_uses=Uses(database, clock=clock),
+            provider=_provider(settings),
             decisions=decisions,
             deeds=Deeds(),
             blobs=BlobStore(settings.data_dir),
@@ -196,6 +202,8 @@ async def assemble(
         )
         parts = [audit.run(), *around, decisions.run(), directory.run(), base.key_uses.run()]
         parts += [each.run() for each in people]
+        if base.provider is not None:
+            parts.append(base.provider.run())
         if cache is not None:
             parts.append(cache.run())
         parts += [
@@ -225,6 +233,16 @@ def _access_tokens(settings: Settings, clock: Clock) -> AccessTokens | None:
     )
 
 
+def _provider(settings: Settings) -> Provider | None:
+    return Provider(OpenIdSettings.load(settings.oidc)) if settings.oidc is not None else None
+
+
+def _openid(base: _Base) -> OpenIdVerification | None:
+    if base.provider is None:
+        return None
+    return OpenIdVerification(base.provider, base.directory, base.audit, clock=base.clock)
+
+
 def _port(base: _Base, registry: CollectorRegistry) -> Port:
     doors = Doors(
         admit=Access(base.decisions, base.audit).admit,
@@ -234,6 +252,7 @@ def _port(base: _Base, registry: CollectorRegistry) -> Port:
             certificates=by_certificate(base.settings.trust_domain),
             access_tokens=base.access_tokens,
             api_keys=KeyVerification(base.directory, base.key_uses, clock=base.clock),
+            openid=_openid(base),
         ),
         larger=_LARGER,
     )
@@ -297,10 +316,20 @@ async def _people(base: _Base, port: Port, stack: AsyncExitStack) -> list[Outbox
             sessions=sessions,
             resets=resets,
             deeds=base.deeds,
+            identity_provider=_identity_provider(base),
         ),
         port.server,
     )
     return [outbox, sessions]
+
+
+def _identity_provider(base: _Base) -> session_pb2.IdentityProvider | None:
+    if base.provider is None:
+        return None
+    settings = base.provider.settings
+    return session_pb2.IdentityProvider(
+        issuer=settings.issuer, client_id=settings.client_id, scopes=settings.scopes
+    )
 
 
 def _keep_the_record(

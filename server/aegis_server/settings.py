@@ -41,6 +41,7 @@ class Settings:
     ready_file: Path | None
     token_listen: str | None
     token_keys: Path | None
+    oidc: Path | None
     audit_key: Path
     audit_sinks: tuple[str, ...]
     witness_address: str | None
@@ -88,6 +89,7 @@ class Settings:
             ready_file=Path(ready) if (ready := environment.get("AEGIS_READY_FILE")) else None,
             token_listen=environment.get("AEGIS_TOKEN_LISTEN") or None,
             token_keys=optional_file("AEGIS_TOKEN_KEYS"),
+            oidc=optional_file("AEGIS_OIDC"),
             audit_key=file("AEGIS_AUDIT_KEY"),
             audit_sinks=tuple(environment.get("AEGIS_AUDIT_SINKS", "").split()),
             witness_address=environment.get("AEGIS_WITNESS_ADDRESS") or None,

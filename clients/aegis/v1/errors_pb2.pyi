@@ -179,6 +179,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: the e-mail address or name is taken."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 53
     """ABORTED: the resource changed since it was read. Metadata: current."""
+    ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 54
+    """UNAVAILABLE: the identity provider's keys cannot be fetched."""
     ERROR_REASON_BOOTSTRAP_CLOSED: _ErrorReason.ValueType  # 55
     """FAILED_PRECONDITION: there is an administrator already."""
     ERROR_REASON_AUDIT_RANGE_INVALID: _ErrorReason.ValueType  # 57
@@ -378,6 +380,8 @@ ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 50
 """ALREADY_EXISTS: the e-mail address or name is taken."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 53
 """ABORTED: the resource changed since it was read. Metadata: current."""
+ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 54
+"""UNAVAILABLE: the identity provider's keys cannot be fetched."""
 ERROR_REASON_BOOTSTRAP_CLOSED: ErrorReason.ValueType  # 55
 """FAILED_PRECONDITION: there is an administrator already."""
 ERROR_REASON_AUDIT_RANGE_INVALID: ErrorReason.ValueType  # 57

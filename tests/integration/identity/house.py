@@ -33,7 +33,8 @@ from aegis.v1 import (
     user_pb2_grpc,
 )
 from aegis_server.access import DOMAIN, Access
-from aegis_server.identity.authentication import Authentication
+from aegis_server.identity import store
+from aegis_server.identity.authentication import Authentication, Verify
 from aegis_server.identity.directory import Directory
 from aegis_server.identity.machines.accounts import ServiceAccounts
 from aegis_server.identity.machines.keys import ApiKeys
@@ -146,6 +147,7 @@ class House:
             self.throttle,
             file=self.bootstrap_file,
         )
+        self.openid: Verify | None = None
         self.uses = Uses(database, clock=clock)
         self.address = ""
         self.doors = Doors(
@@ -156,9 +158,14 @@ class House:
                 certificates=_by_certificate,
                 access_tokens=self.access_tokens,
                 api_keys=KeyVerification(self.directory, self.uses, clock=clock),
+                openid=self._by_openid,
             ),
         )
         self.directory.on_change(self.doors.leashes.expel)
+
+    async def _by_openid(self, token: str, address: str) -> Caller:
+        assert self.openid is not None
+        return await self.openid(token, address)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -226,6 +233,11 @@ class House:
                 (audit_pb2.AUDIT_KIND_IDENTITY,),
             )
             return [audit_pb2.AuditRecord.FromString(row[0]) for row in await cursor.fetchall()]
+
+    async def version(self) -> int:
+        """How often who is who was changed."""
+        async with self.database.transaction() as connection:
+            return await store.version(connection)
 
     async def token_from_mail(self) -> str:
         """The token in the last mail that was sent."""
