@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aegis.channel import default_home
-from aegis.cli import action, audit, people, policy, train, update
+from aegis.cli import action, audit, machines, people, policy, train, update
 from aegis.cli.demo import demo
 from aegis.cli.session import (
     SECONDS,
@@ -40,6 +40,8 @@ app.command()(people.logout)
 app.add_typer(people.password, name="password")
 app.add_typer(people.profile, name="profile")
 app.add_typer(people.users, name="users")
+app.add_typer(machines.service_accounts, name="service-accounts")
+app.add_typer(machines.api_keys, name="api-keys")
 app.add_typer(policy.app, name="policy")
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")

@@ -48,10 +48,16 @@ RolesOption = Annotated[
 def login(
     email: EmailOption = None,
     password_stdin: StdinOption = False,
+    oidc: Annotated[
+        bool, typer.Option("--oidc", help="At the identity provider, in a browser.")
+    ] = False,
     output: OutputOption = Output.table,
 ) -> None:
     """Log in; commands without --as are run as you from then on."""
     address = target.door()
+    if oidc:
+        _login_at_provider(address, output)
+        return
     email = email or typer.prompt("E-mail")
     (secret,) = _secrets(password_stdin, "Password")
     request = session_pb2.LoginRequest(
@@ -60,6 +66,14 @@ def login(
     session = run(_login(request)).session
     tokens.keep_device_token(target.home, email, session.device_token)
     _keep(address, session, output)
+
+
+def _login_at_provider(address: str, output: Output) -> None:
+    # Only here, because an HTTP client takes longer to load than most commands to run.
+    from aegis.cli import federated
+
+    stored = run(federated.login(address))
+    _say_who(stored.subject, output)
 
 
 def bootstrap(
@@ -234,9 +248,12 @@ def _set_disabled(user: str, disabled: bool, output: Output) -> None:
 
 def _keep(address: str, session: session_pb2.Session, output: Output) -> None:
     tokens.keep(target.home, tokens.StoredSession.of(address, session))
+    _say_who(session.subject, output)
+
+
+def _say_who(subject: str, output: Output) -> None:
     # Not the tokens: what is printed ends up in scroll-back buffers and logs.
-    answer = {"subject": session.subject, "logged_in": True}
-    _say(output, answer, f"logged in as {session.subject}")
+    _say(output, {"subject": subject, "logged_in": True}, f"logged in as {subject}")
 
 
 def _say(output: Output, answer: dict[str, Any], text: str) -> None:
@@ -293,6 +310,10 @@ async def _logout(everywhere: bool) -> None:
     async with tokens.locked(target.home):
         stored = tokens.read(target.home)
         if stored is None:
+            return
+        if stored.kind == "oidc":
+            tokens.forget(target.home)
+            await tokens.end_at_provider(stored)
             return
         target.address = target.address or stored.address
         request = session_pb2.LogoutRequest(

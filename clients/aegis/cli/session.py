@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from aegis.bearer import FILE_VARIABLE, ApiKey
 from aegis.channel import Bearer, Identity, Proof, connect, default_home
 from aegis.cli import tokens
 from aegis.errors import AegisError, from_rpc_error
@@ -58,7 +59,9 @@ _HINTS = {
         ),
         "log in again with `aegis login`, or use a certificate: --as admin",
     ),
-    "LOGIN_FAILED": "forgotten? `aegis password forgot`",
+    "LOGIN_FAILED": "forgotten? `aegis password forgot`, or `aegis login --oidc` once more",
+    "IDENTITY_PROVIDER_UNAVAILABLE": "try again later, or use a certificate: --as admin",
+    "SCOPE_INSUFFICIENT": "make a key with more scopes: `aegis api-keys create --scope`",
     "BOOTSTRAP_CLOSED": "ask an administrator for an account: `aegis users create`",
     "ONE_TIME_TOKEN_INVALID": "ask for another with `aegis password forgot`",
     "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
@@ -93,6 +96,11 @@ class Target:
     def roots(self) -> Path:
         """What the server must chain to."""
         return self.home / "pki" / "ca.crt"
+
+    @property
+    def key(self) -> ApiKey | None:
+        """The API key of the environment, when commands are run with that."""
+        return None if self.named else ApiKey.from_environment(self.roots)
 
     @property
     def by_session(self) -> bool:
@@ -132,15 +140,21 @@ target = Target(default_home())
 
 
 @asynccontextmanager
-async def channel() -> AsyncIterator[grpc.aio.Channel]:
+async def channel(*, retries: bool = True) -> AsyncIterator[grpc.aio.Channel]:
     """Opens the channel the options ask for."""
     proof: Proof
-    if target.by_session:
+    if (key := target.key) is not None:
+        address, proof = target.door(), key
+    elif target.by_session:
         stored = await tokens.fresh(target.home, target.roots)
         address, proof = target.address or stored.address, Bearer(target.roots, stored.access_token)
     else:
         address, proof = target.resolve()
-    async with connect(address, proof) as opened:
+    try:
+        opened = connect(address, proof, retries=retries)
+    except (OSError, ValueError) as error:
+        fail(str(error), f"check {FILE_VARIABLE}, or use a certificate: --as admin")
+    async with opened:
         yield opened
 
 
@@ -171,10 +185,10 @@ def refuse(error: AegisError) -> NoReturn:
         err.print(f"  [yellow]{escape(violation.field)}[/]: {description}", highlight=False)
     if error.retry_seconds is not None:
         err.print(f"  next: try again in {error.retry_seconds:.0f} s", highlight=False)
-    elif error.code is grpc.StatusCode.UNAVAILABLE:
-        err.print("  next: `aegis status` shows which part is away", highlight=False)
     elif error.reason in _HINTS:
         err.print(f"  next: {_HINTS[error.reason]}", highlight=False)
+    elif error.code is grpc.StatusCode.UNAVAILABLE:
+        err.print("  next: `aegis status` shows which part is away", highlight=False)
     raise typer.Exit(1)
 
 

@@ -7,19 +7,20 @@ lock from before it reads the file until the new tokens are in it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 
 from aegis.channel import Bearer, connect
-from aegis.errors import Unauthenticated, from_rpc_error
+from aegis.errors import Unauthenticated, Unavailable, from_rpc_error
 from aegis.v1 import session_pb2, session_pb2_grpc
 
 _SECONDS = 30.0
@@ -29,7 +30,10 @@ _LEFT = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session and the address it was begun at; times are in ISO 8601."""
+    """A session and the address it was begun at; times are in ISO 8601.
+
+    One of `kind` "oidc" goes on at the provider it was begun at, as this client of it.
+    """
 
     address: str
     subject: str
@@ -37,6 +41,9 @@ class StoredSession:
     access_ends_at: str
     refresh_token: str = field(repr=False)
     refresh_ends_at: str
+    kind: str = "session"
+    issuer: str = ""
+    client_id: str = ""
 
     @classmethod
     def of(cls, address: str, session: session_pb2.Session) -> StoredSession:
@@ -88,13 +95,10 @@ async def fresh(home: Path, roots: Path) -> StoredSession:
         if stored.lasts():
             return stored
         try:
-            session = await _refresh(stored, roots)
-        except grpc.aio.AioRpcError as error:
-            refusal = from_rpc_error(error)
-            if isinstance(refusal, Unauthenticated):
-                forget(home)
-            raise refusal from None
-        renewed = StoredSession.of(stored.address, session)
+            renewed = await (_renew if stored.kind == "oidc" else _refresh)(stored, roots)
+        except Unauthenticated:
+            forget(home)
+            raise
         keep(home, renewed)
     return renewed
 
@@ -129,11 +133,40 @@ def _devices(home: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-async def _refresh(stored: StoredSession, roots: Path) -> session_pb2.Session:
+async def _refresh(stored: StoredSession, roots: Path) -> StoredSession:
     async with connect(stored.address, Bearer(roots), retries=False) as channel:
         request = session_pb2.RefreshSessionRequest(refresh_token=stored.refresh_token)
         stub = session_pb2_grpc.SessionServiceStub(channel)
-        return (await stub.RefreshSession(request, timeout=_SECONDS)).session
+        try:
+            answer = await stub.RefreshSession(request, timeout=_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        return StoredSession.of(stored.address, answer.session)
+
+
+async def _renew(stored: StoredSession, roots: Path) -> StoredSession:
+    # Only here, because an HTTP client takes longer to load than most commands to run.
+    from aegis.cli.device import DeviceLogin
+
+    if not stored.refresh_token:
+        raise Unauthenticated("TOKEN_EXPIRED", "the provider gave a token for one session only")
+    async with DeviceLogin(stored.issuer, stored.client_id) as device:
+        given = await device.refresh(stored.refresh_token)
+    return replace(
+        stored,
+        access_token=given.token,
+        access_ends_at=datetime.fromtimestamp(given.ends_at, UTC).isoformat(),
+        refresh_token=given.refresh_token,
+    )
+
+
+async def end_at_provider(stored: StoredSession) -> None:
+    """Has the provider forget the refresh token, if it answers; ours is forgotten in any case."""
+    from aegis.cli.device import DeviceLogin
+
+    with contextlib.suppress(Unavailable):
+        async with DeviceLogin(stored.issuer, stored.client_id) as device:
+            await device.revoke(stored.refresh_token)
 
 
 def _file(home: Path) -> Path:

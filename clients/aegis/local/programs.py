@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from aegis.channel import Identity
 from aegis.local.health import serving
@@ -21,6 +22,8 @@ _EXECUTOR_SETTINGS = (
     "AEGIS_EXECUTOR_MAX_REPLICAS",
     "AEGIS_EXECUTOR_NAMESPACES",
 )
+# And about the server.
+_SERVER_SETTINGS = ("AEGIS_OIDC",)
 
 
 class Service(ProgramPart):
@@ -132,6 +135,7 @@ def server_environment(
     redis_url: str | None,
     executor_address: str,
     witness_address: str,
+    given: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Returns the environment of `aegis_server`."""
     pki = home / "pki"
@@ -152,6 +156,7 @@ def server_environment(
         "AEGIS_COORDINATOR_CERT": str(pki / "coordinator.crt"),
         "AEGIS_COORDINATOR_KEY": str(pki / "coordinator.key"),
         "AEGIS_PROFILE": "development",
+        **{key: given[key] for key in _SERVER_SETTINGS if key in given},
     }
 
 

@@ -251,6 +251,7 @@ class Stack:
             redis_url=self.redis_url,
             executor_address=self.executor_address,
             witness_address=self._supervisor.parts["witness"].address,
+            given=self._given,
         )
         return Service(
             "server",
