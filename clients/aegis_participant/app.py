@@ -21,6 +21,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from aegis_learning import npy
 from aegis_learning.datasets import Split, load, partition
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, check
@@ -52,7 +53,7 @@ class Order:
             clip_norm=float(config["clip-norm"]),
             noise_multiplier=float(config["noise-multiplier"]),
         )
-        base = {name: array.numpy() for name, array in arrays.items()}
+        base = {name: npy.read(array.data) for name, array in arrays.items()}
         return cls(
             task=task,
             base=check(base, family(task.model).shapes),

@@ -16,7 +16,7 @@ import numpy as np
 
 from aegis.errors import AegisError, InvalidArgument, ResourceExhausted, from_rpc_error
 from aegis.v1 import review_pb2, review_pb2_grpc, training_pb2
-from aegis_learning import parameters
+from aegis_learning import npy, parameters
 from aegis_learning.parameters import Parameters, Shapes
 from aegis_server.training.flower import (
     Array,
@@ -134,7 +134,7 @@ class ReviewedFedAvg(FedAvg):
     ) -> Iterable[Message]:
         """Returns the round's messages; everybody asked is missing until they answer."""
         self._base = parameters.check(
-            {name: array.numpy() for name, array in arrays.items()}, self._shapes
+            {name: npy.read(array.data) for name, array in arrays.items()}, self._shapes
         )
         messages = list(super().configure_train(server_round, arrays, config, grid))
         asked = sorted(message.metadata.dst_node_id for message in messages)
@@ -234,7 +234,7 @@ def _update_in(reply: Message, shapes: Shapes) -> Parameters:
         # Before anything is unpacked: a few more bytes than the numbers are the .npy header.
         if len(array.data) > 4 * math.prod(shapes.get(name, ())) + _NPY_HEADER:
             raise parameters.ShapeError(name[:64], "is larger than the model's")
-    return parameters.check({name: array.numpy() for name, array in arrays.items()}, shapes)
+    return parameters.check({name: npy.read(array.data) for name, array in arrays.items()}, shapes)
 
 
 def _note(outcome: Outcome, verdict: Update | AegisError | None) -> None:
