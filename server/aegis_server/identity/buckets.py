@@ -10,6 +10,8 @@ import asyncio
 import hashlib
 import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,22 +23,31 @@ from aegis.errors import Unavailable
 _SECONDS = 0.25
 _LOCAL_MAX = 100_000
 
-# KEYS[1] the bucket; ARGV rate, burst, and a time for tests instead of the server's own.
+# After a failure Redis is not asked for this long: nobody waits for what is known to be gone.
+_REST_SECONDS = 1.0
+
+# KEYS[1] the bucket; ARGV rate, burst, how many at most, and a time for tests instead of the
+# server's own. Returns how many were taken, and the seconds until there is one.
 _TAKE = """
 local time = redis.call('TIME')
-local now = tonumber(ARGV[3]) or (time[1] + time[2] / 1000000)
-local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local now = tonumber(ARGV[4]) or (time[1] + time[2] / 1000000)
+local rate, burst, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local kept = redis.call('HMGET', KEYS[1], 'tokens', 'at')
 local tokens = burst
 if kept[1] then
-    tokens = math.min(burst, tonumber(kept[1]) + math.max(0, now - tonumber(kept[2])) * rate)
+    -- A clock that steps back must not fill the bucket once it returns.
+    local at = tonumber(kept[2])
+    now = math.max(at, now)
+    tokens = math.min(burst, tonumber(kept[1]) + (now - at) * rate)
 end
+local taken = math.max(0, math.min(most, math.floor(tokens)))
 local wait = 0
-if tokens >= 1 then tokens = tokens - 1 else wait = (1 - tokens) / rate end
+if taken < 1 then wait = (1 - tokens) / rate end
+tokens = tokens - taken
 redis.call('HSET', KEYS[1],
     'tokens', string.format('%.9f', tokens), 'at', string.format('%.6f', now))
 redis.call('EXPIRE', KEYS[1], math.ceil(burst / rate) + 1)
-return string.format('%.6f', wait)
+return {taken, string.format('%.6f', wait)}
 """
 
 
@@ -52,10 +63,13 @@ class Bucket:
 class Buckets(Protocol):
     """Where tokens are counted."""
 
-    async def take(self, bucket: Bucket, of: str, *, now: float | None = None) -> float:
-        """Takes a token of somebody's bucket; returns 0, or the seconds until there is one.
+    async def lease(
+        self, bucket: Bucket, of: str, most: int, *, now: float | None = None
+    ) -> tuple[int, float]:
+        """Takes up to `most` tokens of somebody's bucket.
 
-        Raises `Unavailable` (LIMITER_UNAVAILABLE) when it cannot be counted.
+        Returns how many there were and, for none, the seconds until there is one. Raises
+        `Unavailable` (LIMITER_UNAVAILABLE) when it cannot be counted.
         """
 
     async def fill(self, bucket: Bucket, of: str) -> None:
@@ -68,19 +82,22 @@ class LocalBuckets:
     def __init__(self) -> None:
         self._kept: dict[str, tuple[float, float]] = {}
 
-    async def take(self, bucket: Bucket, of: str, *, now: float | None = None) -> float:
+    async def lease(
+        self, bucket: Bucket, of: str, most: int, *, now: float | None = None
+    ) -> tuple[int, float]:
         """See `Buckets`."""
         now = time.time() if now is None else now
         tokens, at = self._kept.pop(_key(bucket, of), (float(bucket.burst), now))
-        tokens = min(bucket.burst, tokens + max(0.0, now - at) * bucket.rate)
-        wait = 0.0 if tokens >= 1 else (1 - tokens) / bucket.rate
-        if tokens >= 1:
-            tokens -= 1
+        # A clock that steps back must not fill the bucket once it returns.
+        now = max(at, now)
+        tokens = min(bucket.burst, tokens + (now - at) * bucket.rate)
+        taken = min(most, int(tokens))
+        wait = 0.0 if taken else (1 - tokens) / bucket.rate
         # The oldest go first: a stranger cannot fill our memory.
         if len(self._kept) >= _LOCAL_MAX:
             del self._kept[next(iter(self._kept))]
-        self._kept[_key(bucket, of)] = tokens, now
-        return wait
+        self._kept[_key(bucket, of)] = tokens - taken, now
+        return taken, wait
 
     async def fill(self, bucket: Bucket, of: str) -> None:
         """See `Buckets`."""
@@ -93,31 +110,44 @@ class RedisBuckets:
     def __init__(self, url: str) -> None:
         self._redis = redis.asyncio.from_url(url, socket_connect_timeout=_SECONDS)
         self._take = self._redis.register_script(_TAKE)
+        self._rest_until = 0.0
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._redis.aclose()
 
-    async def take(self, bucket: Bucket, of: str, *, now: float | None = None) -> float:
+    async def lease(
+        self, bucket: Bucket, of: str, most: int, *, now: float | None = None
+    ) -> tuple[int, float]:
         """See `Buckets`; waits a quarter of a second for Redis at most."""
-        arguments = [bucket.rate, bucket.burst, "" if now is None else now]
-        try:
-            async with asyncio.timeout(_SECONDS):
-                return float(await self._take(keys=[_key(bucket, of)], args=arguments))
-        except (RedisError, OSError, TimeoutError) as error:
-            raise Unavailable(
-                "LIMITER_UNAVAILABLE", "attempts cannot be counted now, so none is taken"
-            ) from error
+        arguments = [bucket.rate, bucket.burst, most, "" if now is None else now]
+        async with self._answer():
+            taken, wait = await self._take(keys=[_key(bucket, of)], args=arguments)
+        return int(taken), float(wait)
 
     async def fill(self, bucket: Bucket, of: str) -> None:
         """See `Buckets`."""
+        async with self._answer():
+            await self._redis.delete(_key(bucket, of))
+
+    @asynccontextmanager
+    async def _answer(self) -> AsyncIterator[None]:
+        if time.monotonic() < self._rest_until:
+            raise _uncounted()
         try:
             async with asyncio.timeout(_SECONDS):
-                await self._redis.delete(_key(bucket, of))
+                yield
         except (RedisError, OSError, TimeoutError) as error:
-            raise Unavailable(
-                "LIMITER_UNAVAILABLE", "attempts cannot be counted now, so none is taken"
-            ) from error
+            self._rest_until = time.monotonic() + _REST_SECONDS
+            raise _uncounted() from error
+
+
+def _uncounted() -> Unavailable:
+    return Unavailable(
+        "LIMITER_UNAVAILABLE",
+        "this cannot be counted now, and is not taken uncounted",
+        retry_seconds=_REST_SECONDS,
+    )
 
 
 def _key(bucket: Bucket, of: str) -> str:

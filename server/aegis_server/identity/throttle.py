@@ -14,14 +14,17 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 import struct
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from aegis.errors import ResourceExhausted
+from aegis.errors import ResourceExhausted, Unavailable
 from aegis_server.identity.buckets import Bucket, Buckets, rounded_up
 from aegis_server.identity.people.sessions import Attempt
+
+log = logging.getLogger(__name__)
 
 _DEVICE = Bucket("device", rate=1 / 60, burst=10)
 _ACCOUNT_AND_NETWORK = Bucket("account-and-network", rate=1 / 60, burst=8)
@@ -49,8 +52,8 @@ class AttemptThrottle:
         Raises `ResourceExhausted` (RATE_LIMITED) or `Unavailable` (LIMITER_UNAVAILABLE).
         """
         for bucket, of in self._buckets_of(kind, account_key, caller_address, device_token):
-            wait = await self._buckets.take(bucket, of)
-            if wait > 0:
+            taken, wait = await self._buckets.lease(bucket, of, 1)
+            if not taken:
                 seconds = rounded_up(wait)
                 raise ResourceExhausted(
                     "RATE_LIMITED",
@@ -71,8 +74,15 @@ class AttemptThrottle:
         for bucket, of in self._buckets_of(kind, account_key, caller_address, device_token):
             # A network with one right password may still be guessing at others.
             if bucket not in (_NETWORK, _ACCOUNT):
-                await self._buckets.fill(bucket, of)
+                await self._give_back(bucket, of)
         return self._new_device(account_key) if kind == "login" else ""
+
+    async def _give_back(self, bucket: Bucket, of: str) -> None:
+        # What was asked for is done: a bucket that stays low is no reason to take it back.
+        try:
+            await self._buckets.fill(bucket, of)
+        except Unavailable as error:
+            log.warning("a right attempt was not given back: %s", error.message)
 
     def _buckets_of(
         self, kind: Attempt, account_key: str, caller_address: str, device_token: str

@@ -33,6 +33,11 @@ def throttle_over(buckets: Buckets, key: bytes = bytes(32)) -> AttemptThrottle:
     return AttemptThrottle(buckets, key=key, clock=Clock())
 
 
+async def take(buckets: Buckets, of: str, now: float | None = None) -> float:
+    """Takes one token; returns 0, or the seconds until there is one."""
+    return (await buckets.lease(SMALL, of, 1, now=now))[1]
+
+
 async def refusal(throttle: AttemptThrottle, *attempt: str) -> AegisError | None:
     try:
         await throttle.before("login", *attempt)
@@ -43,20 +48,28 @@ async def refusal(throttle: AttemptThrottle, *attempt: str) -> AegisError | None
 
 async def test_so_many_at_once_then_so_many_a_second(buckets: Buckets):
     """The bucket fills again with time, up to its burst and no further."""
-    waits = [await buckets.take(SMALL, "ann", now=100.0) for _ in range(4)]
+    waits = [await take(buckets, "ann", now=100.0) for _ in range(4)]
     assert waits == [0, 0, 0, 0.5]
-    assert await buckets.take(SMALL, "ann", now=100.5) == 0
-    assert await buckets.take(SMALL, "bob", now=100.5) == 0
-    assert [await buckets.take(SMALL, "ann", now=1000.0) for _ in range(4)][-1] > 0
+    assert await take(buckets, "ann", now=100.5) == 0
+    assert await take(buckets, "bob", now=100.5) == 0
+    assert [await take(buckets, "ann", now=1000.0) for _ in range(4)][-1] > 0
     await buckets.fill(SMALL, "ann")
-    assert await buckets.take(SMALL, "ann", now=1000.0) == 0
+    assert await take(buckets, "ann", now=1000.0) == 0
 
 
 async def test_clock_that_steps_back_gives_nothing_away(buckets: Buckets):
     """Time only ever adds tokens."""
     for _ in range(3):
-        assert await buckets.take(SMALL, "ann", now=100.0) == 0
-    assert await buckets.take(SMALL, "ann", now=50.0) > 0
+        assert await take(buckets, "ann", now=100.0) == 0
+    assert await take(buckets, "ann", now=50.0) > 0
+    assert await take(buckets, "ann", now=100.0) > 0
+
+
+async def test_lease_gives_what_there_is_and_no_more(buckets: Buckets):
+    """Several tokens in one trip, never more than the bucket holds."""
+    assert await buckets.lease(SMALL, "ann", 2, now=100.0) == (2, 0)
+    assert await buckets.lease(SMALL, "ann", 2, now=100.0) == (1, 0)
+    assert await buckets.lease(SMALL, "ann", 2, now=100.0) == (0, 0.5)
 
 
 @settings(
@@ -73,8 +86,8 @@ async def test_script_and_python_count_alike(
     await shared.fill(SMALL, str(name))
     for pause in pauses:
         now += pause
-        here = await local.take(SMALL, str(name), now=now)
-        there = await shared.take(SMALL, str(name), now=now)
+        here = await take(local, str(name), now=now)
+        there = await take(shared, str(name), now=now)
         assert here == pytest.approx(there, abs=1e-4)
         passed += here == 0
     assert passed <= SMALL.burst + SMALL.rate * sum(pauses) + 1e-6
@@ -83,7 +96,7 @@ async def test_script_and_python_count_alike(
 async def test_two_servers_share_a_bucket(redis_url: str, shared: RedisBuckets):
     """Asking the other replica does not help."""
     other = RedisBuckets(redis_url)
-    waits = [await each.take(SMALL, "ann") for each in (shared, other, shared, other)]
+    waits = [await take(each, "ann") for each in (shared, other, shared, other)]
     await other.close()
     assert [wait > 0 for wait in waits] == [False, False, False, True]
 
@@ -166,6 +179,26 @@ async def test_attempts_that_cannot_be_counted_are_not_taken():
     with pytest.raises(Unavailable) as refused:
         await throttle.before("login", "ann", OWNER, "")
     assert refused.value.reason == "LIMITER_UNAVAILABLE"
+    await gone.close()
+
+
+async def test_right_attempt_counts_although_redis_is_gone_by_then():
+    """What was done stays done; only the tokens are not given back."""
+    gone = RedisBuckets("redis://127.0.0.1:1")
+    assert await throttle_over(gone).succeeded("login", "ann", OWNER, "")
+    await gone.close()
+
+
+async def test_redis_that_is_gone_is_not_asked_by_every_call():
+    """The first call waits for it, those of the next second do not."""
+    gone = RedisBuckets("redis://127.0.0.1:1")
+    causes = []
+    for _ in range(2):
+        with pytest.raises(Unavailable) as refused:
+            await gone.lease(SMALL, "ann", 1)
+        causes.append(refused.value.__cause__ is None)
+        assert refused.value.retry_seconds == 1
+    assert causes == [False, True]
     await gone.close()
 
 
