@@ -51,6 +51,7 @@ from aegis_server.execution.settlement import Settlement
 from aegis_server.identity.authentication import Authentication
 from aegis_server.identity.buckets import Buckets, LocalBuckets, RedisBuckets
 from aegis_server.identity.directory import Directory
+from aegis_server.identity.limits import Limits, parse_limits
 from aegis_server.identity.machines.accounts import ServiceAccounts
 from aegis_server.identity.machines.keys import ApiKeys
 from aegis_server.identity.machines.rights import Rights
@@ -127,6 +128,7 @@ class _Base:
     access_tokens: AccessTokens | None
     key_uses: Uses
     provider: Provider | None
+    buckets: Buckets
     decisions: Decisions
     deeds: Deeds
     blobs: BlobStore
@@ -172,6 +174,7 @@ async def assemble(
             access_tokens=_access_tokens(settings, clock),
             key_uses=Uses(database, clock=clock),
             provider=_provider(settings),
+            buckets=_buckets(settings, stack),
             decisions=decisions,
             deeds=Deeds(),
             blobs=BlobStore(settings.data_dir),
@@ -254,6 +257,7 @@ def _port(base: _Base, registry: CollectorRegistry) -> Port:
             api_keys=KeyVerification(base.directory, base.key_uses, clock=base.clock),
             openid=_openid(base),
         ),
+        limit=Limits(base.buckets, registry=registry, limits=parse_limits(base.settings.limits)),
         larger=_LARGER,
     )
     base.directory.on_change(doors.leashes.expel)
@@ -288,7 +292,7 @@ async def _people(base: _Base, port: Port, stack: AsyncExitStack) -> list[Outbox
     passwords = Passwords()
     stack.callback(passwords.close)
     throttle = AttemptThrottle(
-        _buckets(settings, stack),
+        base.buckets,
         key=hmac.digest(key, b"aegis identity: devices", hashlib.sha256),
         clock=base.clock,
     )

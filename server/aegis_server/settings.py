@@ -45,6 +45,7 @@ class Settings:
     audit_key: Path
     audit_sinks: tuple[str, ...]
     witness_address: str | None
+    limits: str
     mail: str | None = field(repr=False)
     mail_password: Path | None
 
@@ -93,6 +94,7 @@ class Settings:
             audit_key=file("AEGIS_AUDIT_KEY"),
             audit_sinks=tuple(environment.get("AEGIS_AUDIT_SINKS", "").split()),
             witness_address=environment.get("AEGIS_WITNESS_ADDRESS") or None,
+            limits=environment.get("AEGIS_LIMITS", ""),
             mail=environment.get("AEGIS_MAIL") or None,
             mail_password=optional_file("AEGIS_MAIL_PASSWORD_FILE"),
         )

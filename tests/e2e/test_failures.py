@@ -16,6 +16,7 @@ import pytest
 
 from aegis.channel import connect
 from aegis.envelope import sign_action
+from aegis.errors import from_rpc_error
 from aegis.local.stack import Stack
 from aegis.plans import default_plan
 from aegis.trust import load_private_key
@@ -57,8 +58,25 @@ async def audit_of(stack: Stack, subject_id: str) -> list[audit_pb2.AuditRecord]
     return [record for record in records if record.subject_id == subject_id]
 
 
+async def change_nothing(stack: Stack) -> str:
+    """How the server refuses to stop a run that is none, once all it had counted is used up."""
+    reasons = []
+    async with connect(stack.address, stack.identity("admin"), retries=False) as opened:
+        stub = training_pb2_grpc.TrainingServiceStub(opened)
+        for _ in range(5):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.StopRun(
+                    training_pb2.StopRunRequest(run_id=str(uuid.uuid4()), reason="none"), timeout=10
+                )
+            reasons.append(from_rpc_error(refused.value).reason)
+    return reasons[-1]
+
+
 async def test_killing_redis_under_load_changes_no_answer(stack: Stack):
-    """Every Evaluate before, during and after the death of Valkey is answered, and rightly."""
+    """Every Evaluate before, during and after the death of Valkey is answered, and rightly.
+
+    What changes something is refused meanwhile, because nobody counts it.
+    """
     expected = {
         "shop": ("automation-restarts-pods-in-shop", policy_pb2.EFFECT_ALLOW),
         "payments": ("automation-outside-its-namespaces", policy_pb2.EFFECT_DENY),
@@ -90,11 +108,13 @@ async def test_killing_redis_under_load_changes_no_answer(stack: Stack):
         stack.kill("valkey")
         await asyncio.sleep(1.5)
         while_away = answered
+        assert await change_nothing(stack) == "LIMITER_UNAVAILABLE"
         await stack.restart("valkey")
         await asyncio.sleep(0.5)
         finished.set()
         await asyncio.gather(*workers)
     assert 0 < before < while_away < answered
+    assert await change_nothing(stack) == "RESOURCE_NOT_FOUND"
 
 
 async def rounds_of(stack: Stack, run_id: str) -> training_pb2.Run:

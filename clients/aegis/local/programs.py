@@ -23,7 +23,7 @@ _EXECUTOR_SETTINGS = (
     "AEGIS_EXECUTOR_NAMESPACES",
 )
 # And about the server.
-_SERVER_SETTINGS = ("AEGIS_OIDC",)
+_SERVER_SETTINGS = ("AEGIS_LIMITS", "AEGIS_OIDC")
 
 
 class Service(ProgramPart):
