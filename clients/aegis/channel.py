@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 # UNAVAILABLE only: it is used only where nothing was done or request_id makes a repeat harmless.
 _SERVICE_CONFIG = json.dumps(
@@ -64,6 +66,17 @@ class Identity:
         """Returns the identity `aegis up` made under that name, e.g. `admin`."""
         pki = (home or default_home()) / "pki"
         return cls(pki / f"{name}.crt", pki / f"{name}.key", pki / "ca.crt")
+
+    def check(self) -> None:
+        """Raises ValueError unless key and certificate belong together and the roots are some.
+
+        In the middle of a rotation they do not; OSError when a file is missing.
+        """
+        certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        key = load_pem_private_key(self.key.read_bytes(), password=None)
+        if key.public_key() != certificate.public_key():
+            raise ValueError(f"{self.key} is not the key of {self.certificate}")
+        x509.load_pem_x509_certificates(self.roots.read_bytes())
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Reads the files; raises FileNotFoundError naming the missing one."""

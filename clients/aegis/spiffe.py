@@ -83,6 +83,10 @@ def caller_of_certificate(pem: bytes, trust_domain: str) -> Caller:
 
 
 def certificate_id(certificate: x509.Certificate) -> str:
+    """Returns what a certificate is called where it is not shown, see `certificate_name`."""
+    return certificate_name(certificate.issuer, certificate.serial_number)
+
+
+def certificate_name(issuer: x509.Name, serial_number: int) -> str:
     """Returns issuer and serial number, by which revocation lists name a certificate."""
-    issuer = hashlib.sha256(certificate.issuer.public_bytes()).hexdigest()[:16]
-    return f"{issuer}:{certificate.serial_number:x}"
+    return f"{hashlib.sha256(issuer.public_bytes()).hexdigest()[:16]}:{serial_number:x}"

@@ -14,6 +14,7 @@ from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
+from aegis.serving.revocation import Revocations
 from aegis.trust import TrustBundle, load_private_key
 from aegis.v1 import witness_pb2, witness_pb2_grpc
 from aegis_witness.heads import Heads
@@ -35,12 +36,14 @@ async def serve(settings: Settings) -> None:
         key=load_private_key(settings.key),
         clock=lambda: datetime.now(UTC),
     )
+    revocations = Revocations(settings.tls)
+    doors = Doors(
+        admit=admit_peers(settings.peers),
+        metrics=CallMetrics(CollectorRegistry()),
+        authenticate=revocations.guard(by_certificate(settings.trust_domain)),
+    )
     port = Port(
-        doors=Doors(
-            admit=admit_peers(settings.peers),
-            metrics=CallMetrics(CollectorRegistry()),
-            authenticate=by_certificate(settings.trust_domain),
-        ),
+        doors=doors,
         tls=settings.tls,
         services=(_NAME,),
     )
@@ -51,7 +54,7 @@ async def serve(settings: Settings) -> None:
             "%s listens to %s at %s", settings.name, ", ".join(sorted(settings.peers)), address
         )
         announce(settings.ready_file, address)
-        await run_until_stopped()
+        await run_until_stopped(revocations.run(doors.leashes.expel))
     finally:
         await port.close(_DRAIN_SECONDS)
 

@@ -48,7 +48,12 @@ class Settings:
         ready = environment.get("AEGIS_READY_FILE")
         settings = cls(
             listen=text("AEGIS_LISTEN", "127.0.0.1:0"),
-            tls=TlsFiles(file("AEGIS_TLS_CERT"), file("AEGIS_TLS_KEY"), file("AEGIS_TLS_CA")),
+            tls=TlsFiles(
+                file("AEGIS_TLS_CERT"),
+                file("AEGIS_TLS_KEY"),
+                file("AEGIS_TLS_CA"),
+                file("AEGIS_TLS_CRL") if environment.get("AEGIS_TLS_CRL") else None,
+            ),
             trust_domain=text("AEGIS_TRUST_DOMAIN", "aegis.local"),
             peers=frozenset(peer.strip() for peer in peers if peer.strip()),
             trust_bundle=file("AEGIS_TRUST_BUNDLE"),

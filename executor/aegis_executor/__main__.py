@@ -13,9 +13,10 @@ from typing import Any
 import grpc
 from prometheus_client import REGISTRY, start_http_server
 
-from aegis.channel import Identity, connect
+from aegis.channel import Identity
 from aegis.errors import AegisError
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
+from aegis.following import Following
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.service import AuditService
 from aegis.serving.checkpointing.parts import Keeping
@@ -25,6 +26,7 @@ from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
+from aegis.serving.revocation import Revocations
 from aegis.trust import TrustBundle
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 from aegis_executor.admission import Admission
@@ -100,33 +102,36 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             audit=audit,
             server=PeerLog(audit, kept, lambda: trust, _SERVER_LOG_ID),
         )
-        address = await _serve(settings, service, AuditService(audit, kept), stack)
+        revocations = Revocations(settings.tls)
+        doors = Doors(
+            admit=admit_peers(settings.peers),
+            metrics=CallMetrics(REGISTRY),
+            authenticate=revocations.guard(by_certificate(settings.trust_domain)),
+            max_message_bytes=_MAX_MESSAGE_BYTES,
+        )
+        address = await _serve(settings, doors, service, AuditService(audit, kept), stack)
         around = keeping.parts(audit, kept, clock=_now, registry=REGISTRY)
-        yield address, (audit.run(), *around, lock.keep(), executions.sweep())
+        followed = revocations.run(doors.leashes.expel)
+        yield address, (audit.run(), *around, lock.keep(), executions.sweep(), followed)
 
 
 def _witness(settings: Settings, stack: AsyncExitStack) -> grpc.aio.Channel | None:
     if settings.witness_address is None:
         return None
     us = Identity(settings.tls.certificate, settings.tls.key, settings.tls.roots)
-    channel = connect(settings.witness_address, us, retries=False)
+    channel = Following(settings.witness_address, us, retries=False)
     stack.push_async_callback(channel.close)
     return channel
 
 
 async def _serve(
-    settings: Settings, service: ExecutorService, record: AuditService, stack: AsyncExitStack
+    settings: Settings,
+    doors: Doors,
+    service: ExecutorService,
+    record: AuditService,
+    stack: AsyncExitStack,
 ) -> str:
-    port = Port(
-        doors=Doors(
-            admit=admit_peers(settings.peers),
-            metrics=CallMetrics(REGISTRY),
-            authenticate=by_certificate(settings.trust_domain),
-            max_message_bytes=_MAX_MESSAGE_BYTES,
-        ),
-        tls=settings.tls,
-        services=_NAMES,
-    )
+    port = Port(doors=doors, tls=settings.tls, services=_NAMES)
     executor_pb2_grpc.add_ExecutorServiceServicer_to_server(service, port.server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(record, port.server)
     stack.push_async_callback(port.close, _DRAIN_SECONDS)

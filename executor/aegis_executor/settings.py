@@ -52,6 +52,7 @@ class Settings:
                 read.file("AEGIS_TLS_CERT"),
                 read.file("AEGIS_TLS_KEY"),
                 read.file("AEGIS_TLS_CA"),
+                read.file("AEGIS_TLS_CRL") if environment.get("AEGIS_TLS_CRL") else None,
             ),
             trust_domain=read.text("AEGIS_TRUST_DOMAIN", "aegis.local"),
             trust_bundle=read.file("AEGIS_TRUST_BUNDLE"),

@@ -19,7 +19,8 @@ from typing import Any
 import grpc
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from aegis.channel import Identity, connect
+from aegis.channel import Identity
+from aegis.following import Following
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.service import AuditService
 from aegis.serving.checkpointing.parts import Keeping
@@ -29,6 +30,7 @@ from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
+from aegis.serving.revocation import Revocations
 from aegis.trust import TrustBundle, load_private_key
 from aegis.v1 import (
     audit_pb2_grpc,
@@ -183,11 +185,11 @@ async def assemble(
         revisions = Revisions(database, audit=audit, decisions=decisions, clock=clock)
         await revisions.ensure_first()
         await decisions.open()
-        port = _port(base, registry)
+        port, revoking = _port(base, registry)
         policy = PolicyService(decisions=decisions, revisions=revisions, audit=audit)
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policy, port.server)
         us = Identity(settings.tls.certificate, settings.tls.key, settings.tls.roots)
-        executor = connect(settings.executor_address, us, retries=False)
+        executor = Following(settings.executor_address, us, retries=False)
         stack.push_async_callback(executor.close)
         around = _keep_the_record(base, port, us, executor, stack, registry)
         people = await _people(base, port, stack)
@@ -210,6 +212,7 @@ async def assemble(
         if cache is not None:
             parts.append(cache.run())
         parts += [
+            revoking(),
             _attend(base, port),
             settlement.run(),
             coordinators.run(_reachable(address)),
@@ -246,13 +249,15 @@ def _openid(base: _Base) -> OpenIdVerification | None:
     return OpenIdVerification(base.provider, base.directory, base.audit, clock=base.clock)
 
 
-def _port(base: _Base, registry: CollectorRegistry) -> Port:
+def _port(base: _Base, registry: CollectorRegistry) -> tuple[Port, Callable[[], Part]]:
+    """Returns the port, and what must run so that revoked certificates end what they opened."""
+    revocations = Revocations(base.settings.tls)
     doors = Doors(
         admit=Access(base.decisions, base.audit).admit,
         metrics=CallMetrics(registry),
         authenticate=Authentication(
             base.directory,
-            certificates=by_certificate(base.settings.trust_domain),
+            certificates=revocations.guard(by_certificate(base.settings.trust_domain)),
             access_tokens=base.access_tokens,
             api_keys=KeyVerification(base.directory, base.key_uses, clock=base.clock),
             openid=_openid(base),
@@ -261,12 +266,13 @@ def _port(base: _Base, registry: CollectorRegistry) -> Port:
         larger=_LARGER,
     )
     base.directory.on_change(doors.leashes.expel)
-    return Port(
+    port = Port(
         doors=doors,
         tls=base.settings.tls,
         services=SERVICES,
         reflect=base.settings.development,
     )
+    return port, lambda: revocations.run(doors.leashes.expel)
 
 
 def _buckets(settings: Settings, stack: AsyncExitStack) -> Buckets:
@@ -347,7 +353,7 @@ def _keep_the_record(
     """Serves the audit log; returns what must run around it."""
     settings, witness = base.settings, None
     if settings.witness_address is not None:
-        witness = connect(settings.witness_address, us, retries=False)
+        witness = Following(settings.witness_address, us, retries=False)
         stack.push_async_callback(witness.close)
     trust = TrustBundle.load(settings.trust_bundle)
     keeping = Keeping(

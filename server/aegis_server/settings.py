@@ -74,7 +74,12 @@ class Settings:
             database_url=text("AEGIS_DATABASE_URL"),
             redis_url=environment.get("AEGIS_REDIS_URL") or None,
             listen=environment.get("AEGIS_LISTEN", "127.0.0.1:8443"),
-            tls=TlsFiles(file("AEGIS_TLS_CERT"), file("AEGIS_TLS_KEY"), file("AEGIS_TLS_CA")),
+            tls=TlsFiles(
+                file("AEGIS_TLS_CERT"),
+                file("AEGIS_TLS_KEY"),
+                file("AEGIS_TLS_CA"),
+                optional_file("AEGIS_TLS_CRL"),
+            ),
             trust_domain=environment.get("AEGIS_TRUST_DOMAIN", "aegis.local"),
             trust_bundle=file("AEGIS_TRUST_BUNDLE"),
             decision_key=file("AEGIS_DECISION_KEY"),

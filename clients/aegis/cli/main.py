@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aegis.channel import default_home
-from aegis.cli import action, audit, machines, people, policy, train, update
+from aegis.cli import action, audit, machines, people, pki, policy, train, update
 from aegis.cli.demo import demo
 from aegis.cli.session import (
     SECONDS,
@@ -42,6 +42,7 @@ app.add_typer(people.profile, name="profile")
 app.add_typer(people.users, name="users")
 app.add_typer(machines.service_accounts, name="service-accounts")
 app.add_typer(machines.api_keys, name="api-keys")
+app.add_typer(pki.app, name="pki")
 app.add_typer(policy.app, name="policy")
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")

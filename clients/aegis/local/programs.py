@@ -185,6 +185,7 @@ def _tls(home: Path, name: str) -> dict[str, str]:
         "AEGIS_TLS_CERT": str(pki / f"{name}.crt"),
         "AEGIS_TLS_KEY": str(pki / f"{name}.key"),
         "AEGIS_TLS_CA": str(pki / "ca.crt"),
+        "AEGIS_TLS_CRL": str(pki / "ca.crl"),
         "AEGIS_TRUST_DOMAIN": "aegis.local",
         "AEGIS_TRUST_BUNDLE": str(pki / "trust.json"),
     }

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import grpc
 
+from aegis.channel import Identity
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of a PEM certificate, its key, and the roots peers must chain to."""
+    """Paths of a PEM certificate, its key, the roots peers must chain to, and what they revoked."""
 
     certificate: Path
     key: Path
     roots: Path
+    revoked: Path | None = None
 
     def versions(self) -> tuple[int, ...]:
         """Changes whenever one of the files does."""
@@ -45,6 +48,8 @@ class _Reloading:
             versions = self._files.versions()
             if versions == self._versions:
                 return None
+            files = self._files
+            Identity(files.certificate, files.key, files.roots).check()
             fresh = self.configuration()
         except (OSError, ValueError) as error:
             log.warning("keeping the old certificate: %s", error)

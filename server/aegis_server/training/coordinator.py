@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from aegis.channel import Identity, connect
+from aegis.channel import Identity
 from aegis.errors import AegisError, FailedPrecondition, Unavailable, from_rpc_error
+from aegis.following import Following
 from aegis.v1 import review_pb2_grpc, training_pb2, training_pb2_grpc
 from aegis_learning import parameters
 from aegis_learning.models import family
@@ -253,7 +254,7 @@ async def run(run_id: str, attempt: int) -> int:
         key=Path(environment["AEGIS_TLS_KEY"]),
         roots=Path(environment["AEGIS_TLS_CA"]),
     )
-    async with connect(environment["AEGIS_ADDRESS"], identity) as channel:
+    async with Following(environment["AEGIS_ADDRESS"], identity) as channel:
         try:
             await coordinate(Server(channel, run_id, attempt), channel)
         except FailedPrecondition as error:
