@@ -30,7 +30,7 @@ import psycopg
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from aegis import dsse
+from aegis import algorithms
 from aegis.audit.chain import chain_hash, leaf_hash
 from aegis.audit.copies import CopyWriter
 from aegis.audit.verifier import verify_copy
@@ -166,7 +166,7 @@ async def verification(
             copy.add_note(each.note)
     public = key.public_key()
     trusted = TrustedKey(
-        key_id=dsse.key_id(public),
+        key_id=algorithms.key_id(public),
         usage=AUDIT_CHECKPOINT,
         owner=f"log:{audit.log_id}",
         public_key=public,

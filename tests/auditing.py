@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from aegis import dsse
+from aegis import algorithms
 from aegis.audit.chain import GENESIS, chain_hash, leaf_hash
 from aegis.audit.copies import CopyWriter
 from aegis.serving.auditlog import AuditLog, Entry
@@ -61,7 +61,7 @@ class Keys:
         # One key has one use; logs of one test may share theirs all the same.
         keys = [
             TrustedKey(
-                key_id=dsse.key_id(key.public_key()),
+                key_id=algorithms.key_id(key.public_key()),
                 usage=usage,
                 owner=owner,
                 public_key=key.public_key(),

@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from aegis import dsse
+from aegis import algorithms, dsse
 from aegis.envelope import sign_action
 from aegis.trust import (
     ACTION_REQUEST,
@@ -73,7 +73,7 @@ class Signers:
             (
                 TrustedKey(
                     **{
-                        "key_id": dsse.key_id(asker),
+                        "key_id": algorithms.key_id(asker),
                         "usage": ACTION_REQUEST,
                         "owner": "automation:autopilot",
                         "public_key": asker,
@@ -82,7 +82,7 @@ class Signers:
                     }
                 ),
                 TrustedKey(
-                    key_id=dsse.key_id(decider),
+                    key_id=algorithms.key_id(decider),
                     usage=POLICY_DECISION,
                     owner="server:aegis",
                     public_key=decider,

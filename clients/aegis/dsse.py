@@ -1,4 +1,4 @@
-"""Signed envelopes: DSSE v1 with Ed25519 over exact bytes.
+"""Signed envelopes: DSSE v1 over exact bytes.
 
 What is signed is the pre-authentication encoding of payload type and payload (DSSE protocol,
 https://github.com/secure-systems-lab/dsse), so the type is authenticated and nothing has to be
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from aegis import algorithms
+from aegis.algorithms import PrivateKey, PublicKey, key_id, public_half
 from aegis.errors import InvalidArgument, Unauthenticated
 from aegis.v1 import envelope_pb2
 
@@ -41,16 +41,10 @@ def action_digest(spec: bytes) -> bytes:
     return hashlib.sha256(pae(SPEC_TYPE, spec)).digest()
 
 
-def key_id(public_key: Ed25519PublicKey) -> str:
-    """Returns the first 16 hex digits of the SHA-256 of the key's SPKI."""
-    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()[:16]
-
-
-def sign(payload_type: str, payload: bytes, key: Ed25519PrivateKey) -> envelope_pb2.SignedEnvelope:
+def sign(payload_type: str, payload: bytes, key: PrivateKey) -> envelope_pb2.SignedEnvelope:
     """Returns the envelope that carries `payload` with one signature."""
     signature = envelope_pb2.Signature(
-        key_id=key_id(key.public_key()), sig=key.sign(pae(payload_type, payload))
+        key_id=key_id(public_half(key)), sig=algorithms.sign(key, pae(payload_type, payload))
     )
     return envelope_pb2.SignedEnvelope(
         payload=payload, payload_type=payload_type, signatures=[signature]
@@ -60,7 +54,7 @@ def sign(payload_type: str, payload: bytes, key: Ed25519PrivateKey) -> envelope_
 def verify(
     envelope: envelope_pb2.SignedEnvelope,
     payload_type: str,
-    find_key: Callable[[str], tuple[Key, Ed25519PublicKey] | None],
+    find_key: Callable[[str], tuple[Key, PublicKey] | None],
 ) -> tuple[bytes, Key]:
     """Returns the payload, now proven, and the record of the key that signed it.
 
@@ -85,7 +79,7 @@ def verify(
     message = pae(payload_type, envelope.payload)
     for (record, public_key), sig in known:
         try:
-            public_key.verify(sig, message)
+            algorithms.verify(public_key, sig, message)
         except InvalidSignature:
             continue
         return envelope.payload, record

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import timestamp_pb2, unknown_fields
 from google.protobuf.message import DecodeError, Message
 
 from aegis import dsse
+from aegis.algorithms import PrivateKey
 from aegis.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from aegis.trust import ACTION_REQUEST, TrustBundle, TrustedKey
 from aegis.v1 import envelope_pb2
@@ -34,7 +34,7 @@ Validate = Callable[[Message, str], None]
 def sign_action(
     spec: envelope_pb2.ActionSpec,
     *,
-    key: Ed25519PrivateKey,
+    key: PrivateKey,
     issuer: str,
     audience: str,
     request_id: str | None = None,

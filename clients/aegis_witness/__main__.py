@@ -15,7 +15,8 @@ from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis.serving.revocation import Revocations
-from aegis.trust import TrustBundle, load_private_key
+from aegis.serving.trusting import LiveTrust
+from aegis.trust import load_private_key
 from aegis.v1 import witness_pb2, witness_pb2_grpc
 from aegis_witness.heads import Heads
 from aegis_witness.service import WitnessService, admit_peers
@@ -29,9 +30,10 @@ _DRAIN_SECONDS = 5.0
 
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
+    trust = LiveTrust(settings.trust)
     heads = Heads(
         settings.data_dir,
-        trust=TrustBundle.load(settings.trust_bundle),
+        trust=trust,
         name=settings.name,
         key=load_private_key(settings.key),
         clock=lambda: datetime.now(UTC),
@@ -54,7 +56,7 @@ async def serve(settings: Settings) -> None:
             "%s listens to %s at %s", settings.name, ", ".join(sorted(settings.peers)), address
         )
         announce(settings.ready_file, address)
-        await run_until_stopped(revocations.run(doors.leashes.expel))
+        await run_until_stopped(trust.run(), revocations.run(doors.leashes.expel))
     finally:
         await port.close(_DRAIN_SECONDS)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aegis.serving.tls import TlsFiles
+from aegis.serving.trusting import TrustFiles
 
 
 class SettingsError(ValueError):
@@ -21,7 +22,7 @@ class Settings:
     tls: TlsFiles
     trust_domain: str
     peers: frozenset[str]
-    trust_bundle: Path
+    trust: TrustFiles
     name: str
     key: Path
     data_dir: Path
@@ -56,7 +57,10 @@ class Settings:
             ),
             trust_domain=text("AEGIS_TRUST_DOMAIN", "aegis.local"),
             peers=frozenset(peer.strip() for peer in peers if peer.strip()),
-            trust_bundle=file("AEGIS_TRUST_BUNDLE"),
+            trust=TrustFiles(
+                file("AEGIS_TRUST_BUNDLE"),
+                file("AEGIS_TRUST_ROOT") if environment.get("AEGIS_TRUST_ROOT") else None,
+            ),
             name=text("AEGIS_WITNESS_NAME", "witness:local"),
             key=file("AEGIS_WITNESS_KEY"),
             data_dir=Path(text("AEGIS_DATA_DIR")),

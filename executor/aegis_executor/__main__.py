@@ -27,7 +27,8 @@ from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis.serving.revocation import Revocations
-from aegis.trust import TrustBundle
+from aegis.serving.trust_records import record_trust
+from aegis.serving.trusting import LiveTrust
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 from aegis_executor.admission import Admission
 from aegis_executor.executions import Executions
@@ -61,7 +62,7 @@ def _now() -> datetime:
 @asynccontextmanager
 async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, ...]]]:
     """Builds everything and serves; yields the bound address and what must run meanwhile."""
-    trust = TrustBundle.load(settings.trust_bundle)
+    trust = LiveTrust(settings.trust)
     await migrate(settings.database_url, "aegis_executor", "aegis_executor")
     async with AsyncExitStack() as stack:
         lock = await stack.enter_async_context(OnlyExecutor(settings.database_url))
@@ -111,8 +112,12 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
         )
         address = await _serve(settings, doors, service, AuditService(audit, kept), stack)
         around = keeping.parts(audit, kept, clock=_now, registry=REGISTRY)
-        followed = revocations.run(doors.leashes.expel)
-        yield address, (audit.run(), *around, lock.keep(), executions.sweep(), followed)
+        followed = (
+            trust.run(),
+            record_trust(trust, audit, actor=settings.name),
+            revocations.run(doors.leashes.expel),
+        )
+        yield address, (audit.run(), *around, lock.keep(), executions.sweep(), *followed)
 
 
 def _witness(settings: Settings, stack: AsyncExitStack) -> grpc.aio.Channel | None:

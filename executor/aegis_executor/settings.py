@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aegis.serving.tls import TlsFiles
+from aegis.serving.trusting import TrustFiles, folder_of
 from aegis_executor.admission import Limits
 from aegis_executor.remediations import ACTIONS
 
@@ -27,7 +28,7 @@ class Settings:
     listen: str
     tls: TlsFiles
     trust_domain: str
-    trust_bundle: Path
+    trust: TrustFiles
     name: str
     peers: frozenset[str]
     audience: str
@@ -55,7 +56,11 @@ class Settings:
                 read.file("AEGIS_TLS_CRL") if environment.get("AEGIS_TLS_CRL") else None,
             ),
             trust_domain=read.text("AEGIS_TRUST_DOMAIN", "aegis.local"),
-            trust_bundle=read.file("AEGIS_TRUST_BUNDLE"),
+            trust=TrustFiles(
+                read.file("AEGIS_TRUST_BUNDLE"),
+                read.file("AEGIS_TRUST_ROOT") if environment.get("AEGIS_TRUST_ROOT") else None,
+                folder_of(environment.get("AEGIS_SHARED_SECRETS")),
+            ),
             name=read.text("AEGIS_EXECUTOR_NAME", "executor:local"),
             peers=read.names("AEGIS_EXECUTOR_PEERS", "server:aegis"),
             audience=read.text("AEGIS_AUDIENCE", "aegis"),

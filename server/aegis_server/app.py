@@ -31,7 +31,9 @@ from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.revocation import Revocations
-from aegis.trust import TrustBundle, load_private_key
+from aegis.serving.trust_records import record_trust
+from aegis.serving.trusting import LiveTrust
+from aegis.trust import load_private_key
 from aegis.v1 import (
     audit_pb2_grpc,
     execution_pb2_grpc,
@@ -131,6 +133,7 @@ class _Base:
     key_uses: Uses
     provider: Provider | None
     buckets: Buckets
+    trust: LiveTrust
     decisions: Decisions
     deeds: Deeds
     blobs: BlobStore
@@ -177,6 +180,7 @@ async def assemble(
             key_uses=Uses(database, clock=clock),
             provider=_provider(settings),
             buckets=_buckets(settings, stack),
+            trust=LiveTrust(settings.trust),
             decisions=decisions,
             deeds=Deeds(),
             blobs=BlobStore(settings.data_dir),
@@ -212,6 +216,8 @@ async def assemble(
         if cache is not None:
             parts.append(cache.run())
         parts += [
+            base.trust.run(),
+            record_trust(base.trust, base.audit, actor=SERVER),
             revoking(),
             _attend(base, port),
             settlement.run(),
@@ -355,12 +361,14 @@ def _keep_the_record(
     if settings.witness_address is not None:
         witness = Following(settings.witness_address, us, retries=False)
         stack.push_async_callback(witness.close)
-    trust = TrustBundle.load(settings.trust_bundle)
     keeping = Keeping(
-        key=settings.audit_key, sinks=settings.audit_sinks, witness=witness, trust=lambda: trust
+        key=settings.audit_key,
+        sinks=settings.audit_sinks,
+        witness=witness,
+        trust=lambda: base.trust,
     )
     kept = keeping.checkpoints(base.audit, clock=base.clock, schema=SCHEMA)
-    peer = PeerLog(base.audit, kept, lambda: trust, _EXECUTOR_LOG_ID)
+    peer = PeerLog(base.audit, kept, lambda: base.trust, _EXECUTOR_LOG_ID)
     record = AuditService(
         base.audit, kept, others={_EXECUTOR_LOG_ID: audit_pb2_grpc.AuditServiceStub(executor)}
     )
@@ -371,9 +379,8 @@ def _keep_the_record(
 
 def _execution(base: _Base, port: Port, executor: grpc.aio.Channel) -> Settlement:
     settings = base.settings
-    trust = TrustBundle.load(settings.trust_bundle)
     identity_pb2_grpc.add_IdentityServiceServicer_to_server(
-        IdentityService(trust, lambda subject: base.decisions.roles_of(subject, DOMAIN)),
+        IdentityService(base.trust, lambda subject: base.decisions.roles_of(subject, DOMAIN)),
         port.server,
     )
     dispatch = Dispatch(executor)
@@ -390,7 +397,7 @@ def _execution(base: _Base, port: Port, executor: grpc.aio.Channel) -> Settlemen
         decisions=base.decisions,
         dispatch=dispatch,
         settlement=settlement,
-        trust=trust,
+        trust=base.trust,
         decision_key=load_private_key(settings.decision_key),
         names=Names(audience=settings.audience, executor=settings.executor_name),
         clock=base.clock,

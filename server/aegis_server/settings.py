@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aegis.serving.tls import TlsFiles
+from aegis.serving.trusting import TrustFiles, folder_of
 
 
 class SettingsError(ValueError):
@@ -27,7 +28,7 @@ class Settings:
     listen: str
     tls: TlsFiles
     trust_domain: str
-    trust_bundle: Path
+    trust: TrustFiles
     decision_key: Path
     cache_key: Path
     data_dir: Path
@@ -81,7 +82,11 @@ class Settings:
                 optional_file("AEGIS_TLS_CRL"),
             ),
             trust_domain=environment.get("AEGIS_TRUST_DOMAIN", "aegis.local"),
-            trust_bundle=file("AEGIS_TRUST_BUNDLE"),
+            trust=TrustFiles(
+                file("AEGIS_TRUST_BUNDLE"),
+                optional_file("AEGIS_TRUST_ROOT"),
+                folder_of(environment.get("AEGIS_SHARED_SECRETS")),
+            ),
             decision_key=file("AEGIS_DECISION_KEY"),
             cache_key=file("AEGIS_CACHE_KEY"),
             data_dir=Path(text("AEGIS_DATA_DIR")),

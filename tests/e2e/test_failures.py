@@ -13,8 +13,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from typer.testing import CliRunner
 
+from aegis import algorithms
 from aegis.channel import connect
+from aegis.cli.main import app
 from aegis.envelope import sign_action
 from aegis.errors import from_rpc_error
 from aegis.local.stack import Stack
@@ -226,3 +229,29 @@ async def test_action_survives_the_death_of_a_part(stack: Stack, victim: str):
     assert await asyncio.to_thread(evictions, stack, pod) == 1
     outcomes = [record.outcome for record in await audit_of(stack, action.action_id)]
     assert outcomes == ["dispatched", "applied"]
+
+
+async def test_revoked_signing_key_is_refused_without_a_restart(stack: Stack):
+    """Server, executor and witness follow the bundle that `aegis keys revoke` has signed."""
+    key = algorithms.key_id(
+        load_private_key(stack.home / "pki" / "autopilot-signing.key").public_key()
+    )
+    pod = await asyncio.to_thread(one_pod, stack)
+    action = await submit(stack, restart_of(stack, pod, str(uuid.uuid4())))
+    assert action.state == execution_pb2.Action.STATE_APPLIED
+    result = CliRunner().invoke(app, ["--home", str(stack.home), "keys", "revoke", key])
+    assert result.exit_code == 0, result.output
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await submit(stack, restart_of(stack, pod, str(uuid.uuid4())))
+            except grpc.aio.AioRpcError as error:
+                refusal = from_rpc_error(error)
+                break
+            await asyncio.sleep(0.1)
+    assert refusal.reason == "SIGNING_KEY_UNUSABLE"
+    async with asyncio.timeout(5):
+        while len(told := await audit_of(stack, "trust")) < 2:
+            await asyncio.sleep(0.1)
+    assert [record.details["version"] for record in told] == ["1", "2"]
+    assert [record.details["revoked"] for record in told] == ["", key]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from aegis import dsse
+from aegis import algorithms, dsse
 from aegis.envelope import open_action, sign_action
 from aegis.errors import AegisError
 from aegis.serving.doors import validate
@@ -25,7 +25,7 @@ SPEC = envelope_pb2.ActionSpec(
 def bundle(*, usage: str = ACTION_REQUEST, owner: str = "automation:autopilot", **times):
     limits = {"not_before": NOW - timedelta(days=1), "not_after": NOW + timedelta(days=1)} | times
     public = KEY.public_key()
-    return TrustBundle((TrustedKey(dsse.key_id(public), usage, owner, public, **limits),))
+    return TrustBundle((TrustedKey(algorithms.key_id(public), usage, owner, public, **limits),))
 
 
 def signed(**changes):

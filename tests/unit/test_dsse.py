@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis import dsse
+from aegis import algorithms, dsse
 from aegis.errors import InvalidArgument, Unauthenticated
 from aegis.v1 import envelope_pb2
 
@@ -17,7 +17,7 @@ KIND = "application/x-test"
 
 def find(key_id: str):
     public = KEY.public_key()
-    return ("record", public) if key_id == dsse.key_id(public) else None
+    return ("record", public) if key_id == algorithms.key_id(public) else None
 
 
 def test_pae_is_the_one_of_the_specification():
@@ -85,7 +85,7 @@ def test_unknown_key_is_refused():
 def test_key_id_is_only_a_hint():
     """A stranger's signature under a known key's id is still refused."""
     envelope = dsse.sign(KIND, b"payload", Ed25519PrivateKey.generate())
-    envelope.signatures[0].key_id = dsse.key_id(KEY.public_key())
+    envelope.signatures[0].key_id = algorithms.key_id(KEY.public_key())
     with pytest.raises(Unauthenticated) as refusal:
         dsse.verify(envelope, KIND, find)
     assert refusal.value.reason == "SIGNATURE_INVALID"

@@ -20,7 +20,7 @@ def open_checkpoint(note: str, trust: TrustBundle) -> Checkpoint:
     failure = CheckpointError("key", f"no key of the log {claimed.log_id} is trusted")
     for key in keys:
         try:
-            checkpoint = checkpoints.verify(note, claimed.log_id, key.public_key)
+            checkpoint = checkpoints.verify(note, claimed.log_id, key.note_key)
         except CheckpointError as error:
             failure = error
             continue
@@ -40,7 +40,7 @@ def cosigned_by(note: str, trust: TrustBundle) -> dict[str, datetime]:
     for key in trust.keys:
         if key.usage == AUDIT_WITNESS and key.owner in signers:
             try:
-                found[key.owner] = checkpoints.verify_cosignature(note, key.owner, key.public_key)
+                found[key.owner] = checkpoints.verify_cosignature(note, key.owner, key.note_key)
             except CheckpointError as error:
                 if error.check != "key":
                     raise

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.markup import escape
 
+from aegis.algorithms import PrivateKey, load_signing_key
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -24,7 +24,6 @@ from aegis.cli.session import (
     when,
 )
 from aegis.envelope import sign_action
-from aegis.trust import load_private_key
 from aegis.v1 import (
     envelope_pb2,
     execution_pb2,
@@ -143,11 +142,11 @@ def what(action: execution_pb2.Action) -> str:
     return f"{verb} {where.namespace}/{where.name}{many}"
 
 
-def _signing_key(file: Path) -> Ed25519PrivateKey:
+def _signing_key(file: Path) -> PrivateKey:
     try:
-        return load_private_key(file)
+        return load_signing_key(file)
     except (OSError, TypeError, ValueError) as error:
-        fail(f"{file} cannot be used: {error}", "a key is Ed25519 as unencrypted PKCS #8 PEM")
+        fail(f"{file} cannot be used: {error}", "see `aegis keys generate --help`")
 
 
 async def _submit(

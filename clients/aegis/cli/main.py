@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aegis.channel import default_home
-from aegis.cli import action, audit, machines, people, pki, policy, train, update
+from aegis.cli import action, audit, keys, machines, people, pki, policy, train, update
 from aegis.cli.demo import demo
 from aegis.cli.session import (
     SECONDS,
@@ -18,7 +18,6 @@ from aegis.cli.session import (
     out,
     run,
     show_json,
-    show_table,
     target,
 )
 from aegis.cli.up import status, up
@@ -42,6 +41,7 @@ app.add_typer(people.profile, name="profile")
 app.add_typer(people.users, name="users")
 app.add_typer(machines.service_accounts, name="service-accounts")
 app.add_typer(machines.api_keys, name="api-keys")
+app.add_typer(keys.app, name="keys")
 app.add_typer(pki.app, name="pki")
 app.add_typer(policy.app, name="policy")
 app.add_typer(train.app, name="train")
@@ -86,44 +86,10 @@ def whoami(output: OutputOption = Output.table) -> None:
         out.print(f"[bold]{me.subject}[/] {known} {' '.join(me.roles)}", highlight=False)
 
 
-@app.command()
-def keys(output: OutputOption = Output.table) -> None:
-    """List the keys whose signatures count."""
-    found = run(_keys())
-    if output is Output.json:
-        show_json(found)
-        return
-    show_table(
-        "signing keys",
-        ["key", "use", "owner", "until", "revoked"],
-        [
-            (
-                key.key_id,
-                identity_pb2.KeyUsage.Name(key.usage).removeprefix("KEY_USAGE_").lower(),
-                key.owner,
-                _day(key, "not_after"),
-                _day(key, "revoke_time"),
-            )
-            for key in found
-        ],
-    )
-
-
-def _day(key: identity_pb2.SigningKey, field: str) -> str:
-    return f"{getattr(key, field).ToDatetime():%Y-%m-%d}" if key.HasField(field) else ""  # type: ignore[arg-type]
-
-
 async def _whoami() -> identity_pb2.WhoAmIResponse:
     async with channel() as opened:
         stub = identity_pb2_grpc.IdentityServiceStub(opened)
         return await stub.WhoAmI(identity_pb2.WhoAmIRequest(), timeout=SECONDS)
-
-
-async def _keys() -> list[identity_pb2.SigningKey]:
-    async with channel() as opened:
-        stub = identity_pb2_grpc.IdentityServiceStub(opened)
-        request = identity_pb2.ListSigningKeysRequest()
-        return list((await stub.ListSigningKeys(request, timeout=SECONDS)).keys)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ _HINTS = {
     "POLICY_DENIED": "ask `aegis policy check SUBJECT RESOURCE ACTION`, or change the rules with"
     " `aegis policy import FILE`",
     "PEER_UNIDENTIFIED": "use a certificate that `aegis up` made: --as admin",
-    "SIGNING_KEY_UNUSABLE": "list the keys that count with `aegis keys`",
+    "SIGNING_KEY_UNUSABLE": "list the keys that count with `aegis keys list`",
     "REQUEST_EXPIRED": "sign again; a request lives for 60 seconds",
     "REPLAY_DETECTED": "sign again with the same request id: `--request-id`",
     "RESOURCE_NOT_FOUND": "list what there is with the `list` command beside this one",

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from aegis import dsse
+from aegis import algorithms
 from aegis.trust import (
     ACTION_REQUEST,
     AUDIT_CHECKPOINT,
@@ -28,6 +28,8 @@ from aegis.trust import (
     TrustBundle,
     TrustedKey,
     load_private_key,
+    sign_bundle,
+    signature_of,
 )
 
 # Everything is renewed when a third of its life is left: one start a week suffices.
@@ -59,15 +61,15 @@ SIGNING_KEYS = (
 def ensure_signing_keys(folder: Path, now: datetime, written: list[str]) -> None:
     """Makes the signing keys, and lists their public halves beside what the bundle already has."""
     bundle = folder / "trust.json"
-    before = TrustBundle.load(bundle).keys if bundle.exists() else ()
-    listed = {(key.key_id, key.usage): key for key in before}
+    before = TrustBundle.load(bundle) if bundle.exists() else TrustBundle(())
+    listed = {(key.key_id, key.usage): key for key in before.keys}
     for wanted in SIGNING_KEYS:
         path = folder / wanted.file
         if not path.exists():
             write_private(path, pem(Ed25519PrivateKey.generate()), written)
         public_key = load_private_key(path).public_key()
         fresh = TrustedKey(
-            key_id=dsse.key_id(public_key),
+            key_id=algorithms.key_id(public_key),
             usage=wanted.usage,
             owner=wanted.owner,
             public_key=public_key,
@@ -81,9 +83,40 @@ def ensure_signing_keys(folder: Path, now: datetime, written: list[str]) -> None
         elif known.not_after - now < timedelta(days=_SIGNING_DAYS) * RENEW_AT:
             # Revoked stays revoked: only the end moves.
             listed[place] = replace(known, not_after=fresh.not_after)
-    if tuple(listed.values()) != before:
-        document = {"keys": [key.to_json() for key in listed.values()]}
-        write_private(bundle, json.dumps(document, indent=2).encode() + b"\n", written)
+    root = _ensure_root(folder, written)
+    if tuple(listed.values()) != before.keys or not _is_signed(bundle, root):
+        fresh_bundle = TrustBundle(tuple(listed.values()), before.version + 1)
+        write_bundle(bundle, fresh_bundle, root, written)
+
+
+def _is_signed(bundle: Path, root: Ed25519PrivateKey) -> bool:
+    try:
+        TrustBundle.load(bundle, root=root.public_key())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _ensure_root(folder: Path, written: list[str]) -> Ed25519PrivateKey:
+    """Makes the root that signs the bundle; where there is a site, it is kept elsewhere."""
+    private, public = folder / "trust-root.key", folder / "trust-root.pub"
+    if not private.exists():
+        write_private(private, pem(Ed25519PrivateKey.generate()), written)
+        public.unlink(missing_ok=True)
+    root = load_private_key(private)
+    if not public.exists():
+        spki = root.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        write_private(public, spki, written)
+    return root
+
+
+def write_bundle(
+    path: Path, bundle: TrustBundle, root: Ed25519PrivateKey, written: list[str]
+) -> None:
+    """Replaces a bundle and its signature; whoever reads between the two keeps what it has."""
+    data = bundle.to_json()
+    write_private(path, data, written)
+    write_private(signature_of(path), sign_bundle(data, root), written)
 
 
 def ensure_token_keys(folder: Path, written: list[str]) -> None:

@@ -188,4 +188,5 @@ def _tls(home: Path, name: str) -> dict[str, str]:
         "AEGIS_TLS_CRL": str(pki / "ca.crl"),
         "AEGIS_TRUST_DOMAIN": "aegis.local",
         "AEGIS_TRUST_BUNDLE": str(pki / "trust.json"),
+        "AEGIS_TRUST_ROOT": str(pki / "trust-root.pub"),
     }

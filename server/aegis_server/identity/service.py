@@ -55,7 +55,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
 
 def _signing_key(key: TrustedKey) -> identity_pb2.SigningKey:
     message = identity_pb2.SigningKey(
-        key_id=key.key_id, usage=_USAGES[key.usage], algorithm="ed25519", owner=key.owner
+        key_id=key.key_id, usage=_USAGES[key.usage], algorithm=key.algorithm, owner=key.owner
     )
 
     def put(field: str, moment: datetime | None) -> None:

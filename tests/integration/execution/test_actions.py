@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 
-from aegis import dsse
+from aegis import algorithms
 from aegis.envelope import sign_action
 from aegis.errors import AegisError, NotFound, PermissionDenied, Unavailable
 from aegis.serving.auditlog import AuditLog
@@ -140,7 +140,7 @@ def trust() -> TrustBundle:
     now = datetime.now(UTC)
     public = KEY.public_key()
     key = TrustedKey(
-        dsse.key_id(public),
+        algorithms.key_id(public),
         ACTION_REQUEST,
         AUTOPILOT.subject,
         public,

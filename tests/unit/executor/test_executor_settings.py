@@ -64,7 +64,7 @@ def test_all_problems_are_told_at_once():
 
 def test_database_url_is_not_shown(environment: dict[str, str]):
     """It may hold a password."""
-    url = "postgresql://aegis:secret@host/db"
+    url = "postgresql://aegis:hunter2@host/db"
     settings = Settings.from_environment({**environment, "AEGIS_EXECUTOR_DATABASE_URL": url})
     assert settings.database_url == url
-    assert "secret" not in repr(settings)
+    assert "hunter2" not in repr(settings)

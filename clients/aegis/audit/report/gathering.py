@@ -131,6 +131,7 @@ class _Counts:
         self._reviews = ReviewCounts()
         self._policy_changes: list[PolicyChange] = []
         self._key_changes: list[KeyChange] = []
+        self._bundles: dict[str, str] = {}
         self._erasures: list[Erasure] = []
         self._peers: Counter[str] = Counter()
 
@@ -151,11 +152,18 @@ class _Counts:
             case audit_pb2.AUDIT_KIND_POLICY_CHANGE:
                 self._policy_changes.append(policy_change(record))
             case audit_pb2.AUDIT_KIND_KEY_CHANGE:
-                self._key_changes.append(key_change(record))
+                self._take_key_change(record)
             case audit_pb2.AUDIT_KIND_ERASURE:
                 self._erasures.append(erasure(record))
             case audit_pb2.AUDIT_KIND_CHECKPOINT_PEER:
                 self._peers[record.outcome] += 1
+
+    def _take_key_change(self, record: audit_pb2.AuditRecord) -> None:
+        # A program says at every start which bundle it uses: only another one is a change.
+        bundle = record.details.get("sha256", "")
+        if not bundle or self._bundles.get(record.actor) != bundle:
+            self._key_changes.append(key_change(record))
+        self._bundles[record.actor] = bundle
 
     def facts(self, logs: tuple[LogFacts, ...]) -> Facts:
         """Returns everything that was counted."""

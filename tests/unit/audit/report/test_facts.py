@@ -229,6 +229,17 @@ def test_changes_of_rules_and_keys_and_erasures_are_listed():
     assert facts.erasures == (Erasure(NOON, "user:ada", "7", "request"),)
 
 
+def test_bundle_a_program_starts_with_again_is_no_change():
+    """Each program says at its start which one it uses; only another one is listed."""
+    told = [("server:a", "1"), ("server:a", "1"), ("executor:b", "1"), ("server:a", "2")]
+    records = [
+        (SERVER, record("KEY_CHANGE", "trust", "in_use", actor=who, details={"sha256": digest}))
+        for who, digest in told
+    ]
+    found = gather(records, MAY).key_changes
+    assert [change.actor for change in found] == ["server:a", "executor:b", "server:a"]
+
+
 def test_period_is_half_open():
     """The first instant counts, the last does not, so two months share no record."""
     assert MAY.start in MAY
