@@ -105,7 +105,7 @@ def load_signing_key(path: Path) -> PrivateKey:
         try:
             return SharedSecret(data)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path} is no private key in PEM; and {error}") from None
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry
 
 from aegis.errors import AegisError
+from aegis.secretfiles import tell_weak
 from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
@@ -65,7 +66,9 @@ def main() -> None:
     """Reads the environment and serves; exits with 2 when it cannot start."""
     configure_logging()
     try:
-        run(serve(Settings.from_environment(os.environ)))
+        settings = Settings.from_environment(os.environ)
+        tell_weak(os.environ, development=settings.development)
+        run(serve(settings))
     except (SettingsError, AegisError, RuntimeError, ValueError, OSError) as error:
         log.critical("cannot start: %s", error)
         sys.exit(2)

@@ -26,6 +26,7 @@ class Settings:
     name: str
     key: Path
     data_dir: Path
+    development: bool
     ready_file: Path | None
 
     @classmethod
@@ -64,6 +65,7 @@ class Settings:
             name=text("AEGIS_WITNESS_NAME", "witness:local"),
             key=file("AEGIS_WITNESS_KEY"),
             data_dir=Path(text("AEGIS_DATA_DIR")),
+            development=environment.get("AEGIS_PROFILE") == "development",
             ready_file=Path(ready) if ready else None,
         )
         if problems:

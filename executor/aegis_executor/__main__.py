@@ -17,6 +17,7 @@ from aegis.channel import Identity
 from aegis.errors import AegisError
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
 from aegis.following import Following
+from aegis.secretfiles import tell_weak
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.service import AuditService
 from aegis.serving.checkpointing.parts import Keeping
@@ -162,7 +163,9 @@ def main() -> None:
     # lightkube's transport logs every URL at INFO; the journal is the record.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
-        run(serve(Settings.from_environment(os.environ)))
+        settings = Settings.from_environment(os.environ)
+        tell_weak(os.environ, development=settings.development)
+        run(serve(settings))
     except (SettingsError, AegisError, RuntimeError, ValueError, OSError) as error:
         log.critical("cannot start: %s", error)
         sys.exit(2)

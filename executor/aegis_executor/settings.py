@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aegis.secretfiles import text_of
 from aegis.serving.tls import TlsFiles
 from aegis.serving.trusting import TrustFiles, folder_of
 from aegis_executor.admission import Limits
@@ -38,6 +39,7 @@ class Settings:
     settle_seconds: float
     metrics_listen: tuple[str, int] | None
     ready_file: Path | None
+    development: bool
     audit_key: Path
     audit_sinks: tuple[str, ...]
     witness_address: str | None
@@ -47,7 +49,7 @@ class Settings:
         """Reads AEGIS_*; raises `SettingsError` with all problems at once."""
         read = _Reader(environment)
         settings = cls(
-            database_url=read.text("AEGIS_EXECUTOR_DATABASE_URL"),
+            database_url=read.secret("AEGIS_EXECUTOR_DATABASE_URL"),
             listen=read.text("AEGIS_LISTEN", "127.0.0.1:0"),
             tls=TlsFiles(
                 read.file("AEGIS_TLS_CERT"),
@@ -76,6 +78,7 @@ class Settings:
             ready_file=Path(environment["AEGIS_READY_FILE"])
             if environment.get("AEGIS_READY_FILE")
             else None,
+            development=environment.get("AEGIS_PROFILE") == "development",
             audit_key=read.file("AEGIS_AUDIT_KEY"),
             audit_sinks=tuple(environment.get("AEGIS_AUDIT_SINKS", "").split()),
             witness_address=environment.get("AEGIS_WITNESS_ADDRESS") or None,
@@ -97,6 +100,13 @@ class _Reader:
         if not value:
             self.problems.append(f"{name} is not set")
         return value
+
+    def secret(self, name: str) -> str:
+        try:
+            return text_of(self._environment, name) or self.text(name)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return ""
 
     def file(self, name: str) -> Path:
         path = Path(self.text(name))

@@ -11,6 +11,7 @@ import sys
 from prometheus_client import start_http_server
 
 from aegis.errors import AegisError
+from aegis.secretfiles import tell_weak, text_of
 from aegis.serving.database import migrate
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis_server.app import assemble
@@ -33,7 +34,7 @@ async def serve(settings: Settings) -> None:
 
 async def bring_up_to_date() -> None:
     """Applies migrations as the owner of the schema."""
-    url = os.environ.get("AEGIS_MIGRATION_URL") or os.environ.get("AEGIS_DATABASE_URL")
+    url = text_of(os.environ, "AEGIS_MIGRATION_URL") or text_of(os.environ, "AEGIS_DATABASE_URL")
     if not url:
         raise SettingsError("set AEGIS_MIGRATION_URL or AEGIS_DATABASE_URL")
     for name in await migrate(url, "aegis_server", "aegis"):
@@ -52,7 +53,9 @@ def main() -> None:
         if command == "migrate":
             asyncio.run(bring_up_to_date())
         else:
-            run(serve(Settings.from_environment()))
+            settings = Settings.from_environment()
+            tell_weak(os.environ, development=settings.development)
+            run(serve(settings))
     except (SettingsError, AegisError, OSError, RuntimeError, ValueError) as error:
         log.critical("cannot start: %s", error)
         sys.exit(2)

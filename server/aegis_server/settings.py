@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aegis.secretfiles import text_of
 from aegis.serving.tls import TlsFiles
 from aegis.serving.trusting import TrustFiles, folder_of
 
@@ -72,8 +73,8 @@ class Settings:
 
         profile = environment.get("AEGIS_PROFILE", "production")
         settings = cls(
-            database_url=text("AEGIS_DATABASE_URL"),
-            redis_url=environment.get("AEGIS_REDIS_URL") or None,
+            database_url=_secret(environment, "AEGIS_DATABASE_URL", missing) or "",
+            redis_url=_secret(environment, "AEGIS_REDIS_URL", missing),
             listen=environment.get("AEGIS_LISTEN", "127.0.0.1:8443"),
             tls=TlsFiles(
                 file("AEGIS_TLS_CERT"),
@@ -115,8 +116,18 @@ class Settings:
         ]
         if settings.token_listen is not None and settings.token_keys is None:
             missing.append("AEGIS_TOKEN_KEYS (AEGIS_TOKEN_LISTEN needs it)")
+        if not settings.database_url:
+            missing.append("AEGIS_DATABASE_URL")
         if profile not in ("development", "production"):
             missing.append(f"AEGIS_PROFILE ({profile!r} is neither development nor production)")
         if missing:
             raise SettingsError("missing or wrong settings: " + ", ".join(missing))
         return settings
+
+
+def _secret(environment: Mapping[str, str], name: str, missing: list[str]) -> str | None:
+    try:
+        return text_of(environment, name)
+    except ValueError as error:
+        missing.append(str(error))
+        return None

@@ -171,7 +171,7 @@ def test_who_am_i_and_keys(home: Path):
     """The certificate decides who you are; the keys that count are public."""
     me = answer(home, "whoami", name="autopilot")
     assert (me["subject"], me["roles"][0]) == ("automation:autopilot", "role:automation")
-    owners = {key["owner"] for key in answer(home, "keys")}
+    owners = {key["owner"] for key in answer(home, "keys", "list")}
     assert owners == {
         "server:aegis",
         "automation:autopilot",
@@ -206,7 +206,7 @@ def test_mistake_is_answered_with_what_is_wrong(home: Path, arguments: tuple[str
     ("arguments", "words"),
     [
         (("policy", "import", "{}", "--reason", "x"), "UTF-8"),
-        (("action", "submit", "restart-pod", "w", "-n", "demo", "--key", "{}"), "PKCS"),
+        (("action", "submit", "restart-pod", "w", "-n", "demo", "--key", "{}"), "in PEM"),
     ],
 )
 def test_file_that_is_something_else_is_named(

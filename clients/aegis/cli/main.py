@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aegis.channel import default_home
-from aegis.cli import action, audit, keys, machines, people, pki, policy, train, update
+from aegis.cli import action, audit, keys, machines, people, pki, policy, secrets, train, update
 from aegis.cli.demo import demo
 from aegis.cli.session import (
     SECONDS,
@@ -43,6 +43,7 @@ app.add_typer(machines.service_accounts, name="service-accounts")
 app.add_typer(machines.api_keys, name="api-keys")
 app.add_typer(keys.app, name="keys")
 app.add_typer(pki.app, name="pki")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(policy.app, name="policy")
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")

@@ -155,7 +155,6 @@ def server_environment(
         "AEGIS_AUDIENCE": "aegis",
         "AEGIS_COORDINATOR_CERT": str(pki / "coordinator.crt"),
         "AEGIS_COORDINATOR_KEY": str(pki / "coordinator.key"),
-        "AEGIS_PROFILE": "development",
         **{key: given[key] for key in _SERVER_SETTINGS if key in given},
     }
 
@@ -187,6 +186,7 @@ def _tls(home: Path, name: str) -> dict[str, str]:
         "AEGIS_TLS_CA": str(pki / "ca.crt"),
         "AEGIS_TLS_CRL": str(pki / "ca.crl"),
         "AEGIS_TRUST_DOMAIN": "aegis.local",
+        "AEGIS_PROFILE": "development",
         "AEGIS_TRUST_BUNDLE": str(pki / "trust.json"),
         "AEGIS_TRUST_ROOT": str(pki / "trust-root.pub"),
     }
