@@ -122,6 +122,19 @@ async def test_oversize_message_is_refused(admin: grpc.aio.Channel):
     assert error.code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_oversize_metadata_is_refused_and_the_connection_goes_on(admin: grpc.aio.Channel):
+    """Headers have a bound of their own, far below a message's."""
+    stub = policy_pb2_grpc.PolicyServiceStub(admin)
+    question = policy_pb2.EvaluateRequest(subject="user:a", resource="/x", action="read")
+    for metadata in (
+        (("authorization", "x" * 60_000),),
+        tuple((f"x-{n}", "y" * 900) for n in range(90)),
+    ):
+        error = await refusal_of(stub.Evaluate(question, timeout=20, metadata=metadata))
+        assert error.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    await stub.Evaluate(question, timeout=20)
+
+
 async def test_malformed_rule_file_names_every_bad_line_and_changes_nothing(
     admin: grpc.aio.Channel,
 ):

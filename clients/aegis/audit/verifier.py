@@ -291,8 +291,8 @@ class _Pass:
         """Says so when there was no checkpoint for too long."""
         newest = self.log.newest
         if newest is None:
-            if self.log.records:
-                self._find(Verdict.STALE, "there is no checkpoint that counts")
+            # Also of an empty log: everything may have been taken out of it.
+            self._find(Verdict.STALE, "there is no checkpoint that counts")
         elif now - newest.time > stale_after:
             text = "the newest checkpoint is too old"
             self._find(
