@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import typer
 from aegis.audit.copies import RECORDS, TRUST, CopyWriter
 from aegis.audit.verifier import Finding, LogResult, Result, Verdict, verify_copy
 from aegis.cli.session import Output, OutputOption, channel, err, fail, out, run, show_json, target
+from aegis.serving.trusting import folder_of
 from aegis.trust import TrustBundle
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 
@@ -208,6 +210,7 @@ def trust_of(directory: Path, given: Path | None) -> TrustBundle:
     if path is None:
         fail(f"no trust bundle: {places[0]}", "name one that has the keys of the logs with --trust")
     try:
-        return TrustBundle.load(path)
+        # What was signed with a shared secret is proven to who has it, and to nobody else.
+        return TrustBundle.load(path, secrets=folder_of(os.environ.get("AEGIS_SHARED_SECRETS")))
     except ValueError as error:
         fail(str(error), "name another trust bundle with --trust")

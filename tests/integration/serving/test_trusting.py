@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from aegis import dsse
 from aegis.algorithms import load_signing_key
+from aegis.cli.audit_copy import trust_of
 from aegis.cli.main import app
 from aegis.errors import Unauthenticated
 from aegis.local import pki
@@ -229,3 +230,17 @@ def test_bundle_changed_by_hand_is_signed_again(home: Home) -> None:
     trust = LiveTrust(home.files)
     assert trust.version == 2
     assert trust.of_owner(ACTION_REQUEST, "automation:x")
+
+
+def test_copy_is_verified_with_the_shared_secrets_of_the_environment(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them such a key counts for nothing there, either."""
+    key, file = home.made("legacy.key", "--algorithm", "hmac-sha256")
+    home("register", str(file), "--owner", "automation:legacy")
+    (home.secrets / key).write_bytes(file.read_bytes())
+    (home.secrets / key).chmod(0o600)
+    monkeypatch.delenv("AEGIS_SHARED_SECRETS", raising=False)
+    assert not counts(trust_of(home.folder, home.bundle), file)
+    monkeypatch.setenv("AEGIS_SHARED_SECRETS", str(home.secrets))
+    assert counts(trust_of(home.folder, home.bundle), file)
