@@ -27,7 +27,7 @@ from aegis.v1 import audit_pb2
 log = logging.getLogger(__name__)
 
 _BATCH = 512
-_GATHER_SECONDS = 0.002
+_GATHER_SECONDS = 0.0005
 _WAIT_SECONDS = 5.0
 _SALT_BYTES = 16
 _CATCH_UP = 2000
