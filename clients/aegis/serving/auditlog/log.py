@@ -20,7 +20,7 @@ from datetime import datetime
 from aegis.audit.chain import SCHEMA_VERSION, chain_hash, leaf_hash
 from aegis.audit.merkle import Frontier, peaks_of
 from aegis.errors import AegisError, Unavailable
-from aegis.serving.auditlog.store import Attachment, Index, Row, Store
+from aegis.serving.auditlog.store import Appended, Attachment, Index, Row, Store
 from aegis.serving.database import Connection, Database
 from aegis.v1 import audit_pb2
 
@@ -93,6 +93,8 @@ class AuditLog:
         self._clock = clock
         self._waiting: asyncio.Queue[tuple[Entry, asyncio.Future[None]]] = asyncio.Queue(4096)
         self._edges: OrderedDict[tuple[int, bytes], Frontier] = OrderedDict()
+        # Size and chain hash as this process saw them last; its edge is among those kept.
+        self._head: tuple[int, bytes] | None = None
 
     async def record(self, entry: Entry) -> None:
         """Returns once the entry is durable.
@@ -111,10 +113,27 @@ class AuditLog:
     async def record_in(self, connection: Connection, *entries: Entry) -> None:
         """Appends inside the caller's transaction.
 
-        Call it last: the log's lock is held from here to the commit.
+        Call it last: the log's lock is held from here to the commit. What is appended was made for
+        the head this process saw last, so that lock, look and insert are one round trip; when the
+        log has grown elsewhere, nothing was inserted, and it is made again for the head there is.
         """
-        index, previous = await self.store.lock_head(connection)
-        edge = await self._edge(connection, index, previous)
+        index, previous = self._head or await self.store.lock_head(connection)
+        while True:
+            edge = await self._edge(connection, index, previous)
+            appended = self._appended(entries, index, previous, edge)
+            head = await self.store.append(connection, previous, appended)
+            if head == (index, previous):
+                break
+            index, previous = head
+        index, previous = index + len(entries), appended.rows[-1].chain_hash
+        self._keep(index, previous, edge)
+        # Committed by then in most cases; who waits looks again soon in any case.
+        asyncio.get_running_loop().call_later(0.05, self.growth.tell)
+
+    def _appended(
+        self, entries: Sequence[Entry], index: int, previous: bytes, edge: Frontier
+    ) -> Appended:
+        """Returns what the entries are at that place of the log; moves `edge` behind them."""
         now = self._clock()
         rows, lookups, beside = [], [], []
         for entry in entries:
@@ -125,17 +144,12 @@ class AuditLog:
             record = self._record(entry, index, now, attachments)
             leaf = leaf_hash(record)
             chained = chain_hash(previous, leaf)
-            rows.append(
-                Row(index, now, entry.kind, entry.subject_id, record, leaf, previous, chained)
-            )
+            rows.append(Row(index, entry.kind, entry.subject_id, record, leaf, previous, chained))
             names = (entry.actor, entry.action, entry.resource, entry.outcome)
             lookups.append(Index(index, *names, b"".join(edge.append(leaf))))
             beside += attachments
             index, previous = index + 1, chained
-        await self.store.append(connection, rows, lookups, beside)
-        self._keep(index, previous, edge)
-        # Committed by then in most cases; who waits looks again soon in any case.
-        asyncio.get_running_loop().call_later(0.05, self.growth.tell)
+        return Appended(now, rows, lookups, beside)
 
     async def catch_up(self) -> None:
         """Makes the index rows that a log of an older Aegis lacks; nothing to do otherwise."""
@@ -158,11 +172,16 @@ class AuditLog:
 
     async def run(self) -> None:
         """Serves `record` until cancelled."""
+        usual = 0
         while True:
+            # Those just released come first to where they hand in the next one, if they do: else
+            # two halves would take turns for ever, at half the records a commit.
+            await asyncio.sleep(0)
             batch = [await self._waiting.get()]
-            if not self._waiting.empty():
-                # Busy: a moment more, so that one commit serves more of them.
+            if 0 < self._waiting.qsize() < usual:
+                # Busy, and fewer than last time: a moment more, so that one commit serves more.
                 await asyncio.sleep(_GATHER_SECONDS)
+            usual = min(self._waiting.qsize(), _BATCH - 1)
             while len(batch) < _BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             await self._commit(batch)
@@ -188,7 +207,10 @@ class AuditLog:
                 done.set_exception(failure)
 
     async def _edge(self, connection: Connection, size: int, chained: bytes) -> Frontier:
-        """Returns the tree's right edge at the head, to be continued."""
+        """Returns the tree's right edge at a head, to be continued; one that is not kept is read.
+
+        Reading takes the log's lock to be held.
+        """
         kept = self._edges.get((size, chained))
         if kept is not None:
             return Frontier(size, [*kept.peaks])
@@ -198,6 +220,7 @@ class AuditLog:
 
     def _keep(self, size: int, chained: bytes, edge: Frontier) -> None:
         self._edges[(size, chained)] = edge
+        self._head = size, chained
         if len(self._edges) > _EDGES_MAX:
             self._edges.popitem(last=False)
 

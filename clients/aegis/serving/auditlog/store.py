@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from aegis.audit.chain import GENESIS
 from aegis.audit.merkle import HASH_BYTES, Node
@@ -22,7 +22,6 @@ class Row(NamedTuple):
     """One record as it is stored."""
 
     idx: int
-    at: datetime
     kind: int
     subject_id: str
     record: bytes
@@ -49,6 +48,15 @@ class Attachment(NamedTuple):
     name: str
     salt: bytes
     content: bytes
+
+
+class Appended(NamedTuple):
+    """Records made at one moment for one place of the log, with all that belongs to them."""
+
+    at: datetime
+    rows: Sequence[Row]
+    lookups: Sequence[Index]
+    attachments: Sequence[Attachment]
 
 
 class Stored(NamedTuple):
@@ -89,6 +97,8 @@ class Filter:
         }
 
 
+Columns: TypeAlias = list[list[object]]
+
 _FILTER = """
     (cardinality(%(kinds)s::smallint[]) = 0 or r.kind = any(%(kinds)s))
     and (%(subject_id)s = '' or r.subject_id = %(subject_id)s)
@@ -99,6 +109,12 @@ _FILTER = """
     and (%(outcome)s = '' or i.outcome = %(outcome)s)
     and (%(start)s::timestamptz is null or r.at >= %(start)s)
     and (%(end)s::timestamptz is null or r.at < %(end)s)
+"""
+
+_HEAD = "select idx, chain_hash from SCHEMA.audit_record order by idx desc limit 1"
+_INDEX = """
+    insert into SCHEMA.audit_index (idx, actor, action, resource, outcome, subtrees)
+    select * from unnest(%b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[])
 """
 
 
@@ -113,7 +129,9 @@ class Store:
         self._lock = int.from_bytes(digest[:8], "big", signed=True)
 
     def _sql(self, text: str) -> bytes:
-        return text.replace("FILTER", _FILTER).encode().replace(b"SCHEMA", self._schema)
+        for name, part in (("FILTER", _FILTER), ("HEAD", _HEAD), ("INDEX", _INDEX)):
+            text = text.replace(name, part)
+        return text.encode().replace(b"SCHEMA", self._schema)
 
     async def lock_head(self, connection: Connection) -> tuple[int, bytes]:
         """Takes the log's lock until the transaction ends; returns the next index and last hash."""
@@ -124,56 +142,52 @@ class Store:
 
     async def head(self, connection: Connection) -> tuple[int, bytes]:
         """Returns the log's size and the chain hash of its last record."""
-        cursor = await connection.execute(
-            self._sql("select idx, chain_hash from SCHEMA.audit_record order by idx desc limit 1")
-        )
-        row = await cursor.fetchone()
-        return (row[0] + 1, bytes(row[1])) if row else (0, GENESIS)
+        cursor = await connection.execute(self._sql("HEAD"))
+        return _size_and_hash(await cursor.fetchone())
 
     async def append(
-        self,
-        connection: Connection,
-        rows: Sequence[Row],
-        index: Sequence[Index],
-        attachments: Sequence[Attachment],
-    ) -> None:
-        """Stores records with all that belongs to them, in one round trip."""
+        self, connection: Connection, chained: bytes, appended: Appended
+    ) -> tuple[int, bytes]:
+        """Takes the log's lock and stores records behind the one of that chain hash.
+
+        Returns the head there was. If it was another one, nothing was stored. One round trip.
+        """
         async with connection.pipeline():
+            # Sent together, run one after the other: the second looks from behind the lock.
+            await connection.execute("select pg_advisory_xact_lock(%s)", (self._lock,))
+            head = await connection.execute(self._sql("HEAD"))
             await connection.execute(
                 self._sql(
                     """
-                    insert into SCHEMA.audit_record (idx, at, kind, subject_id, record,
-                                                     leaf_hash, prev_chain_hash, chain_hash)
-                    select * from unnest(%b::bigint[], %b::timestamptz[], %b::smallint[],
-                        %b::text[], %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[])
-                    """
-                ),
-                _columns(rows),
-            )
-            await self.insert_index(connection, index)
-            if attachments:
-                await connection.execute(
-                    self._sql(
-                        """
+                    with added as (
+                        insert into SCHEMA.audit_record (at, idx, kind, subject_id, record,
+                                                         leaf_hash, prev_chain_hash, chain_hash)
+                        select %b, * from unnest(%b::bigint[], %b::smallint[], %b::text[],
+                                                 %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[])
+                        where coalesce((select chain_hash from (HEAD) as head), %b::bytea) = %b
+                        returning idx
+                    ), beside as (
                         insert into SCHEMA.audit_attachment (idx, name, salt, content)
                         select * from unnest(%b::bigint[], %b::text[], %b::bytea[], %b::bytea[])
-                        """
-                    ),
-                    _columns(attachments),
-                )
+                        where exists (select from added)
+                    )
+                    INDEX where exists (select from added)
+                    """
+                ),
+                [
+                    appended.at,
+                    *_columns(appended.rows, Row),
+                    GENESIS,
+                    chained,
+                    *_columns(appended.attachments, Attachment),
+                    *_columns(appended.lookups, Index),
+                ],
+            )
+        return _size_and_hash(await head.fetchone())
 
     async def insert_index(self, connection: Connection, index: Sequence[Index]) -> None:
-        """Stores what records are looked up by."""
-        await connection.execute(
-            self._sql(
-                """
-                insert into SCHEMA.audit_index (idx, actor, action, resource, outcome, subtrees)
-                select * from unnest(%b::bigint[], %b::text[], %b::text[], %b::text[],
-                                     %b::text[], %b::bytea[])
-                """
-            ),
-            _columns(index),
-        )
+        """Stores what records that have no index are looked up by."""
+        await connection.execute(self._sql("INDEX"), _columns(index, Index))
 
     async def indexed(self, connection: Connection) -> int:
         """Returns how many records have their index row: all, but in a log of an older Aegis."""
@@ -282,7 +296,13 @@ class Store:
         return sorted(name for (name,) in await cursor.fetchall())
 
 
-def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:
+def _size_and_hash(last: tuple[int, bytes] | None) -> tuple[int, bytes]:
+    return (last[0] + 1, bytes(last[1])) if last else (0, GENESIS)
+
+
+def _columns(rows: Sequence[tuple[object, ...]], kind: type[Row | Index | Attachment]) -> Columns:
+    if not rows:
+        return [[] for _ in kind._fields]
     return [
         [_text(value) if isinstance(value, str) else value for value in column]
         for column in zip(*rows, strict=True)
