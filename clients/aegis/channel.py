@@ -36,8 +36,8 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.keepalive_time_ms", 60_000),
     # Sooner than the default second, so that a retry finds a server that has just come back.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    # A policy of 4 MiB comes back with a few words around it.
-    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
+    # A policy of 16 MiB comes back with a few words around it.
+    ("grpc.max_receive_message_length", 20 * 1024 * 1024),
 )
 
 

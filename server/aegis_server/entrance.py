@@ -42,10 +42,17 @@ from aegis_server.identity.throttle import AttemptThrottle
 
 Part = Coroutine[Any, Any, None]
 
-# A rule file of 4 MiB, a thousand questions; everything else is far smaller.
+# A rule file of 16 MiB with its model, a thousand questions; everything else is far smaller.
+_MIB = 1024 * 1024
+_RULE_FILE = 16 * _MIB + 128 * 1024
 _LARGER = {
-    "/aegis.v1.PolicyService/ImportPolicy": 4 * 1024 * 1024 + 64 * 1024,
-    "/aegis.v1.PolicyService/BatchEvaluate": 4 * 1024 * 1024,
+    "/aegis.v1.PolicyService/ImportPolicy": _RULE_FILE,
+    "/aegis.v1.PolicyService/BatchEvaluate": 4 * _MIB,
+    "/aegis.v1.PolicyService/ReportDecisions": 4 * _MIB,
+    "/aegis.v1.PolicyAdminService/ApplyPolicyChanges": 5 * _MIB,
+    "/aegis.v1.PolicyAdminService/DiffPolicy": _RULE_FILE,
+    "/aegis.v1.PolicyAdminService/LintPolicy": _RULE_FILE,
+    "/aegis.v1.PolicyAdminService/SimulatePolicy": _RULE_FILE,
 }
 
 

@@ -215,6 +215,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_LOG_UNKNOWN: _ErrorReason.ValueType  # 66
     """NOT_FOUND: no log of this name is known here."""
+    ERROR_REASON_DECISION_LOG_FULL: _ErrorReason.ValueType  # 67
+    """RESOURCE_EXHAUSTED: the decision log takes no more for the moment, and
+    this decision is not one to be given without a record.
+    """
+    ERROR_REASON_POLICY_NOT_COMPILED: _ErrorReason.ValueType  # 68
+    """FAILED_PRECONDITION: the policy has a model of its own, which PyCasbin
+    evaluates; what was asked needs a compiled one.
+    """
+    ERROR_REASON_REVISION_AHEAD: _ErrorReason.ValueType  # 69
+    """UNAVAILABLE: the revision asked for is not known here in time. Metadata:
+    wanted, revision.
+    """
+    ERROR_REASON_PROPOSAL_OWN: _ErrorReason.ValueType  # 70
+    """PERMISSION_DENIED: nobody approves their own proposal."""
+    ERROR_REASON_PROPOSAL_DECIDED: _ErrorReason.ValueType  # 71
+    """FAILED_PRECONDITION: the proposal was decided before. Metadata: state."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -416,4 +432,20 @@ two checkpoints prove it.
 """
 ERROR_REASON_LOG_UNKNOWN: ErrorReason.ValueType  # 66
 """NOT_FOUND: no log of this name is known here."""
+ERROR_REASON_DECISION_LOG_FULL: ErrorReason.ValueType  # 67
+"""RESOURCE_EXHAUSTED: the decision log takes no more for the moment, and
+this decision is not one to be given without a record.
+"""
+ERROR_REASON_POLICY_NOT_COMPILED: ErrorReason.ValueType  # 68
+"""FAILED_PRECONDITION: the policy has a model of its own, which PyCasbin
+evaluates; what was asked needs a compiled one.
+"""
+ERROR_REASON_REVISION_AHEAD: ErrorReason.ValueType  # 69
+"""UNAVAILABLE: the revision asked for is not known here in time. Metadata:
+wanted, revision.
+"""
+ERROR_REASON_PROPOSAL_OWN: ErrorReason.ValueType  # 70
+"""PERMISSION_DENIED: nobody approves their own proposal."""
+ERROR_REASON_PROPOSAL_DECIDED: ErrorReason.ValueType  # 71
+"""FAILED_PRECONDITION: the proposal was decided before. Metadata: state."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -10,6 +10,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -59,6 +60,8 @@ class _DecisionSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     """This process had decided the same question at the same revision."""
     DECISION_SOURCE_REDIS: _DecisionSource.ValueType  # 3
     """Another process had, and left it in Redis."""
+    DECISION_SOURCE_LOCAL: _DecisionSource.ValueType  # 4
+    """A replica in a client's process decided by itself."""
 
 class DecisionSource(_DecisionSource, metaclass=_DecisionSourceEnumTypeWrapper):
     """Where an answer came from."""
@@ -71,7 +74,41 @@ DECISION_SOURCE_MEMORY: DecisionSource.ValueType  # 2
 """This process had decided the same question at the same revision."""
 DECISION_SOURCE_REDIS: DecisionSource.ValueType  # 3
 """Another process had, and left it in Redis."""
+DECISION_SOURCE_LOCAL: DecisionSource.ValueType  # 4
+"""A replica in a client's process decided by itself."""
 Global___DecisionSource: _TypeAlias = DecisionSource  # noqa: Y015
+
+@_typing.final
+class Consistency(_message.Message):
+    """How new the rules must be that decide. Unset: as new as this server knows
+    them, which is at most a second behind while Postgres answers.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
+    FULLY_CURRENT_FIELD_NUMBER: _builtins.int
+    at_least_revision: _builtins.int
+    """This revision or a later one: an edit's answer says its revision, and
+    whoever is told to obey that edit asks for it here.
+    """
+    fully_current: _builtins.bool
+    """The newest revision there is at this moment; costs a look at Postgres."""
+    def __init__(
+        self,
+        *,
+        at_least_revision: _builtins.int = ...,
+        fully_current: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "fully_current", b"fully_current", "requirement", b"requirement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "fully_current", b"fully_current", "requirement", b"requirement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_requirement: _TypeAlias = _typing.Literal["at_least_revision", "fully_current"]  # noqa: Y015
+    _WhichOneofArgType_requirement: _TypeAlias = _typing.Literal["requirement", b"requirement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_requirement) -> _WhichOneofReturnType_requirement | None: ...
+
+Global___Consistency: _TypeAlias = Consistency  # noqa: Y015
 
 @_typing.final
 class EvaluateRequest(_message.Message):
@@ -82,6 +119,7 @@ class EvaluateRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Who asks, as kind:name, e.g. "user:alice" or "automation:autopilot"."""
     domain: _builtins.str
@@ -96,6 +134,10 @@ class EvaluateRequest(_message.Message):
     def attributes(self) -> _struct_pb2.Struct:
         """What conditions may read as ctx.<name>. At most 64 names, finite numbers."""
 
+    @_builtins.property
+    def consistency(self) -> Global___Consistency:
+        """Ignored in a batch or a stream, which have their own."""
+
     def __init__(
         self,
         *,
@@ -104,10 +146,11 @@ class EvaluateRequest(_message.Message):
         resource: _builtins.str = ...,
         action: _builtins.str = ...,
         attributes: _struct_pb2.Struct | None = ...,
+        consistency: Global___Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "attributes", b"attributes", "domain", b"domain", "resource", b"resource", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "attributes", b"attributes", "consistency", b"consistency", "domain", b"domain", "resource", b"resource", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,16 +203,20 @@ class BatchEvaluateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluateRequest]: ...
+    @_builtins.property
+    def consistency(self) -> Global___Consistency: ...
     def __init__(
         self,
         *,
         requests: _abc.Iterable[Global___EvaluateRequest] | None = ...,
+        consistency: Global___Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,20 +227,587 @@ class BatchEvaluateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESPONSES_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluateResponse]: ...
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluateResponse]:
+        """One for each request, in their order. Where `statuses` has an error for
+        it, the response is empty.
+        """
+
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_status_pb2.Status]:
+        """Empty when every request was decided; else one for each request."""
+
     def __init__(
         self,
         *,
         responses: _abc.Iterable[Global___EvaluateResponse] | None = ...,
+        statuses: _abc.Iterable[_status_pb2.Status] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchEvaluateResponse: _TypeAlias = BatchEvaluateResponse  # noqa: Y015
+
+@_typing.final
+class StreamEvaluateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Comes back in the answer."""
+    @_builtins.property
+    def request(self) -> Global___EvaluateRequest: ...
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        request: Global___EvaluateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEvaluateRequest: _TypeAlias = StreamEvaluateRequest  # noqa: Y015
+
+@_typing.final
+class StreamEvaluateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___EvaluateResponse:
+        """Empty when `status` has an error."""
+
+    @_builtins.property
+    def status(self) -> _status_pb2.Status: ...
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        response: Global___EvaluateResponse | None = ...,
+        status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "sequence", b"sequence", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEvaluateResponse: _TypeAlias = StreamEvaluateResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Explain by the rules of an older revision; zero means the current one."""
+    @_builtins.property
+    def request(self) -> Global___EvaluateRequest: ...
+    def __init__(
+        self,
+        *,
+        request: Global___EvaluateRequest | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class RuleTrace(_message.Message):
+    """A rule and how it relates to a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    ROLE_PATH_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    rule_id: _builtins.str
+    rule: _builtins.str
+    """The rule as a line of the rule file."""
+    effect: Global___Effect.ValueType
+    condition: _builtins.str
+    outcome: _builtins.str
+    """What the condition came to, "true", "false", or why it has no answer."""
+    @_builtins.property
+    def role_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """From the subject to the rule's subject, both included."""
+
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The attributes the condition reads, with the values they had."""
+
+    def __init__(
+        self,
+        *,
+        rule_id: _builtins.str = ...,
+        rule: _builtins.str = ...,
+        effect: Global___Effect.ValueType = ...,
+        role_path: _abc.Iterable[_builtins.str] | None = ...,
+        condition: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        values: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "effect", b"effect", "outcome", b"outcome", "role_path", b"role_path", "rule", b"rule", "rule_id", b"rule_id", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleTrace: _TypeAlias = RuleTrace  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    WOULD_ALLOW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___EvaluateResponse: ...
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every role the subject has, with where it comes from."""
+
+    @_builtins.property
+    def matched(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleTrace]:
+        """Rules that match, the deciding one first."""
+
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleTrace]:
+        """Rules that fit subject, resource and action, but not by their condition."""
+
+    @_builtins.property
+    def would_allow(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For a denial: what would have allowed it, in words, the nearest first."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___EvaluateResponse | None = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        matched: _abc.Iterable[Global___RuleTrace] | None = ...,
+        failed: _abc.Iterable[Global___RuleTrace] | None = ...,
+        would_allow: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "failed", b"failed", "matched", b"matched", "roles", b"roles", "would_allow", b"would_allow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class ListPermittedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """What may this subject do? Empty: who may do this?"""
+    domain: _builtins.str
+    resource: _builtins.str
+    """Only what concerns this resource; empty: all."""
+    action: _builtins.str
+    """Only this action; empty: all."""
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        action: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "domain", b"domain", "page_size", b"page_size", "page_token", b"page_token", "resource", b"resource", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPermittedRequest: _TypeAlias = ListPermittedRequest  # noqa: Y015
+
+@_typing.final
+class Permission(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    ROLE_PATH_FIELD_NUMBER: _builtins.int
+    DENIED_BY_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """Who; in answer to a subject's question that subject."""
+    resource: _builtins.str
+    """A pattern: "*" is one segment, "**" the rest."""
+    action: _builtins.str
+    """A verb, or "*"."""
+    condition: _builtins.str
+    """Has to hold as well; empty when the permission is unconditional."""
+    rule_id: _builtins.str
+    @_builtins.property
+    def role_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def denied_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rules that may take it away, wholly or in part."""
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        action: _builtins.str = ...,
+        condition: _builtins.str = ...,
+        rule_id: _builtins.str = ...,
+        role_path: _abc.Iterable[_builtins.str] | None = ...,
+        denied_by: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "condition", b"condition", "denied_by", b"denied_by", "resource", b"resource", "role_path", b"role_path", "rule_id", b"rule_id", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Permission: _TypeAlias = Permission  # noqa: Y015
+
+@_typing.final
+class ListPermittedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    revision: _builtins.int
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Permission]: ...
+    def __init__(
+        self,
+        *,
+        permissions: _abc.Iterable[Global___Permission] | None = ...,
+        next_page_token: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "permissions", b"permissions", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPermittedResponse: _TypeAlias = ListPermittedResponse  # noqa: Y015
+
+@_typing.final
+class WatchPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """What the replica has; zero when it has nothing."""
+    digest: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPolicyRequest: _TypeAlias = WatchPolicyRequest  # noqa: Y015
+
+@_typing.final
+class PlacedLine(_message.Message):
+    """A line of the rule file and its place. Places do not change while a line
+    stays; the lines in the order of their places are the file.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    place: _builtins.int
+    kind: _builtins.str
+    """"p", "g" or "g2"."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        place: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "kind", b"kind", "place", b"place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacedLine: _TypeAlias = PlacedLine  # noqa: Y015
+
+@_typing.final
+class WatchPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Step(_message.Message):
+        """A step from one revision to another, in one or more pieces."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FROM_REVISION_FIELD_NUMBER: _builtins.int
+        TO_FIELD_NUMBER: _builtins.int
+        REMOVED_PLACES_FIELD_NUMBER: _builtins.int
+        ADDED_FIELD_NUMBER: _builtins.int
+        MORE_FIELD_NUMBER: _builtins.int
+        from_revision: _builtins.int
+        """Zero: from nothing, everything known before is dropped."""
+        more: _builtins.bool
+        """More pieces of the same step follow."""
+        @_builtins.property
+        def to(self) -> Global___PolicyRevision: ...
+        @_builtins.property
+        def removed_places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+        @_builtins.property
+        def added(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacedLine]: ...
+        def __init__(
+            self,
+            *,
+            from_revision: _builtins.int = ...,
+            to: Global___PolicyRevision | None = ...,
+            removed_places: _abc.Iterable[_builtins.int] | None = ...,
+            added: _abc.Iterable[Global___PlacedLine] | None = ...,
+            more: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["to", b"to"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "from_revision", b"from_revision", "more", b"more", "removed_places", b"removed_places", "to", b"to"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Directory(_message.Message):
+        """The roles that subjects have beside the rules. Whole, whenever they change."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Roles(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            ROLES_FIELD_NUMBER: _builtins.int
+            @_builtins.property
+            def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+            def __init__(
+                self,
+                *,
+                roles: _abc.Iterable[_builtins.str] | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["roles", b"roles"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
+        class HeldEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            @_builtins.property
+            def value(self) -> Global___WatchPolicyResponse.Directory.Roles: ...
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: Global___WatchPolicyResponse.Directory.Roles | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        HELD_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def held(self) -> _containers.MessageMap[_builtins.str, Global___WatchPolicyResponse.Directory.Roles]: ...
+        def __init__(
+            self,
+            *,
+            held: _abc.Mapping[_builtins.str, Global___WatchPolicyResponse.Directory.Roles] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STEP_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    CURRENT_REVISION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    current_revision: _builtins.int
+    """In every message, and alone in a sign of life: the newest revision there
+    was at `time`, by this server's look at Postgres.
+    """
+    @_builtins.property
+    def step(self) -> Global___WatchPolicyResponse.Step: ...
+    @_builtins.property
+    def directory(self) -> Global___WatchPolicyResponse.Directory: ...
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        step: Global___WatchPolicyResponse.Step | None = ...,
+        directory: Global___WatchPolicyResponse.Directory | None = ...,
+        current_revision: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "news", b"news", "step", b"step", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_revision", b"current_revision", "directory", b"directory", "news", b"news", "step", b"step", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_news: _TypeAlias = _typing.Literal["step", "directory"]  # noqa: Y015
+    _WhichOneofArgType_news: _TypeAlias = _typing.Literal["news", b"news"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_news) -> _WhichOneofReturnType_news | None: ...
+
+Global___WatchPolicyResponse: _TypeAlias = WatchPolicyResponse  # noqa: Y015
+
+@_typing.final
+class ReportedDecision(_message.Message):
+    """A decision a replica made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    MICROSECONDS_FIELD_NUMBER: _builtins.int
+    effect: Global___Effect.ValueType
+    rule_id: _builtins.str
+    revision: _builtins.int
+    decision_id: _builtins.str
+    microseconds: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___EvaluateRequest: ...
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        request: Global___EvaluateRequest | None = ...,
+        effect: Global___Effect.ValueType = ...,
+        rule_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        decision_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        microseconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "effect", b"effect", "microseconds", b"microseconds", "request", b"request", "revision", b"revision", "rule_id", b"rule_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportedDecision: _TypeAlias = ReportedDecision  # noqa: Y015
+
+@_typing.final
+class ReportDecisionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportedDecision]: ...
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[Global___ReportedDecision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDecisionsRequest: _TypeAlias = ReportDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class ReportDecisionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDecisionsResponse: _TypeAlias = ReportDecisionsResponse  # noqa: Y015
 
 @_typing.final
 class GetPolicyRequest(_message.Message):
@@ -221,8 +835,11 @@ class GetPolicyResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     CSV_FIELD_NUMBER: _builtins.int
+    MODEL_CONF_FIELD_NUMBER: _builtins.int
     csv: _builtins.str
     """The rules, one a line, in the order they were imported."""
+    model_conf: _builtins.str
+    """Casbin's model.conf; empty for Aegis' own model."""
     @_builtins.property
     def revision(self) -> Global___PolicyRevision: ...
     def __init__(
@@ -230,10 +847,11 @@ class GetPolicyResponse(_message.Message):
         *,
         revision: Global___PolicyRevision | None = ...,
         csv: _builtins.str = ...,
+        model_conf: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv", b"csv", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv", b"csv", "model_conf", b"model_conf", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,12 +869,18 @@ class PolicyRevision(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     RULE_COUNT_FIELD_NUMBER: _builtins.int
+    PREV_DIGEST_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     digest: _builtins.bytes
     """SHA-256 over the rules of this revision and the digest before it."""
     actor: _builtins.str
     reason: _builtins.str
     rule_count: _builtins.int
+    prev_digest: _builtins.bytes
+    """The digest of the revision before; 32 zero bytes for the first."""
+    model_digest: _builtins.bytes
+    """SHA-256 of its model.conf; empty for Aegis' own model."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -268,10 +892,12 @@ class PolicyRevision(_message.Message):
         reason: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         rule_count: _builtins.int = ...,
+        prev_digest: _builtins.bytes = ...,
+        model_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "digest", b"digest", "reason", b"reason", "revision", b"revision", "rule_count", b"rule_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "digest", b"digest", "model_digest", b"model_digest", "prev_digest", b"prev_digest", "reason", b"reason", "revision", b"revision", "rule_count", b"rule_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -285,6 +911,7 @@ class ImportPolicyRequest(_message.Message):
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    MODEL_CONF_FIELD_NUMBER: _builtins.int
     csv: _builtins.str
     """Lines of p, g and g2 as in policy/rules/baseline.csv."""
     expected_revision: _builtins.int
@@ -293,6 +920,10 @@ class ImportPolicyRequest(_message.Message):
     """Why; kept with the revision and in the audit log."""
     validate_only: _builtins.bool
     """Checks everything and stores nothing."""
+    model_conf: _builtins.str
+    """Casbin's model.conf for these rules; empty for Aegis' own model, the only
+    one that is compiled.
+    """
     def __init__(
         self,
         *,
@@ -300,10 +931,11 @@ class ImportPolicyRequest(_message.Message):
         expected_revision: _builtins.int = ...,
         reason: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        model_conf: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv", b"csv", "expected_revision", b"expected_revision", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv", b"csv", "expected_revision", b"expected_revision", "model_conf", b"model_conf", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -314,16 +946,22 @@ class ImportPolicyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
+    PROPOSAL_ID_FIELD_NUMBER: _builtins.int
+    proposal_id: _builtins.str
+    """The proposal that a second person has to approve."""
     @_builtins.property
-    def revision(self) -> Global___PolicyRevision: ...
+    def revision(self) -> Global___PolicyRevision:
+        """Not set where the change became a proposal."""
+
     def __init__(
         self,
         *,
         revision: Global___PolicyRevision | None = ...,
+        proposal_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proposal_id", b"proposal_id", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

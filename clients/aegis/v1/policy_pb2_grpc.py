@@ -48,6 +48,31 @@ class PolicyServiceStub:
                 request_serializer=aegis_dot_v1_dot_policy__pb2.BatchEvaluateRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_policy__pb2.BatchEvaluateResponse.FromString,
                 _registered_method=True)
+        self.StreamEvaluate = channel.stream_stream(
+                '/aegis.v1.PolicyService/StreamEvaluate',
+                request_serializer=aegis_dot_v1_dot_policy__pb2.StreamEvaluateRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_policy__pb2.StreamEvaluateResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/aegis.v1.PolicyService/Explain',
+                request_serializer=aegis_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.ListPermitted = channel.unary_unary(
+                '/aegis.v1.PolicyService/ListPermitted',
+                request_serializer=aegis_dot_v1_dot_policy__pb2.ListPermittedRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_policy__pb2.ListPermittedResponse.FromString,
+                _registered_method=True)
+        self.WatchPolicy = channel.unary_stream(
+                '/aegis.v1.PolicyService/WatchPolicy',
+                request_serializer=aegis_dot_v1_dot_policy__pb2.WatchPolicyRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_policy__pb2.WatchPolicyResponse.FromString,
+                _registered_method=True)
+        self.ReportDecisions = channel.unary_unary(
+                '/aegis.v1.PolicyService/ReportDecisions',
+                request_serializer=aegis_dot_v1_dot_policy__pb2.ReportDecisionsRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_policy__pb2.ReportDecisionsResponse.FromString,
+                _registered_method=True)
         self.GetPolicy = channel.unary_unary(
                 '/aegis.v1.PolicyService/GetPolicy',
                 request_serializer=aegis_dot_v1_dot_policy__pb2.GetPolicyRequest.SerializeToString,
@@ -68,12 +93,14 @@ class PolicyServiceServicer:
     """
 
     def Evaluate(self, request, context):
-        """Decides one request with the current policy revision and records the
-        decision before it answers. A denial is an answer, not an error.
+        """Decides one request and hands the decision to the decision log. A denial
+        is an answer, not an error.
 
         Who: subjects with action "evaluate" on /policy.
         Errors: FIELD_INVALID for a resource that is not canonical;
-        AUDIT_UNAVAILABLE when the decision cannot be recorded.
+        POLICY_UNUSABLE or DATABASE_UNAVAILABLE when the consistency asked for
+        cannot be had in time; DECISION_LOG_FULL when the decision would have to
+        be given without a record (docs/policy.md says when it would not).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +108,8 @@ class PolicyServiceServicer:
 
     def BatchEvaluate(self, request, context):
         """Decides up to 1,000 requests against one revision; the answers keep the
-        order of the questions.
+        order of the questions. A request that cannot be decided has a status of
+        its own and does not hinder the others.
 
         Who and errors: as Evaluate.
         """
@@ -89,8 +117,66 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamEvaluate(self, request_iterator, context):
+        """Decides requests as they come, each answer with the sequence number of
+        its question. Answers keep the order of the questions.
+
+        Who and errors: as Evaluate; what is wrong with one request is told in
+        its answer and does not end the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Says why a request is decided as it is: the rules that match, the roles
+        that lead to them, the conditions with the values they read, and what
+        would have allowed it. Decides nothing: the decision log has no entry.
+
+        Who: subjects with action "explain" on /policy.
+        Errors: as Evaluate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPermitted(self, request, context):
+        """Lists what a subject may do, or who may do something: by resource
+        patterns, with the conditions that are left to the request.
+
+        Who: subjects with action "explain" on /policy.
+        Errors: FIELD_INVALID unless a subject or a resource is named;
+        POLICY_NOT_COMPILED for a policy with a model of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchPolicy(self, request, context):
+        """Streams the rules, and the roles that the directory adds to them, to a
+        replica that decides by itself: all of them first, or what changed since
+        the revision it has, then every change as it comes, and a sign of life at
+        least every second.
+
+        Who: subjects with action "replicate" on /policy.
+        Errors: POLICY_NOT_COMPILED for a policy with a model of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportDecisions(self, request, context):
+        """Takes the decisions a replica made by itself into the decision log.
+
+        Who: subjects with action "replicate" on /policy.
+        Errors: DECISION_LOG_FULL: send them again later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPolicy(self, request, context):
-        """Returns the rules of one revision as Casbin CSV.
+        """Returns the rules of one revision as Casbin CSV, and its model.
 
         Who: subjects with action "read" on /policy.
         Errors: RESOURCE_NOT_FOUND for a revision that never was.
@@ -101,7 +187,8 @@ class PolicyServiceServicer:
 
     def ImportPolicy(self, request, context):
         """Replaces all rules by those of a Casbin CSV file, as a new revision. All
-        or nothing.
+        or nothing. Where two people are needed for a change it becomes a
+        proposal (PolicyAdminService).
 
         Who: subjects with action "write" on /policy.
         Errors: POLICY_INVALID naming every bad line; REVISION_CONFLICT when
@@ -123,6 +210,31 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.BatchEvaluate,
                     request_deserializer=aegis_dot_v1_dot_policy__pb2.BatchEvaluateRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_policy__pb2.BatchEvaluateResponse.SerializeToString,
+            ),
+            'StreamEvaluate': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamEvaluate,
+                    request_deserializer=aegis_dot_v1_dot_policy__pb2.StreamEvaluateRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_policy__pb2.StreamEvaluateResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=aegis_dot_v1_dot_policy__pb2.ExplainRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_policy__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ListPermitted': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPermitted,
+                    request_deserializer=aegis_dot_v1_dot_policy__pb2.ListPermittedRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_policy__pb2.ListPermittedResponse.SerializeToString,
+            ),
+            'WatchPolicy': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPolicy,
+                    request_deserializer=aegis_dot_v1_dot_policy__pb2.WatchPolicyRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_policy__pb2.WatchPolicyResponse.SerializeToString,
+            ),
+            'ReportDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDecisions,
+                    request_deserializer=aegis_dot_v1_dot_policy__pb2.ReportDecisionsRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_policy__pb2.ReportDecisionsResponse.SerializeToString,
             ),
             'GetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPolicy,
@@ -193,6 +305,141 @@ class PolicyService:
             '/aegis.v1.PolicyService/BatchEvaluate',
             aegis_dot_v1_dot_policy__pb2.BatchEvaluateRequest.SerializeToString,
             aegis_dot_v1_dot_policy__pb2.BatchEvaluateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvaluate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/aegis.v1.PolicyService/StreamEvaluate',
+            aegis_dot_v1_dot_policy__pb2.StreamEvaluateRequest.SerializeToString,
+            aegis_dot_v1_dot_policy__pb2.StreamEvaluateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.PolicyService/Explain',
+            aegis_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
+            aegis_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPermitted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.PolicyService/ListPermitted',
+            aegis_dot_v1_dot_policy__pb2.ListPermittedRequest.SerializeToString,
+            aegis_dot_v1_dot_policy__pb2.ListPermittedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.PolicyService/WatchPolicy',
+            aegis_dot_v1_dot_policy__pb2.WatchPolicyRequest.SerializeToString,
+            aegis_dot_v1_dot_policy__pb2.WatchPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.PolicyService/ReportDecisions',
+            aegis_dot_v1_dot_policy__pb2.ReportDecisionsRequest.SerializeToString,
+            aegis_dot_v1_dot_policy__pb2.ReportDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,28 +21,70 @@ class PolicyServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Evaluate: _aio.UnaryUnaryMultiCallable[_policy_pb2.EvaluateRequest, _policy_pb2.EvaluateResponse]
-    """Decides one request with the current policy revision and records the
-    decision before it answers. A denial is an answer, not an error.
+    """Decides one request and hands the decision to the decision log. A denial
+    is an answer, not an error.
 
     Who: subjects with action "evaluate" on /policy.
     Errors: FIELD_INVALID for a resource that is not canonical;
-    AUDIT_UNAVAILABLE when the decision cannot be recorded.
+    POLICY_UNUSABLE or DATABASE_UNAVAILABLE when the consistency asked for
+    cannot be had in time; DECISION_LOG_FULL when the decision would have to
+    be given without a record (docs/policy.md says when it would not).
     """
     BatchEvaluate: _aio.UnaryUnaryMultiCallable[_policy_pb2.BatchEvaluateRequest, _policy_pb2.BatchEvaluateResponse]
     """Decides up to 1,000 requests against one revision; the answers keep the
-    order of the questions.
+    order of the questions. A request that cannot be decided has a status of
+    its own and does not hinder the others.
 
     Who and errors: as Evaluate.
     """
+    StreamEvaluate: _aio.StreamStreamMultiCallable[_policy_pb2.StreamEvaluateRequest, _policy_pb2.StreamEvaluateResponse]
+    """Decides requests as they come, each answer with the sequence number of
+    its question. Answers keep the order of the questions.
+
+    Who and errors: as Evaluate; what is wrong with one request is told in
+    its answer and does not end the stream.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_policy_pb2.ExplainRequest, _policy_pb2.ExplainResponse]
+    """Says why a request is decided as it is: the rules that match, the roles
+    that lead to them, the conditions with the values they read, and what
+    would have allowed it. Decides nothing: the decision log has no entry.
+
+    Who: subjects with action "explain" on /policy.
+    Errors: as Evaluate.
+    """
+    ListPermitted: _aio.UnaryUnaryMultiCallable[_policy_pb2.ListPermittedRequest, _policy_pb2.ListPermittedResponse]
+    """Lists what a subject may do, or who may do something: by resource
+    patterns, with the conditions that are left to the request.
+
+    Who: subjects with action "explain" on /policy.
+    Errors: FIELD_INVALID unless a subject or a resource is named;
+    POLICY_NOT_COMPILED for a policy with a model of its own.
+    """
+    WatchPolicy: _aio.UnaryStreamMultiCallable[_policy_pb2.WatchPolicyRequest, _policy_pb2.WatchPolicyResponse]
+    """Streams the rules, and the roles that the directory adds to them, to a
+    replica that decides by itself: all of them first, or what changed since
+    the revision it has, then every change as it comes, and a sign of life at
+    least every second.
+
+    Who: subjects with action "replicate" on /policy.
+    Errors: POLICY_NOT_COMPILED for a policy with a model of its own.
+    """
+    ReportDecisions: _aio.UnaryUnaryMultiCallable[_policy_pb2.ReportDecisionsRequest, _policy_pb2.ReportDecisionsResponse]
+    """Takes the decisions a replica made by itself into the decision log.
+
+    Who: subjects with action "replicate" on /policy.
+    Errors: DECISION_LOG_FULL: send them again later.
+    """
     GetPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.GetPolicyRequest, _policy_pb2.GetPolicyResponse]
-    """Returns the rules of one revision as Casbin CSV.
+    """Returns the rules of one revision as Casbin CSV, and its model.
 
     Who: subjects with action "read" on /policy.
     Errors: RESOURCE_NOT_FOUND for a revision that never was.
     """
     ImportPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.ImportPolicyRequest, _policy_pb2.ImportPolicyResponse]
     """Replaces all rules by those of a Casbin CSV file, as a new revision. All
-    or nothing.
+    or nothing. Where two people are needed for a change it becomes a
+    proposal (PolicyAdminService).
 
     Who: subjects with action "write" on /policy.
     Errors: POLICY_INVALID naming every bad line; REVISION_CONFLICT when
@@ -62,12 +104,14 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_pb2.EvaluateRequest,
         context: _aio.ServicerContext[_policy_pb2.EvaluateRequest, _abc.Awaitable[_policy_pb2.EvaluateResponse]],
     ) -> _abc.Awaitable[_policy_pb2.EvaluateResponse]:
-        """Decides one request with the current policy revision and records the
-        decision before it answers. A denial is an answer, not an error.
+        """Decides one request and hands the decision to the decision log. A denial
+        is an answer, not an error.
 
         Who: subjects with action "evaluate" on /policy.
         Errors: FIELD_INVALID for a resource that is not canonical;
-        AUDIT_UNAVAILABLE when the decision cannot be recorded.
+        POLICY_UNUSABLE or DATABASE_UNAVAILABLE when the consistency asked for
+        cannot be had in time; DECISION_LOG_FULL when the decision would have to
+        be given without a record (docs/policy.md says when it would not).
         """
 
     @_abc_1.abstractmethod
@@ -77,9 +121,78 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_policy_pb2.BatchEvaluateRequest, _abc.Awaitable[_policy_pb2.BatchEvaluateResponse]],
     ) -> _abc.Awaitable[_policy_pb2.BatchEvaluateResponse]:
         """Decides up to 1,000 requests against one revision; the answers keep the
-        order of the questions.
+        order of the questions. A request that cannot be decided has a status of
+        its own and does not hinder the others.
 
         Who and errors: as Evaluate.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamEvaluate(
+        self,
+        request_iterator: _abc.AsyncIterator[_policy_pb2.StreamEvaluateRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_policy_pb2.StreamEvaluateRequest], _abc.AsyncIterator[_policy_pb2.StreamEvaluateResponse]],
+    ) -> _abc.AsyncIterator[_policy_pb2.StreamEvaluateResponse]:
+        """Decides requests as they come, each answer with the sequence number of
+        its question. Answers keep the order of the questions.
+
+        Who and errors: as Evaluate; what is wrong with one request is told in
+        its answer and does not end the stream.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _policy_pb2.ExplainRequest,
+        context: _aio.ServicerContext[_policy_pb2.ExplainRequest, _abc.Awaitable[_policy_pb2.ExplainResponse]],
+    ) -> _abc.Awaitable[_policy_pb2.ExplainResponse]:
+        """Says why a request is decided as it is: the rules that match, the roles
+        that lead to them, the conditions with the values they read, and what
+        would have allowed it. Decides nothing: the decision log has no entry.
+
+        Who: subjects with action "explain" on /policy.
+        Errors: as Evaluate.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPermitted(
+        self,
+        request: _policy_pb2.ListPermittedRequest,
+        context: _aio.ServicerContext[_policy_pb2.ListPermittedRequest, _abc.Awaitable[_policy_pb2.ListPermittedResponse]],
+    ) -> _abc.Awaitable[_policy_pb2.ListPermittedResponse]:
+        """Lists what a subject may do, or who may do something: by resource
+        patterns, with the conditions that are left to the request.
+
+        Who: subjects with action "explain" on /policy.
+        Errors: FIELD_INVALID unless a subject or a resource is named;
+        POLICY_NOT_COMPILED for a policy with a model of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchPolicy(
+        self,
+        request: _policy_pb2.WatchPolicyRequest,
+        context: _aio.ServicerContext[_policy_pb2.WatchPolicyRequest, _abc.AsyncIterator[_policy_pb2.WatchPolicyResponse]],
+    ) -> _abc.AsyncIterator[_policy_pb2.WatchPolicyResponse]:
+        """Streams the rules, and the roles that the directory adds to them, to a
+        replica that decides by itself: all of them first, or what changed since
+        the revision it has, then every change as it comes, and a sign of life at
+        least every second.
+
+        Who: subjects with action "replicate" on /policy.
+        Errors: POLICY_NOT_COMPILED for a policy with a model of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportDecisions(
+        self,
+        request: _policy_pb2.ReportDecisionsRequest,
+        context: _aio.ServicerContext[_policy_pb2.ReportDecisionsRequest, _abc.Awaitable[_policy_pb2.ReportDecisionsResponse]],
+    ) -> _abc.Awaitable[_policy_pb2.ReportDecisionsResponse]:
+        """Takes the decisions a replica made by itself into the decision log.
+
+        Who: subjects with action "replicate" on /policy.
+        Errors: DECISION_LOG_FULL: send them again later.
         """
 
     @_abc_1.abstractmethod
@@ -88,7 +201,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_pb2.GetPolicyRequest,
         context: _aio.ServicerContext[_policy_pb2.GetPolicyRequest, _abc.Awaitable[_policy_pb2.GetPolicyResponse]],
     ) -> _abc.Awaitable[_policy_pb2.GetPolicyResponse]:
-        """Returns the rules of one revision as Casbin CSV.
+        """Returns the rules of one revision as Casbin CSV, and its model.
 
         Who: subjects with action "read" on /policy.
         Errors: RESOURCE_NOT_FOUND for a revision that never was.
@@ -101,7 +214,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_policy_pb2.ImportPolicyRequest, _abc.Awaitable[_policy_pb2.ImportPolicyResponse]],
     ) -> _abc.Awaitable[_policy_pb2.ImportPolicyResponse]:
         """Replaces all rules by those of a Casbin CSV file, as a new revision. All
-        or nothing.
+        or nothing. Where two people are needed for a change it becomes a
+        proposal (PolicyAdminService).
 
         Who: subjects with action "write" on /policy.
         Errors: POLICY_INVALID naming every bad line; REVISION_CONFLICT when

@@ -44,6 +44,9 @@ _PASS_UNCOUNTED = frozenset({EVALUATE, READ, TRAIN, SESSION})
 _OF_ACTION = {
     "evaluate": EVALUATE,
     "read": READ,
+    "explain": READ,
+    "simulate": READ,
+    "replicate": READ,
     "export": READ,
     "coordinate": TRAIN,
     "judge": TRAIN,
