@@ -1,58 +1,36 @@
-"""The engine: PyCasbin over one immutable rule file.
+"""The engine: decides by the rules it was built from, and never changes.
 
-An engine never changes. New rules make a new engine and the owner swaps one reference, because a
-reload of a live enforcer empties its roles first and lets denied requests through meanwhile. Any
-number of threads may ask the same engine.
+Rules of Aegis' own model are compiled to an index; those of an admin's own model are evaluated by
+PyCasbin. New rules make a new engine, `updated` one that shares what stays, and the owner swaps
+one reference: a reader never waits for a writer, and never sees half a change. Any number of
+threads may ask the same engine.
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import copy
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
-from importlib import resources
-
-import casbin
-from casbin.model import Model
-from casbin.persist import Adapter
-from casbin.util import SimpleEval
+from typing import TYPE_CHECKING, NamedTuple
 
 from aegis_policy.conditions import Condition, Moment, Unanswerable
-from aegis_policy.paths import fault_of_resource, matches
-from aegis_policy.roles import RoleLinks, holding
-from aegis_policy.rulefile import (
-    ACTION,
-    DOMAIN,
-    SUBJECT,
-    PolicyError,
-    RuleFile,
-    Violation,
-    read_rules,
-)
+from aegis_policy.faults import PolicyError, Violation
+from aegis_policy.index import Index, Row
+from aegis_policy.models import read_model
+from aegis_policy.requests import check_action, check_subject, segments_of
+from aegis_policy.roles import EVERYWHERE, Link, Roles
+from aegis_policy.rulefile import MAX_RULES, Line, RuleFile, read_lines, read_rules, to_csv
 
-DEFAULT_MODEL = resources.files("aegis_policy").joinpath("model.conf").read_text("utf-8")
-_DEFINITIONS = {
-    "r": "sub, dom, obj, act, ctx",
-    "p": "sub, dom, obj, act, cond, eft, id",
-}
-# The one effect that neither allows without a rule nor lets an allow outvote a deny.
-_EFFECT = "some(where (p_eft == allow)) && !some(where (p_eft == deny))"
+if TYPE_CHECKING:
+    from aegis_policy.interpreter import Interpreter
+
+# Between the places of neighbouring lines, so that a new line finds room between them.
+STRIDE = 1 << 20
+_CLOSED_MAX = 50_000
 
 
-class RequestError(ValueError):
-    """A request that cannot be asked; `field` names the part that is not canonical."""
-
-    def __init__(self, field: str, expected: str) -> None:
-        super().__init__(f"{field}: {expected}")
-        self.field = field
-        self.expected = expected
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """An answer. `rule_id` is the rule that denied or allowed, empty when none matched.
 
     Without a new engine the answer stays the same until `valid_until`; None means for ever.
@@ -63,27 +41,55 @@ class Decision:
     valid_until: datetime | None
 
 
+_NOTHING_ALLOWS = Decision(False, "", None)
+
+
 class Engine:
     """Decides by the rules it was built from."""
 
-    def __init__(self, rules: RuleFile, model_conf: str | None = None) -> None:
-        self.rules = rules
-        model_conf = DEFAULT_MODEL if model_conf is None else model_conf
-        self.model_digest = hashlib.sha256(model_conf.encode()).digest()
-        self._attributes = frozenset[str]().union(
-            *(condition.attributes for condition in rules.conditions.values())
-        )
-        self._named = {line.fields[0] for line in rules.lines}
-        self._roles = RoleLinks()
-        self._enforcer = _enforcer(rules, model_conf, self._roles)
-        # The first decision fills Casbin's shared function table. Doing it here proves that the
-        # model runs, and leaves nothing for two threads to fill at once.
-        self.decide(subject="user:nobody", domain="none", resource="/nothing", action="none")
+    def __init__(
+        self,
+        rules: RuleFile,
+        model_conf: str | None = None,
+        places: Sequence[int] | None = None,
+    ) -> None:
+        """Builds an engine from rules that were read for `model_conf`.
+
+        `places` order the lines and name them to `updated`; by default they are `STRIDE` apart.
+        """
+        self.model = rules.model if model_conf is None else read_model(model_conf)
+        if places is None:
+            places = range(STRIDE, (len(rules.lines) + 1) * STRIDE, STRIDE)
+        self._lines = dict(zip(places, rules.lines, strict=True))
+        self._conditions = rules.conditions
+        self._interpreter: Interpreter | None = None
+        self._index, self._roles, self._names = Index(), Roles({}), Counter[str]()
+        self._attributes = frozenset[str]()
+        self._closed: dict[tuple[str, ...], frozenset[str]] = {}
+        if self.model.compiled:
+            self._compile((), list(self._lines.items()))
+        else:
+            # Only who uses such a model needs PyCasbin.
+            from aegis_policy.interpreter import Interpreter
+
+            self._interpreter = Interpreter(rules, self.model)
+            self._names = self._interpreter.names
+            self._attributes = self._interpreter.attributes
 
     @classmethod
     def from_csv(cls, policy_csv: str, model_conf: str | None = None) -> Engine:
         """Builds an engine from a rule file; raises `PolicyError` naming every bad line."""
-        return cls(read_rules(policy_csv), model_conf)
+        return cls(read_rules(policy_csv, read_model(model_conf)))
+
+    @property
+    def compiled(self) -> bool:
+        """Says whether the rules are compiled, or evaluated one by one by PyCasbin."""
+        return self._interpreter is None
+
+    @property
+    def size(self) -> int:
+        """The number of lines."""
+        return len(self._lines)
 
     def decide(
         self,
@@ -102,117 +108,169 @@ class Engine:
         `attributes` are what conditions read as ctx.NAME: texts, finite numbers, truth values,
         lists of these and mappings. `now` is an aware time, by default the present.
         """
-        check_request(subject, domain, resource, action)
-        now = now or datetime.now(UTC)
-        if now.tzinfo is None:
+        if now is not None and now.tzinfo is None:
             raise ValueError("a time without its zone could mean two instants")
-        moment = Moment(attributes or {}, now)
-        asking = holding(subject, roles)
-        allowed, rule = self._enforcer.enforce_ex(asking, domain, resource, action, moment)
-        return Decision(allowed, rule[-1] if rule else "", moment.valid_until)
+        if self._interpreter is not None:
+            moment = Moment(attributes or {}, now or datetime.now(UTC))
+            allowed, rule_id = self._interpreter.decide(
+                subject, domain, resource, action, moment, roles
+            )
+            return Decision(allowed, rule_id, moment.valid_until)
+        holders = self._closed.get((subject, domain, *roles)) or self._holders(
+            subject, domain, roles
+        )
+        check_action(action)
+        rows = self._index.matching(holders, domain, segments_of(resource), action)
+        if not rows:
+            return _NOTHING_ALLOWS
+        if len(rows) == 1 and rows[0].condition is None:
+            return Decision(not rows[0].deny, rows[0].rule_id, None)
+        return self._decided(rows, Moment(attributes or {}, now or datetime.now(UTC)))
+
+    def _decided(self, rows: list[Row], moment: Moment) -> Decision:
+        """Returns what rows that fit come to, by the effect of the model.
+
+        The rule it names is the one PyCasbin names: the first deny, or the last allow.
+        """
+        rows.sort()
+        if self.model.first_match:
+            order = rows
+        else:
+            order = [row for row in rows if row.deny]
+            order += [row for row in reversed(rows) if not row.deny]
+        for row in order:
+            if row.condition is None or fits(row, row.condition, moment):
+                return Decision(not row.deny, row.rule_id, moment.valid_until)
+        return Decision(False, "", moment.valid_until)
+
+    def _holders(self, subject: str, domain: str, roles: Iterable[str]) -> frozenset[str]:
+        """Returns the subject with all its roles; kept for subjects that somebody knows."""
+        check_subject(subject, domain)
+        held = tuple(roles)
+        holders = self._roles.of(subject, domain, held) | {subject}
+        if held or subject in self._names:
+            if len(self._closed) >= _CLOSED_MAX:
+                self._closed.clear()
+            self._closed[(subject, domain, *held)] = holders
+        return holders
 
     def roles_of(self, subject: str, domain: str, roles: Iterable[str] = ()) -> frozenset[str]:
         """Returns every role a subject has in a domain, directly or not, platform-wide ones too."""
-        return self._roles.get_roles(holding(subject, roles), domain)
+        if self._interpreter is not None:
+            return self._interpreter.roles_of(subject, domain, roles)
+        return self._roles.of(subject, domain, roles)
 
     def knows(self, subject: str) -> bool:
         """Says whether any rule or binding names the subject: if none does, none can match."""
-        return subject in self._named
+        return subject in self._names
 
     def relevant(self, attributes: Mapping[str, object]) -> dict[str, object]:
         """Returns those attributes that some condition may read; no other can change an answer."""
-        return {name: value for name, value in attributes.items() if name in self._attributes}
+        read = self._attributes
+        return {name: value for name, value in attributes.items() if name in read}
+
+    def lines(self) -> list[tuple[int, Line]]:
+        """Returns every line with its place, in the order of the file."""
+        return sorted(self._lines.items())
+
+    @property
+    def rules(self) -> RuleFile:
+        """Its lines as a rule file."""
+        lines = tuple(line for _, line in self.lines())
+        return RuleFile(lines, self._conditions, self.model)
+
+    def updated(self, removed: Iterable[int], added: Iterable[tuple[int, Line]]) -> Engine:
+        """Returns an engine with the lines at some places taken out, and others put in.
+
+        Shares with this one what stays. Raises KeyError for a place that is not there, and
+        `PolicyError` where the result would be no good file; the line it names counts those added.
+        """
+        gone, new = list(removed), dict(added)
+        if not self.compiled:
+            lines = {**self._lines}
+            for place in gone:
+                del lines[place]
+            lines |= new
+            places = sorted(lines)
+            rules = read_rules(to_csv(lines[place] for place in places), self.model)
+            return Engine(rules, places=places)
+        twin = copy.copy(self)
+        twin._change(gone, new)  # noqa: SLF001  # the copy is ours
+        return twin
+
+    def _change(self, removed: Sequence[int], added: Mapping[int, Line]) -> None:
+        self._conditions = {**self._conditions, **read_lines(added.values())}
+        self._lines = {**self._lines}
+        self._compile(removed, added.items())
+        self._refuse_contradictions(added)
+
+    def _compile(self, removed: Iterable[int], added: Iterable[tuple[int, Line]]) -> None:
+        """Changes this engine, which nobody else has yet."""
+        self._names = self._names.copy()
+        out, into = _Parts(), _Parts()
+        for place in removed:
+            line = self._lines.pop(place)
+            self._names[line.fields[0]] -= 1
+            out.take(place, line, self._conditions)
+        for place, line in added:
+            if self._lines.get(place, line) is not line:
+                raise KeyError(place)
+            self._lines[place] = line
+            self._names[line.fields[0]] += 1
+            into.take(place, line, self._conditions)
+        self._names = +self._names  # without those that are left nowhere
+        self._index = self._index.with_rules(out.rows, into.rows)
+        if out.links or into.links:
+            self._roles = self._roles.with_links(out.links, into.links)
+            self._closed = {}
+        self._attributes = frozenset[str]().union(
+            *(condition.attributes for condition in self._conditions.values())
+        )
+
+    def _refuse_contradictions(self, added: Mapping[int, Line]) -> None:
+        """Raises `PolicyError` for what added lines and those that stay cannot be together."""
+        numbers = {line: number for number, line in enumerate(added.values(), start=1)}
+        faults = []
+        seen: dict[tuple[str, ...], int] = {}
+        for place, line in self._lines.items():
+            key = ("p", line.fields[-1]) if line.kind == "p" else (line.kind, *line.fields)
+            if seen.setdefault(key, place) != place:
+                what = f"the id {line.fields[-1]}" if line.kind == "p" else "this binding"
+                faults.append(Violation(numbers.get(line, 0), 1, f"{what} is already used"))
+        if any(line.kind != "p" for line in added.values()):
+            faults += [
+                Violation(0, 0, f"{member}: {fault}") for _, member, fault in self._roles.faults()
+            ]
+        if len(self._lines) > MAX_RULES:
+            faults.append(Violation(0, 0, f"at most {MAX_RULES} lines"))
+        if all(line.kind != "p" for line in self._lines.values()):
+            faults.append(Violation(0, 0, "expected at least one p line: this locks all out"))
+        if faults:
+            raise PolicyError(faults)
 
 
-def check_request(subject: str, domain: str, resource: str, action: str) -> None:
-    """Raises `RequestError` for a part that is not canonical, and so could mean two things."""
-    if SUBJECT.fullmatch(subject) is None:
-        raise RequestError("subject", "expected kind:name")
-    if subject.startswith("role:"):
-        # To Casbin users and roles are the same kind of name: asking as a role is having it.
-        raise RequestError("subject", "a role cannot ask, only its members")
-    if DOMAIN.fullmatch(domain) is None:
-        raise RequestError("domain", "expected lower-case letters, digits and dashes")
-    if ACTION.fullmatch(action) is None:
-        raise RequestError("action", 'expected a verb such as "read"')
-    if fault := fault_of_resource(resource):
-        raise RequestError("resource", fault)
-
-
-_PARSING = threading.Lock()
-
-
-class _Enforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin carries no types
-    """Parses the matcher once a thread, where Casbin does it for every decision.
-
-    That is not only slow. On Python 3.11 `ast.parse` in two threads at once can end in a
-    SystemError, and every new evaluator swaps the process' warning filters for a moment.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._evaluators = threading.local()
-        super().__init__(model)
-
-    def _get_expression(self, expr: str, functions: Mapping[str, object]) -> SimpleEval:
-        evaluator = getattr(self._evaluators, "matcher", None)
-        if evaluator is None:
-            with _PARSING:
-                evaluator = super()._get_expression(expr, functions)
-            self._evaluators.matcher = evaluator
-        return evaluator
-
-
-def _enforcer(rules: RuleFile, model_conf: str, roles: RoleLinks) -> casbin.Enforcer:
-    enforcer = _Enforcer(_model(model_conf))
-    enforcer.enable_auto_save(False)
-    for name in ("g", "g2"):
-        enforcer.set_named_role_manager(name, roles)
-    enforcer.add_function("resMatch", matches)
-    enforcer.add_function("cond", partial(_holds, rules.conditions))
-    enforcer.set_adapter(_InMemory(rules))
-    enforcer.load_policy()
-    return enforcer
-
-
-def _model(model_conf: str) -> Model:
-    """Reads a model; raises `PolicyError` for one that these rules or their safety do not fit."""
-    model = Model()
-    model.load_model_from_text(model_conf)
+def fits(row: Row, condition: Condition, moment: Moment) -> bool:
+    """Says whether a row's condition lets it count: what cannot be answered denies."""
     try:
-        definitions = {key: model[key][key].value for key in ("r", "p", "e", "m", "g")}
-    except (KeyError, TypeError):
-        raise _unfit("expected the sections of the default model") from None
-    for key, expected in _DEFINITIONS.items():
-        if definitions[key] != expected:
-            raise _unfit(f"{key} must be {expected!r}")
-    if definitions["e"] != _EFFECT:
-        raise _unfit("the effect must be deny-overrides that needs an allow")
-    if "eval(" in definitions["m"]:
-        raise _unfit("eval() splices rules into the matcher as program text")
-    return model
-
-
-def _unfit(expected: str) -> PolicyError:
-    return PolicyError([Violation(0, 0, f"model: {expected}")])
-
-
-class _InMemory(Adapter):  # type: ignore[misc]  # casbin carries no types
-    """Hands a checked rule file to Casbin; nothing is ever written back."""
-
-    def __init__(self, rules: RuleFile) -> None:
-        self._rules = rules
-
-    def load_policy(self, model: Model) -> None:
-        """Appends every line to the model, in order."""
-        for kind, fields in self._rules.lines:
-            model[kind[0]][kind].policy.append(list(fields))
-
-
-def _holds(conditions: Mapping[str, Condition], source: str, effect: str, moment: Moment) -> bool:
-    """The matcher's `cond`: what cannot be answered does not allow, and denies."""
-    if not source:
-        return True
-    try:
-        return conditions[source].holds(moment)
+        return condition.holds(moment)
     except Unanswerable:
-        return effect == "deny"
+        return row.deny
+
+
+class _Parts:
+    """Lines as the index and the roles take them."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.links: list[Link] = []
+
+    def take(self, place: int, line: Line, conditions: Mapping[str, Condition]) -> None:
+        if line.kind == "p":
+            subject, domain, resource, action, source, effect, rule_id = line.fields
+            condition = conditions[source] if source else None
+            self.rows.append(
+                Row(place, effect == "deny", condition, rule_id, subject, domain, resource, action)
+            )
+        else:
+            member, role, *domains = line.fields
+            self.links.append((domains[0] if domains else EVERYWHERE, member, role))

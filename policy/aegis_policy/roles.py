@@ -1,90 +1,103 @@
-"""Who has which role: a frozen answer behind Casbin's `RoleManager` interface.
+"""Who has which role: links that never change, closed for one subject at a time.
 
-Casbin's own managers learn: each name ever asked about stays in memory, a reload empties them
-while others read, and the one for domains compares every role with every other. This one is
-filled once, closes the relation, and then only reads, so any number of threads may ask.
+A link of `g2` counts everywhere, one of `g` in its domain, and both together: what a role has
+everywhere also reaches those who have that role in one domain only. Kept apart, a deny bound to a
+role by `g2` would not hold a member by `g`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-
-from casbin.rbac import RoleManager
+from typing import TypeAlias
 
 # Casbin walks no further than this; a longer chain would silently lose its end.
 MAX_DEPTH = 9
+# The scope of links that count in every domain.
+EVERYWHERE = ""
 
-# Between a subject and each role it holds beside the rules; no canonical name has it.
-_HOLDS = "\0"
+# Scope, then member, then the roles it has there by a link of its own.
+Links: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
+Link: TypeAlias = tuple[str, str, str]  # scope, member, role
 
-
-def holding(subject: str, roles: Iterable[str]) -> str:
-    """Returns the subject as `RoleLinks` knows it with roles that no rule gives it."""
-    return _HOLDS.join((subject, *sorted(set(roles))))
-
-
-class RoleLinks(RoleManager):  # type: ignore[misc]  # casbin carries no types
-    """The roles of every member, directly or through other roles, in each domain.
-
-    One for `g` and `g2` together: what a role has everywhere (`g2`, the empty domain) also reaches
-    those who have that role in one domain only. Kept apart, a deny bound to a role by `g2` would
-    not hold a member by `g`.
-    """
-
-    def __init__(self) -> None:
-        self._direct: dict[str, dict[str, list[str]]] = {}
-        self._closed: Mapping[str, Mapping[str, frozenset[str]]] = {}
-
-    def clear(self) -> None:
-        """Forgets all links; Casbin calls it before it adds them."""
-        self._direct = {}
-
-    def add_link(self, name1: str, name2: str, *domain: str) -> None:
-        """Gives `name1` the role `name2`."""
-        members = self._direct.setdefault(domain[0] if domain else "", {})
-        members.setdefault(name1, []).append(name2)
-
-    def print_roles(self) -> None:
-        """Casbin calls this when all links of `g`, then of `g2`, are added: closes the relation."""
-        everywhere = self._direct.get("", {})
-        self._closed = {
-            domain: {member: _reachable(member, everywhere, members) for member in members}
-            for domain, members in self._direct.items()
-        }
-
-    def has_link(self, name1: str, name2: str, *domain: str) -> bool:
-        """Says whether `name1`, maybe with `holding`, is `name2` or has it as a role."""
-        if _HOLDS not in name1:
-            return name1 == name2 or name2 in self.get_roles(name1, *domain)
-        return name1.partition(_HOLDS)[0] == name2 or name2 in self.get_roles(name1, *domain)
-
-    def get_roles(self, name: str, *domain: str) -> frozenset[str]:
-        """Returns every role of `name`, maybe with `holding`, direct or not."""
-        if _HOLDS in name:
-            subject, *held = name.split(_HOLDS)
-            return frozenset(held).union(
-                *(self.get_roles(each, *domain) for each in (subject, *held))
-            )
-        everywhere = self._closed.get("", {}).get(name, frozenset())
-        here = self._closed.get(domain[0], {}) if domain else {}
-        if not here:
-            return everywhere
-        if name in here:
-            return here[name]
-        # Its roles come from everywhere, but those may have more of them in this domain.
-        return everywhere.union(*(here[role] for role in everywhere if role in here))
+_NONE: Mapping[str, tuple[str, ...]] = {}
 
 
-def _reachable(member: str, *links: Mapping[str, Iterable[str]]) -> frozenset[str]:
-    reached: set[str] = set()
-    waiting = [member]
-    while waiting:
-        name = waiting.pop()
-        for role in (role for members in links for role in members.get(name, ())):
-            if role not in reached:
-                reached.add(role)
-                waiting.append(role)
-    return frozenset(reached)
+class Roles:
+    """The links of one rule set; `with_links` makes the next one and shares what stays."""
+
+    __slots__ = ("_everywhere", "_links")
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._everywhere = links.get(EVERYWHERE, _NONE)
+
+    def of(self, subject: str, domain: str, held: Iterable[str] = ()) -> frozenset[str]:
+        """Returns every role of a subject in a domain, directly or through others.
+
+        `held` are roles it has beside these links.
+        """
+        here = self._links.get(domain, _NONE)
+        reached = set(held)
+        waiting = [subject, *reached]
+        while waiting:
+            name = waiting.pop()
+            for roles in (self._everywhere.get(name, ()), here.get(name, ())):
+                for role in roles:
+                    if role not in reached:
+                        reached.add(role)
+                        waiting.append(role)
+        return frozenset(reached)
+
+    def path(self, subject: str, role: str, domain: str, held: Iterable[str] = ()) -> list[str]:
+        """Returns a shortest way from a subject to a role, both included; empty when none leads."""
+        here = self._links.get(domain, _NONE)
+        came_from = {subject: ""} | dict.fromkeys(held, subject)
+        waiting = [*came_from]
+        for name in waiting:  # grows while it is read: level by level
+            if name == role:
+                way = [name]
+                while way[-1] != subject:
+                    way.append(came_from[way[-1]])
+                return way[::-1]
+            for above in (*self._everywhere.get(name, ()), *here.get(name, ())):
+                if above not in came_from:
+                    came_from[above] = name
+                    waiting.append(above)
+        return []
+
+    def members(self) -> Iterable[tuple[str, str]]:
+        """Returns every scope with every member that has a link of its own there."""
+        return ((scope, member) for scope, members in self._links.items() for member in members)
+
+    def with_links(self, removed: Iterable[Link], added: Iterable[Link]) -> Roles:
+        """Returns these links with some fewer and some more."""
+        links = {**self._links}
+        copied: set[str] = set()
+
+        def own(scope: str) -> dict[str, tuple[str, ...]]:
+            if scope not in copied:
+                copied.add(scope)
+                links[scope] = {**links.get(scope, _NONE)}
+            return links[scope]  # type: ignore[return-value]
+
+        for scope, member, role in removed:
+            members = own(scope)
+            left = tuple(each for each in members.get(member, ()) if each != role)
+            if left:
+                members[member] = left
+            else:
+                members.pop(member, None)
+        for scope, member, role in added:
+            members = own(scope)
+            members[member] = (*members.get(member, ()), role)
+        return Roles(links)
+
+    def faults(self) -> Iterable[tuple[str, str, str]]:
+        """Returns scope, member and what is wrong, for members in a cycle or too long a chain."""
+        for scope, members in self._links.items():
+            for member in members:
+                if fault := fault_of_chain(member, self._everywhere, members):
+                    yield scope, member, fault
 
 
 def fault_of_chain(start: str, *links: Mapping[str, Iterable[str]]) -> str:

@@ -22,12 +22,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from aegis_policy.conditions import Condition, compile_condition
+from aegis_policy.faults import PolicyError, Violation
+from aegis_policy.models import Model, read_model
 from aegis_policy.paths import fault_of_pattern
-from aegis_policy.roles import fault_of_chain
+from aegis_policy.roles import EVERYWHERE, Link, Roles
 from aegis_policy.syntax import ConditionError
 
-# Casbin looks at every rule for every decision, at some microseconds a rule.
-MAX_RULES = 10_000
+MAX_RULES = 100_000
+# PyCasbin looks at every rule for every decision, at some microseconds a rule.
+MAX_RULES_OF_OWN_MODEL = 10_000
 SUBJECT = re.compile(r"[a-z][a-z0-9-]{0,31}:[A-Za-z0-9][A-Za-z0-9._@/-]{0,127}")
 DOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ACTION = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -37,26 +40,9 @@ _COLUMNS = {
     "g": ("member", "role", "domain"),
     "g2": ("member", "role"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One bad place of a rule file: line and column count from 1; line 0 is the whole file."""
-
-    line: int
-    column: int
-    expected: str
-
-
-class PolicyError(ValueError):
-    """A rule file is not usable; `violations` names every bad place in file order."""
-
-    def __init__(self, violations: Iterable[Violation]) -> None:
-        self.violations = tuple(sorted(violations, key=lambda bad: (bad.line, bad.column)))
-        first = self.violations[0]
-        place = f"line {first.line}, column {first.column}: " if first.line else ""
-        more = f" (and {len(self.violations) - 1} more)" if len(self.violations) > 1 else ""
-        super().__init__(f"{place}{first.expected}{more}")
+# What would make a program of a pattern that keyMatch2 and keyMatch3 hand to `re`.
+_REGEX_SIGNS = re.compile(r"[()\[\]+?|\\^$]")
+_FIELD_BYTES_MAX = 512
 
 
 class Line(NamedTuple):
@@ -72,6 +58,7 @@ class RuleFile:
 
     lines: tuple[Line, ...]
     conditions: Mapping[str, Condition] = field(repr=False)
+    model: Model = field(default_factory=read_model, repr=False)
 
     def to_csv(self) -> str:
         """Returns the canonical text: reading it gives the same lines again."""
@@ -90,12 +77,27 @@ def _quoted(text: str) -> str:
     return text if plain else '"' + text.replace('"', '""') + '"'
 
 
-def read_rules(text: str) -> RuleFile:
-    """Reads a rule file; raises `PolicyError` with everything that is wrong with it."""
-    reader = _Reader()
+def read_rules(text: str, model: Model | None = None) -> RuleFile:
+    """Reads a rule file; raises `PolicyError` with everything that is wrong with it.
+
+    For a model that is not compiled the fields are those that it defines.
+    """
+    model = model or read_model()
+    reader = _Reader() if model.compiled else _OwnReader(model)
     for number, raw in enumerate(text.split("\n"), start=1):
         reader.read(number, raw.removesuffix("\r"))
-    return reader.finish()
+    return reader.finish(model)
+
+
+def read_lines(lines: Iterable[Line]) -> Mapping[str, Condition]:
+    """Checks lines of Aegis' own model, each alone; returns their conditions by their text.
+
+    Raises `PolicyError`, whose line numbers count these lines.
+    """
+    reader = _Reader()
+    for number, line in enumerate(lines, start=1):
+        reader.read(number, to_csv([line]).removesuffix("\n"))
+    return reader.conditions()
 
 
 class _Field(NamedTuple):
@@ -111,8 +113,10 @@ class _Reader:
         self._lines: list[Line] = []
         self._conditions: dict[str, Condition] = {}
         self._seen: dict[tuple[str, ...], int] = {}
-        self._links: dict[str, dict[str, list[str]]] = {}
+        self._links: list[Link] = []
         self._member_line: dict[tuple[str, str], int] = {}
+        self._columns: Mapping[str, Sequence[str]] = _COLUMNS
+        self._good: dict[re.Pattern[str] | None, set[str]] = {}
 
     def read(self, number: int, raw: str) -> None:
         fault = _fault_of_text(raw)
@@ -126,9 +130,11 @@ class _Reader:
         except _Unquotable as error:
             self._faults.append(Violation(number, error.column, error.expected))
             return
-        columns = _COLUMNS.get(kind.text)
+        columns = self._columns.get(kind.text)
         if columns is None:
-            self._fault(number, kind, f'expected "p", "g" or "g2", found {kind.text!r}')
+            *others, last = (f'"{known}"' for known in self._columns)
+            kinds = f"{', '.join(others)} or {last}" if others else last
+            self._fault(number, kind, f"expected {kinds}, found {kind.text!r}")
         elif len(fields) != len(columns):
             found = f"found {len(fields)}"
             hint = " (a condition with commas goes in double quotes)" if kind.text == "p" else ""
@@ -144,8 +150,12 @@ class _Reader:
         self._match(number, subject, SUBJECT, 'a subject such as "role:operator" or "user:ann"')
         if domain.text != "*":
             self._match(number, domain, DOMAIN, 'a domain or "*"')
-        if fault := fault_of_pattern(resource.text):
-            self._fault(number, resource, fault)
+        patterns = self._good.setdefault(None, set())
+        if resource.text not in patterns:
+            if fault := fault_of_pattern(resource.text):
+                self._fault(number, resource, fault)
+            else:
+                patterns.add(resource.text)
         if action.text != "*":
             self._match(number, action, ACTION, 'an action such as "read", or "*"')
         self._condition(number, condition)
@@ -174,8 +184,8 @@ class _Reader:
             good = self._match(number, item, DOMAIN, "a domain (g2 binds in all of them)") and good
         texts = tuple(item.text for item in fields)
         if good and self._once(number, member, (kind, *texts), "this binding"):
-            scope = domain[0].text if domain else ""
-            self._links.setdefault(scope, {}).setdefault(member.text, []).append(role.text)
+            scope = domain[0].text if domain else EVERYWHERE
+            self._links.append((scope, member.text, role.text))
             self._member_line.setdefault((scope, member.text), number)
         self._lines.append(Line(kind, texts))
 
@@ -186,32 +196,80 @@ class _Reader:
         return first == number
 
     def _match(self, number: int, item: _Field, shape: re.Pattern[str], wanted: str) -> bool:
-        good = shape.fullmatch(item.text) is not None
-        if not good:
+        known = self._good.setdefault(shape, set())
+        if item.text in known:
+            return True
+        if shape.fullmatch(item.text) is None:
             self._fault(number, item, f"expected {wanted}, found {item.text!r}")
-        return good
+            return False
+        known.add(item.text)
+        return True
 
     def _fault(self, number: int, item: _Field, expected: str) -> None:
         self._faults.append(Violation(number, item.column, expected))
 
-    def finish(self) -> RuleFile:
-        everywhere = self._links.get("", {})
-        for scope, members in self._links.items():
-            for member in members:
-                if fault := fault_of_chain(member, everywhere, members):
-                    self._faults.append(Violation(self._member_line[scope, member], 1, fault))
-        rules = sum(line.kind == "p" for line in self._lines)
-        if len(self._lines) > MAX_RULES:
-            self._faults.append(Violation(0, 0, f"at most {MAX_RULES} lines"))
-        if not rules and not self._faults:
+    def conditions(self) -> Mapping[str, Condition]:
+        if self._faults:
+            raise PolicyError(self._faults)
+        return self._conditions
+
+    def finish(self, model: Model) -> RuleFile:
+        for scope, member, fault in Roles({}).with_links((), self._links).faults():
+            self._faults.append(Violation(self._member_line[scope, member], 1, fault))
+        most = MAX_RULES if model.compiled else MAX_RULES_OF_OWN_MODEL
+        if len(self._lines) > most:
+            self._faults.append(Violation(0, 0, f"at most {most} lines"))
+        if not self._faults and all(line.kind != "p" for line in self._lines):
             self._faults.append(Violation(0, 0, "expected at least one p line: this locks all out"))
         if self._faults:
             raise PolicyError(self._faults)
-        return RuleFile(tuple(self._lines), self._conditions)
+        return RuleFile(tuple(self._lines), self._conditions, model)
+
+
+class _OwnReader(_Reader):
+    """Reads the rules of an admin's own model: what it calls eft, cond and id is checked."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        bindings = {kind: ("member", "role", "domain")[:n] for kind, n in model.roles.items()}
+        self._columns = {"p": model.rule, **bindings}
+        self._uses_regex = re.search(r"keyMatch[23]|globMatch", model.matcher) is not None
+
+    def _rule(self, number: int, fields: Sequence[_Field]) -> None:
+        named = dict(zip(self._columns["p"], fields, strict=True))
+        for name, item in named.items():
+            if len(item.text.encode()) > _FIELD_BYTES_MAX:
+                self._fault(number, item, f"a field has at most {_FIELD_BYTES_MAX} bytes")
+            if name == "cond":
+                self._condition(number, item)
+            elif self._uses_regex and _REGEX_SIGNS.search(item.text):
+                self._fault(number, item, "no signs of regular expressions: they can take minutes")
+        if "eft" in named and named["eft"].text not in ("allow", "deny"):
+            found = named["eft"].text
+            self._fault(
+                number, named["eft"], f'expected exactly "allow" or "deny", found {found!r}'
+            )
+        if "id" in named:
+            rule_id = named["id"]
+            self._once(number, rule_id, ("p", rule_id.text), f"the id {rule_id.text}")
+        self._lines.append(Line("p", tuple(item.text for item in fields)))
+
+    def _binding(self, number: int, kind: str, fields: Sequence[_Field]) -> None:
+        texts = tuple(item.text for item in fields)
+        if not all(texts):
+            self._fault(number, fields[0], "a binding has no empty fields")
+        elif self._once(number, fields[0], (kind, *texts), "this binding"):
+            # Each kind has a scope of its own here, as Casbin keeps them apart.
+            scope = " ".join((kind, *texts[2:]))
+            self._links.append((scope, texts[0], texts[1]))
+            self._member_line.setdefault((scope, texts[0]), number)
+        self._lines.append(Line(kind, texts))
 
 
 def _fault_of_text(raw: str) -> tuple[int, str] | None:
     """Returns column and fault of characters that a reader of the file could not see."""
+    if raw.isascii() and raw.isprintable():
+        return None
     for column, character in enumerate(raw, start=1):
         if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             return column, f"U+{ord(character):04X} is invisible and not allowed"

@@ -69,7 +69,7 @@ class Snapshot:
         if not question.roles and not self.engine.knows(question.subject):
             return ""
         digest = digest_of(
-            self.engine.model_digest.hex(),
+            self.engine.model.digest.hex(),
             self.digest.hex(),
             question.domain,
             question.subject,
@@ -97,7 +97,7 @@ class Snapshot:
 
     async def evaluate(self, question: Question, now: datetime) -> Verdict:
         """Asks the engine; raises `InvalidArgument` (FIELD_INVALID)."""
-        if len(self.engine.rules.lines) > _INLINE_LINES_MAX:
+        if not self.engine.compiled and self.engine.size > _INLINE_LINES_MAX:
             return await asyncio.to_thread(self._ask, question, now)
         return self._ask(question, now)
 

@@ -1,0 +1,216 @@
+"""The rules as an index: from a request to the few rules that could match, whatever their number.
+
+One tree a domain over the segments of resource patterns; at the end of a pattern its rules, by
+action and subject. A lookup walks the segments of the resource, at each one along the segment
+itself and along "*", and takes what it passes with "**". Its cost follows the resource's length
+and the number of matching rules, not that of all rules.
+
+A tree never changes. `with_rules` copies the nodes on the way to what it changes and shares the
+others, so whoever reads keeps reading the tree it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from aegis_policy.conditions import Condition
+
+ANY = "*"
+
+
+class Row(NamedTuple):
+    """A rule as it is found. Rows sort by `place`, which no two share."""
+
+    place: int
+    deny: bool
+    condition: Condition | None
+    rule_id: str
+    subject: str
+    domain: str
+    resource: str
+    action: str
+
+
+# Action, then subject, then rows in no particular order.
+Bucket: TypeAlias = dict[str, dict[str, tuple[Row, ...]]]
+
+_Value = TypeVar("_Value")
+_LEAF: dict[str, Node] = {}
+
+
+class Node:
+    """What patterns with a common beginning have in common."""
+
+    __slots__ = ("children", "here", "star", "tail")
+
+    def __init__(self) -> None:
+        # By segment. Empty ones are all the same object, which is never written.
+        self.children: dict[str, Node] = _LEAF
+        self.star: Node | None = None  # "*" as the next segment
+        self.tail: Bucket | None = None  # rules that end here with "**"
+        self.here: Bucket | None = None  # rules that end here
+
+    def copy(self) -> Node:
+        """Returns a node with the same content."""
+        twin = Node()
+        twin.children = self.children
+        twin.star, twin.tail, twin.here = self.star, self.tail, self.here
+        return twin
+
+    def is_empty(self) -> bool:
+        """Says whether no rule is at or below this node."""
+        return not (self.children or self.star or self.tail or self.here)
+
+
+class Index:
+    """All rules of one rule set."""
+
+    __slots__ = ("_roots",)
+
+    def __init__(self, roots: dict[str, Node] | None = None) -> None:
+        self._roots: dict[str, Node] = roots or {}
+
+    def matching(
+        self, holders: Collection[str], domain: str, segments: Sequence[str], action: str
+    ) -> list[Row]:
+        """Returns the rows for a subject or role among `holders`, their conditions aside."""
+        found: list[Row] = []
+        for bucket in self._reached(domain, segments):
+            for subjects in (bucket.get(action), bucket.get(ANY)):
+                if subjects is None:
+                    continue
+                if len(subjects) < len(holders):
+                    for subject, rows in subjects.items():
+                        if subject in holders:
+                            found += rows
+                    continue
+                for holder in holders:
+                    if holder in subjects:
+                        found += subjects[holder]
+        return found
+
+    def covering(self, domain: str, segments: Sequence[str], action: str) -> list[Row]:
+        """Returns the rows for a resource and an action, whoever they are for."""
+        return [
+            row
+            for bucket in self._reached(domain, segments)
+            for subjects in (bucket.get(action), bucket.get(ANY))
+            for rows in (subjects or {}).values()
+            for row in rows
+        ]
+
+    def _reached(self, domain: str, segments: Sequence[str]) -> list[Bucket]:
+        """Returns the buckets whose patterns fit."""
+        roots = self._roots
+        level = [root for root in (roots.get(domain), roots.get(ANY)) if root is not None]
+        found: list[Bucket] = []
+        for segment in segments:
+            below: list[Node] = []
+            for node in level:
+                if node.tail is not None:
+                    found.append(node.tail)
+                child = node.children.get(segment)
+                if child is not None:
+                    below.append(child)
+                if node.star is not None:
+                    below.append(node.star)
+            if not below:
+                return found
+            level = below
+        for node in level:
+            if node.tail is not None:
+                found.append(node.tail)
+            if node.here is not None:
+                found.append(node.here)
+        return found
+
+    def with_rules(self, removed: Iterable[Row], added: Iterable[Row]) -> Index:
+        """Returns these rules with some fewer and some more."""
+        draft = _Draft(self._roots)
+        for row in removed:
+            draft.remove(row)
+        for row in added:
+            draft.add(row)
+        return Index(draft.roots)
+
+
+class _Draft:
+    """A tree in the making: copies a node, or a table of one, before its first change."""
+
+    def __init__(self, roots: dict[str, Node]) -> None:
+        self.roots = {**roots}
+        # Kept alive by the tree, so their ids stay theirs.
+        self._ours: set[int] = set()
+
+    def add(self, row: Row) -> None:
+        node = self._node(self.roots, row.domain)
+        *leading, last = row.resource[1:].split("/")
+        for segment in leading:
+            node = self._below(node, segment)
+        if last == "**":
+            node.tail = bucket = self._own(node.tail)
+        else:
+            node = self._below(node, last)
+            node.here = bucket = self._own(node.here)
+        bucket[row.action] = subjects = self._own(bucket.get(row.action))
+        subjects[row.subject] = (*subjects.get(row.subject, ()), row)
+
+    def remove(self, row: Row) -> None:
+        """Takes a row out, and the nodes that were there for it alone."""
+        way: list[tuple[Node | dict[str, Node], str, Node]] = [
+            (self.roots, row.domain, self._node(self.roots, row.domain))
+        ]
+        *leading, last = row.resource[1:].split("/")
+        for segment in leading if last == "**" else (*leading, last):
+            node = way[-1][2]
+            way.append((node, segment, self._below(node, segment)))
+        node = way[-1][2]
+        if last == "**":
+            node.tail = self._without(node.tail, row)
+        else:
+            node.here = self._without(node.here, row)
+        for above, segment, below in reversed(way):
+            if not below.is_empty():
+                break
+            if isinstance(above, Node) and segment == ANY:
+                above.star = None
+            else:
+                del (above.children if isinstance(above, Node) else above)[segment]
+
+    def _without(self, bucket: Bucket | None, row: Row) -> Bucket | None:
+        ours = self._own(bucket)
+        ours[row.action] = subjects = self._own(ours[row.action])
+        left = tuple(each for each in subjects[row.subject] if each.place != row.place)
+        if left:
+            subjects[row.subject] = left
+        else:
+            del subjects[row.subject]
+        if not subjects:
+            del ours[row.action]
+        return ours or None
+
+    def _below(self, node: Node, segment: str) -> Node:
+        if segment == ANY:
+            node.star = self._our(node.star)
+            return node.star
+        node.children = self._own(node.children)
+        return self._node(node.children, segment)
+
+    def _node(self, nodes: dict[str, Node], name: str) -> Node:
+        nodes[name] = node = self._our(nodes.get(name))
+        return node
+
+    def _our(self, node: Node | None) -> Node:
+        if node is not None and id(node) in self._ours:
+            return node
+        ours = Node() if node is None else node.copy()
+        self._ours.add(id(ours))
+        return ours
+
+    def _own(self, table: dict[str, _Value] | None) -> dict[str, _Value]:
+        if table is not None and id(table) in self._ours:
+            return table
+        ours = {**table} if table else {}
+        self._ours.add(id(ours))
+        return ours
