@@ -64,10 +64,11 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A compiled condition. `attributes` are the first names of the paths it may read."""
+    """A compiled condition. `attributes` are the first names of the `paths` it may read."""
 
     source: str
     attributes: frozenset[str]
+    paths: frozenset[tuple[str, ...]]
     _test: Test = field(repr=False)
 
     def holds(self, moment: Moment) -> bool:
@@ -78,11 +79,11 @@ class Condition:
 def compile_condition(source: str) -> Condition:
     """Returns the condition; raises `ConditionError` when it does not parse or cannot be right."""
     tree = parse(source)
-    names = frozenset(_names(tree))
+    paths = frozenset(_paths(tree))
     test = _test(tree)
-    if not names and not _reads_clock(tree):
+    if not paths and not _reads_clock(tree):
         raise ConditionError("never depends on the request: leave the condition empty instead", 0)
-    return Condition(source, names, test)
+    return Condition(source, frozenset(path[0] for path in paths), paths, test)
 
 
 def _children(node: Node) -> tuple[Node, ...]:
@@ -97,9 +98,17 @@ def _children(node: Node) -> tuple[Node, ...]:
             return ()
 
 
-def _names(node: Node) -> set[str]:
-    names = {node.names[0]} if isinstance(node, Path) else set()
-    return names.union(*(_names(child) for child in _children(node)))
+def _paths(node: Node) -> set[tuple[str, ...]]:
+    paths = {node.names} if isinstance(node, Path) else set()
+    return paths.union(*(_paths(child) for child in _children(node)))
+
+
+def value_at(moment: Moment, path: Sequence[str]) -> str:
+    """Returns what a path leads to, as text for people; "missing" where it leads nowhere."""
+    try:
+        return str(_attribute(path, moment))
+    except Unanswerable:
+        return "missing"
 
 
 def _reads_clock(node: Node) -> bool:

@@ -63,7 +63,7 @@ class Engine:
         self._lines = dict(zip(places, rules.lines, strict=True))
         self._conditions = rules.conditions
         self._interpreter: Interpreter | None = None
-        self._index, self._roles, self._names = Index(), Roles({}), Counter[str]()
+        self.index, self._roles, self._names = Index(), Roles({}), Counter[str]()
         self._attributes = frozenset[str]()
         self._closed: dict[tuple[str, ...], frozenset[str]] = {}
         if self.model.compiled:
@@ -120,7 +120,7 @@ class Engine:
             subject, domain, roles
         )
         check_action(action)
-        rows = self._index.matching(holders, domain, segments_of(resource), action)
+        rows = self.index.matching(holders, domain, segments_of(resource), action)
         if not rows:
             return _NOTHING_ALLOWS
         if len(rows) == 1 and rows[0].condition is None:
@@ -159,6 +159,16 @@ class Engine:
         if self._interpreter is not None:
             return self._interpreter.roles_of(subject, domain, roles)
         return self._roles.of(subject, domain, roles)
+
+    def role_path(
+        self, subject: str, role: str, domain: str, roles: Iterable[str] = ()
+    ) -> list[str]:
+        """Returns a shortest way from a subject to a role, both included; empty if none leads."""
+        return self._roles.path(subject, role, domain, roles)
+
+    def subjects(self) -> Iterable[str]:
+        """Returns every subject and role that some rule or binding names."""
+        return self._names
 
     def knows(self, subject: str) -> bool:
         """Says whether any rule or binding names the subject: if none does, none can match."""
@@ -219,7 +229,7 @@ class Engine:
             self._names[line.fields[0]] += 1
             into.take(place, line, self._conditions)
         self._names = +self._names  # without those that are left nowhere
-        self._index = self._index.with_rules(out.rows, into.rows)
+        self.index = self.index.with_rules(out.rows, into.rows)
         if out.links or into.links:
             self._roles = self._roles.with_links(out.links, into.links)
             self._closed = {}

@@ -11,7 +11,7 @@ others, so whoever reads keeps reading the tree it has.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from aegis_policy.conditions import Condition
@@ -99,6 +99,19 @@ class Index:
             for rows in (subjects or {}).values()
             for row in rows
         ]
+
+    def rows(self, domain: str) -> Iterator[Row]:
+        """Returns every row that counts in a domain."""
+        waiting = [root for root in (self._roots.get(domain), self._roots.get(ANY)) if root]
+        while waiting:
+            node = waiting.pop()
+            for bucket in (node.tail, node.here):
+                for subjects in (bucket or {}).values():
+                    for rows in subjects.values():
+                        yield from rows
+            waiting += node.children.values()
+            if node.star is not None:
+                waiting.append(node.star)
 
     def _reached(self, domain: str, segments: Sequence[str]) -> list[Bucket]:
         """Returns the buckets whose patterns fit."""

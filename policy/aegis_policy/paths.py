@@ -54,3 +54,18 @@ def matches(resource: str, pattern: str) -> bool:
     return len(asked) == len(wanted) and all(
         want in ("*", have) for have, want in zip(asked, wanted, strict=True)
     )
+
+
+def overlap(one: str, other: str) -> bool:
+    """Says whether some resource fits two patterns both; a resource is a pattern, too."""
+    first, second = one.split("/"), other.split("/")
+    for have, want in zip(first, second, strict=False):
+        if "**" in (have, want):
+            return True
+        if have != want and "*" not in (have, want):
+            return False
+    if len(first) == len(second):
+        return True
+    shorter, longer = sorted((first, second), key=len)
+    # "**" stands for nothing, too: "/a/**" and "/a" meet in "/a".
+    return longer[len(shorter) :] == ["**"]
