@@ -12,10 +12,9 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -33,8 +32,9 @@ from aegis.errors import (
     ResourceExhausted,
     Unauthenticated,
 )
+from aegis.serving.deadlines import Deadline
 from aegis.serving.leashes import Leash, Leashes
-from aegis.serving.metrics import CallMetrics
+from aegis.serving.metrics import CallMetrics, MethodMetrics
 from aegis.spiffe import Caller, caller_of_certificate
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -77,6 +77,8 @@ class Peer:
 Authenticate: TypeAlias = Callable[[str, Peer], Awaitable[Caller]]
 Limit: TypeAlias = Callable[[str, Caller], Awaitable[None]]
 Admit: TypeAlias = Callable[[str, Caller], Awaitable[Grant]]
+# Says that a message surely keeps the constraints of its .proto; about the others it knows nothing.
+Surely: TypeAlias = Callable[[Any], bool]
 
 _current: ContextVar[Call] = ContextVar("aegis_call")
 
@@ -97,12 +99,13 @@ def validate(message: Message, reason: str = "FIELD_INVALID") -> None:
         raise InvalidArgument(reason, text, violations=violations)
 
 
-def _check(message: Message, limit: int) -> None:
+def _check(message: Message, limit: int, surely: Surely | None) -> None:
     if message.ByteSize() > limit:
         raise ResourceExhausted(
             "REQUEST_TOO_LARGE", f"a message here has at most {limit} bytes", limit_bytes=limit
         )
-    validate(message)
+    if surely is None or not surely(message):
+        validate(message)
 
 
 def _field_path(path: Any) -> str:
@@ -136,7 +139,8 @@ class Doors(grpc.aio.ServerInterceptor):
     `ResourceExhausted` for who calls too often; `admit` decides whether a caller may call a method
     and raises `PermissionDenied` when not;
     `max_message_bytes` bounds each message, with exceptions by method in `larger`;
-    `default_seconds` bounds a unary call whose client set no deadline.
+    `default_seconds` bounds a unary call whose client set no deadline; `surely` spares methods that
+    are called very often the general check of their messages.
     """
 
     def __init__(
@@ -149,6 +153,7 @@ class Doors(grpc.aio.ServerInterceptor):
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         larger: Mapping[str, int] = MappingProxyType({}),
         default_seconds: float = 30.0,
+        surely: Mapping[str, Surely] = MappingProxyType({}),
     ) -> None:
         self._admit = admit
         self._metrics = metrics
@@ -158,6 +163,8 @@ class Doors(grpc.aio.ServerInterceptor):
         self._max_message_bytes = max_message_bytes
         self._larger = larger
         self._default_seconds = default_seconds
+        self._surely = surely
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     @property
     def largest_message_bytes(self) -> int:
@@ -174,7 +181,12 @@ class Doors(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method.startswith(OPEN_SERVICES):
             return handler
-        return self._wrap(handler, method)
+        inner, wrapped = self._wrapped.get(method, (None, None))
+        if inner is not handler:
+            # Handlers stay the same for as long as the server lives.
+            wrapped = self._wrap(handler, method)
+            self._wrapped[method] = handler, wrapped
+        return wrapped
 
     def _wrap(self, handler: Any, method: str) -> Any:
         kind = (
@@ -194,16 +206,27 @@ class Doors(grpc.aio.ServerInterceptor):
             or handler.stream_stream
         )
 
+        metrics = self._metrics.of(call_type, method)
+        limit, surely = self._larger.get(method, self._max_message_bytes), self._surely.get(method)
+
         async def answer_once(request: Any, context: Context) -> Any:
-            async with self._passage(method, call_type, context) as leash:
-                async with asyncio.timeout(self._seconds(context)):
-                    return await inner(self._checked(request, method, leash), context)
+            async with _Passage(self, method, metrics, context) as caller:
+                if isinstance(request, Message):
+                    _check(request, limit, surely)
+                    with Deadline(self._seconds(context)):
+                        return await inner(request, context)
+                with self.leashes.hold(caller) as leash, Deadline(self._seconds(context)):
+                    return await inner(_checked(request, limit, surely, leash), context)
 
         async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._passage(method, call_type, context) as leash:
-                responses = inner(self._checked(request, method, leash), context)
-                async for response in leash.each(responses):
-                    yield response
+            async with _Passage(self, method, metrics, context) as caller:
+                with self.leashes.hold(caller) as leash:
+                    if isinstance(request, Message):
+                        _check(request, limit, surely)
+                    else:
+                        request = _checked(request, limit, surely, leash)
+                    async for response in leash.each(inner(request, context)):
+                        yield response
 
         make = {
             "unary": grpc.unary_unary_rpc_method_handler,
@@ -221,47 +244,65 @@ class Doors(grpc.aio.ServerInterceptor):
         remaining = context.time_remaining()
         return self._default_seconds if remaining is None else remaining
 
-    def _checked(self, request: Any, method: str, leash: Leash) -> Any:
-        limit = self._larger.get(method, self._max_message_bytes)
-        if isinstance(request, Message):
-            _check(request, limit)
-            return request
-        return self._checked_stream(request, limit, leash)
+    async def enter(self, method: str, context: Context) -> Caller:
+        """Returns who is let in; raises an `AegisError` for who is not."""
+        caller = await self._authenticate(method, _peer_of(context))
+        await self._limit(method, caller)
+        grant = await self._admit(method, caller)
+        _current.set(Call(method, caller, grant))
+        return caller
 
-    async def _checked_stream(
-        self, requests: AsyncIterator[Message], limit: int, leash: Leash
-    ) -> AsyncIterator[Message]:
-        async for request in leash.each(requests):
-            _check(request, limit)
-            yield request
 
-    @asynccontextmanager
-    async def _passage(self, method: str, call_type: str, context: Context) -> AsyncIterator[Leash]:
-        service, name = method.lstrip("/").rsplit("/", 1)
-        labels = (call_type, service, name)
-        self._metrics.started.labels(*labels).inc()
-        began = time.perf_counter()
+class _Passage:
+    """One call, from its first byte to its status: who it is, and what came of it."""
+
+    __slots__ = ("_began", "_context", "_doors", "_method", "_metrics")
+
+    def __init__(self, doors: Doors, method: str, metrics: MethodMetrics, context: Context) -> None:
+        self._doors = doors
+        self._method = method
+        self._metrics = metrics
+        self._context = context
+        self._began = 0.0
+
+    async def __aenter__(self) -> Caller:
+        self._metrics.started.inc()
+        self._began = time.perf_counter()
+        try:
+            return await self._doors.enter(self._method, self._context)
+        except BaseException as error:
+            await self._leave(error)
+            raise  # only where the call was not aborted
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._leave(error)
+
+    async def _leave(self, error: BaseException | None) -> None:
         code = grpc.StatusCode.OK
         try:
-            caller = await self._authenticate(method, _peer_of(context))
-            await self._limit(method, caller)
-            grant = await self._admit(method, caller)
-            _current.set(Call(method, caller, grant))
-            with self.leashes.hold(caller) as leash:
-                yield leash
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            raise
-        except grpc.aio.AbortError:
-            code = grpc.StatusCode.UNKNOWN
-            raise
-        except Exception as error:
-            refusal = as_aegis_error(error, method)
-            code = refusal.code
-            await context.abort_with_status(rpc_status.to_status(refusal.to_status()))
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                code = grpc.StatusCode.CANCELLED
+            elif isinstance(error, grpc.aio.AbortError):
+                code = grpc.StatusCode.UNKNOWN
+            elif isinstance(error, Exception):
+                refusal = as_aegis_error(error, self._method)
+                code = refusal.code
+                await self._context.abort_with_status(rpc_status.to_status(refusal.to_status()))
         finally:
-            self._metrics.handled.labels(*labels, code.name).inc()
-            self._metrics.seconds.labels(*labels).observe(time.perf_counter() - began)
+            self._metrics.ended(code.name, time.perf_counter() - self._began)
+
+
+async def _checked(
+    requests: AsyncIterator[Message], limit: int, surely: Surely | None, leash: Leash
+) -> AsyncIterator[Message]:
+    async for request in leash.each(requests):
+        _check(request, limit, surely)
+        yield request
 
 
 def _peer_of(context: Context) -> Peer:

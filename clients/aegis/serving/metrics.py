@@ -28,3 +28,26 @@ class CallMetrics:
             registry=registry,
             buckets=_BUCKETS,
         )
+
+    def of(self, call_type: str, method: str) -> MethodMetrics:
+        """Returns the metrics of one method, `/package.Service/Method`."""
+        return MethodMetrics(self, (call_type, *method.lstrip("/").rsplit("/", 1)))
+
+
+class MethodMetrics:
+    """The metrics of one method: finding them by their labels costs more than counting."""
+
+    def __init__(self, metrics: CallMetrics, labels: tuple[str, ...]) -> None:
+        self.started = metrics.started.labels(*labels)
+        self._seconds = metrics.seconds.labels(*labels)
+        self._handled = metrics.handled
+        self._labels = labels
+        self._codes: dict[str, Counter] = {}
+
+    def ended(self, code: str, seconds: float) -> None:
+        """Counts a call that came to this code, after so long."""
+        handled = self._codes.get(code)
+        if handled is None:
+            handled = self._codes[code] = self._handled.labels(*self._labels, code)
+        handled.inc()
+        self._seconds.observe(seconds)

@@ -3,39 +3,56 @@
 A snapshot is one revision: its engine and the answers it gave. It never changes; new rules are
 built beside it and one reference is swapped. Every decision takes the snapshot once and uses it
 for key, memory and evaluation alike, so an answer can never mix two revisions.
+
+The compiled engine answers in microseconds, so nothing is in front of it but memory. Redis is asked
+where a round trip is cheaper than an evaluation: for an admin's own model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from aegis.errors import AegisError, InvalidArgument, Unavailable
-from aegis.errors import FieldViolation as Violation
+from aegis.errors import AegisError, Unavailable
 from aegis.serving.database import Database
-from aegis_policy import Engine, PolicyError, RequestError, to_csv
+from aegis_policy import Engine, PolicyError, to_csv
 from aegis_server.policy import store
 from aegis_server.policy.cache import DecisionCache, Verdict
-from aegis_server.policy.question import Question, digest_of
+from aegis_server.policy.question import Question
+from aegis_server.policy.snapshot import Key, Snapshot
 from aegis_server.policy.store import StoredPolicyBroken
 
-__all__ = ["Decision", "Decisions", "Question", "Snapshot", "Source"]
+__all__ = ["Consistency", "Decision", "Decisions", "Question", "Snapshot", "Source"]
 
 log = logging.getLogger(__name__)
 
 Source: TypeAlias = Literal["engine", "memory", "redis"]
-_REMEMBERED_MAX = 10_000
-# PyCasbin looks at every rule. Above this many lines that is too long to hold the event loop.
-_INLINE_LINES_MAX = 500
+# "auto": where it is cheaper than an evaluation; "redis": always, which is for measurements.
+CacheUse: TypeAlias = Literal["auto", "redis"]
+_SOURCES: tuple[Source, ...] = ("engine", "memory", "redis")
 _READ_SECONDS = 10.0
+_CATCH_UP_SECONDS = 0.2
+# Decisions of a batch before others have a turn: about a millisecond.
+_TURN = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """How new the rules must be that decide; by default as new as they are known here."""
+
+    at_least: int = 0
+    current: bool = False
+
+
+BEST_EFFORT = Consistency()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,74 +65,7 @@ class Decision:
     decision_id: str
     valid_until: datetime | None
     source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One revision of the rules, ready to decide."""
-
-    revision: int
-    digest: bytes
-    engine: Engine
-    _remembered: OrderedDict[str, Verdict] = field(default_factory=OrderedDict, repr=False)
-
-    def name_of(self, question: Question) -> str:
-        """Returns the key of an answer, or an empty string when it is not worth keeping.
-
-        Subjects no rule names get the same refusal for everything: keeping those would only let
-        strangers fill the cache. The digests keep apart what shares a revision number, as two
-        databases on one Redis do.
-        """
-        if not question.roles and not self.engine.knows(question.subject):
-            return ""
-        digest = digest_of(
-            self.engine.model.digest.hex(),
-            self.digest.hex(),
-            question.domain,
-            question.subject,
-            question.roles,
-            question.resource,
-            question.action,
-            self.engine.relevant(question.attributes),
-        )
-        return f"r{self.revision}:aegis:decision:{digest}"
-
-    def recall(self, name: str, now: datetime) -> Verdict | None:
-        """Returns the remembered answer if it is still good."""
-        verdict = self._remembered.get(name)
-        if verdict is None or not verdict.good_at(now):
-            return None
-        self._remembered.move_to_end(name)
-        return verdict
-
-    def remember(self, name: str, verdict: Verdict) -> None:
-        """Keeps an answer, and forgets the one unused for longest when there are too many."""
-        self._remembered[name] = verdict
-        self._remembered.move_to_end(name)
-        if len(self._remembered) > _REMEMBERED_MAX:
-            self._remembered.popitem(last=False)
-
-    async def evaluate(self, question: Question, now: datetime) -> Verdict:
-        """Asks the engine; raises `InvalidArgument` (FIELD_INVALID)."""
-        if not self.engine.compiled and self.engine.size > _INLINE_LINES_MAX:
-            return await asyncio.to_thread(self._ask, question, now)
-        return self._ask(question, now)
-
-    def _ask(self, question: Question, now: datetime) -> Verdict:
-        try:
-            answer = self.engine.decide(
-                subject=question.subject,
-                domain=question.domain,
-                resource=question.resource,
-                action=question.action,
-                attributes=question.attributes,
-                roles=question.roles,
-                now=now,
-            )
-        except RequestError as error:
-            violation = Violation(error.field, error.expected)
-            raise InvalidArgument("FIELD_INVALID", str(error), violations=[violation]) from None
-        return Verdict(answer.allowed, answer.rule_id, now, answer.valid_until)
+    microseconds: int
 
 
 class Decisions:
@@ -130,6 +80,8 @@ class Decisions:
         registry: CollectorRegistry,
         poll_seconds: float = 1.0,
         held_roles: Callable[[str], tuple[str, ...]] = lambda subject: (),
+        cache_use: CacheUse = "auto",
+        next_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     ) -> None:
         self._database = database
         self._cache = cache
@@ -139,12 +91,21 @@ class Decisions:
         self._snapshot: Snapshot | None = None
         self._problem = ""
         self._refreshing = asyncio.Lock()
-        self._count = Counter(
+        self._flights: dict[tuple[int, Key], asyncio.Task[tuple[Verdict, Source]]] = {}
+        self._cache_use = cache_use
+        self._next_id = next_id
+        count = Counter(
             "aegis_policy_decisions_total",
             "Decisions, by effect and by where the answer came from.",
             ["effect", "source"],
             registry=registry,
         )
+        # Looking a label up costs more than a decision.
+        self._count = {
+            (allowed, source): count.labels("allow" if allowed else "deny", source)
+            for allowed in (True, False)
+            for source in _SOURCES
+        }
         self._revision = Gauge(
             "aegis_policy_revision", "The policy revision in use.", registry=registry
         )
@@ -183,80 +144,143 @@ class Decisions:
             except Unavailable as error:
                 log.debug("the policy stays at revision %d: %s", self.snapshot.revision, error)
 
-    async def decide(self, question: Question, *, current: bool = False) -> Decision:
+    async def decide(
+        self, question: Question, *, consistency: Consistency = BEST_EFFORT, current: bool = False
+    ) -> Decision:
         """Returns the decision.
 
         `current` first makes sure that no newer revision is stored, as a mutation must; raises
-        `Unavailable` when that cannot be known. Raises `InvalidArgument` (FIELD_INVALID) for a
-        question that is not canonical.
+        `Unavailable` when that, or what `consistency` asks for, cannot be known. Raises
+        `InvalidArgument` (FIELD_INVALID) for a question that is not canonical.
         """
-        return (await self.decide_all([question], current=current))[0]
+        if current or consistency.current:
+            await self.refresh()
+        if consistency.at_least > self.snapshot.revision:
+            await self._reach(consistency.at_least)
+        return self._at_once(question) or await self._later(question)
 
     async def decide_all(
-        self, questions: Sequence[Question], *, current: bool = False
-    ) -> list[Decision]:
-        """As `decide`, for many questions against one revision, in their order."""
-        if current:
+        self,
+        questions: Sequence[Question | AegisError],
+        *,
+        consistency: Consistency = BEST_EFFORT,
+    ) -> list[Decision | AegisError]:
+        """As `decide`, for many questions against one revision, in their order.
+
+        What is wrong with one of them stands in its place and does not hinder the others.
+        """
+        if consistency.current:
             await self.refresh()
-        snapshot, now = self.snapshot, self._clock()
-        questions = [self._with_roles(question) for question in questions]
-        names = [snapshot.name_of(question) for question in questions]
-        known: dict[str, tuple[Verdict, Source]] = {}
-        for name in filter(None, names):
-            if (remembered := snapshot.recall(name, now)) is not None:
-                known[name] = remembered, "memory"
-        await self._ask_redis(snapshot, names, known, now)
-        decisions = []
-        for index, (name, question) in enumerate(zip(names, questions, strict=True)):
-            if name in known:
-                verdict, source = known[name]
-            else:
-                verdict, source = await self._evaluate(snapshot, question, name, now), "engine"
-                if name:
-                    known[name] = verdict, source
-                if index % 16 == 15:
-                    await asyncio.sleep(0)  # a long batch lets others have a turn
-            decisions.append(self._decision(snapshot, verdict, source))
-        return decisions
+        if consistency.at_least > self.snapshot.revision:
+            await self._reach(consistency.at_least)
+        snapshot = self.snapshot
+        answers: list[Decision | AegisError | None] = []
+        for question in questions:
+            try:
+                ready = isinstance(question, AegisError)
+                answers.append(question if ready else self._at_once(question, snapshot))  # type: ignore[arg-type]
+            except AegisError as error:
+                answers.append(error)
+            if len(answers) % _TURN == 0:
+                await asyncio.sleep(0)  # a long batch lets others have a turn
+        late = [index for index, answer in enumerate(answers) if answer is None]
+        found = await asyncio.gather(
+            *(self._later(questions[index], snapshot) for index in late),  # type: ignore[arg-type]
+            return_exceptions=True,
+        )
+        for index, answer in zip(late, found, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, AegisError):
+                raise answer
+            answers[index] = answer
+        return answers  # type: ignore[return-value]
+
+    def _at_once(self, question: Question, snapshot: Snapshot | None = None) -> Decision | None:
+        """Returns the decision where nothing has to be waited for."""
+        began = time.perf_counter()
+        snapshot, now = snapshot or self.snapshot, self._clock()
+        question = self._with_roles(question)
+        key = snapshot.key_of(question)
+        if key is not None and (verdict := snapshot.recall(key, now)) is not None:
+            return self._decision(snapshot, verdict, "memory", began)
+        if not snapshot.engine.compiled or (self._cache_use == "redis" and key is not None):
+            return None
+        verdict = snapshot.ask(question, now)
+        if key is not None:
+            snapshot.remember(key, verdict)
+        return self._decision(snapshot, verdict, "engine", began)
+
+    async def _later(self, question: Question, snapshot: Snapshot | None = None) -> Decision:
+        """Returns the decision; whoever asks the same meanwhile waits for the same answer."""
+        began = time.perf_counter()
+        snapshot, question = snapshot or self.snapshot, self._with_roles(question)
+        key = snapshot.key_of(question)
+        if key is None:
+            verdict = await snapshot.evaluate(question, self._clock())
+            return self._decision(snapshot, verdict, "engine", began)
+        flight = self._flights.get((id(snapshot), key))
+        if flight is None:
+            flight = asyncio.create_task(self._looked_up(snapshot, question, key))
+            self._flights[id(snapshot), key] = flight
+            flight.add_done_callback(lambda _: self._flights.pop((id(snapshot), key), None))
+        # One that leaves does not take the answer with it.
+        verdict, source = await asyncio.shield(flight)
+        return self._decision(snapshot, verdict, source, began)
+
+    async def _looked_up(
+        self, snapshot: Snapshot, question: Question, key: Key
+    ) -> tuple[Verdict, Source]:
+        now, name = self._clock(), ""
+        if self._cache is not None and self._is_worth(self._cache, snapshot):
+            name = snapshot.name_of(question)
+            verdict = (await self._cache.get([name])).get(name)
+            if verdict is not None and verdict.good_at(now):
+                snapshot.remember(key, verdict)
+                return verdict, "redis"
+        verdict = await snapshot.evaluate(question, now)
+        snapshot.remember(key, verdict)
+        if self._cache is not None and name:
+            self._cache.put(name, verdict)
+        return verdict, "engine"
+
+    def _is_worth(self, cache: DecisionCache, snapshot: Snapshot) -> bool:
+        """Says whether a round trip to Redis costs less than an evaluation."""
+        return self._cache_use == "redis" or snapshot.cost_seconds > cache.cost_seconds
+
+    async def _reach(self, revision: int) -> None:
+        """Waits until a revision is known here, for as long as an edit takes to come round.
+
+        Raises `Unavailable` (REVISION_AHEAD): an older answer is never given instead.
+        """
+        end = time.monotonic() + _CATCH_UP_SECONDS
+        while self.snapshot.revision < revision:
+            await self.refresh()
+            if self.snapshot.revision >= revision:
+                return
+            if time.monotonic() >= end:
+                raise Unavailable(
+                    "REVISION_AHEAD",
+                    f"revision {revision} is asked for, {self.snapshot.revision} is the newest",
+                    wanted=revision,
+                    revision=self.snapshot.revision,
+                )
+            await asyncio.sleep(_CATCH_UP_SECONDS / 4)
 
     def _with_roles(self, question: Question) -> Question:
         held = self.held_roles(question.subject)
         return replace(question, roles=held) if held else question
 
-    async def _ask_redis(
-        self,
-        snapshot: Snapshot,
-        names: Sequence[str],
-        known: dict[str, tuple[Verdict, Source]],
-        now: datetime,
-    ) -> None:
-        missing = [name for name in dict.fromkeys(names) if name and name not in known]
-        if self._cache is None or not missing:
-            return
-        for name, verdict in (await self._cache.get(missing)).items():
-            if verdict.good_at(now):
-                snapshot.remember(name, verdict)
-                known[name] = (verdict, "redis")
-
-    async def _evaluate(
-        self, snapshot: Snapshot, question: Question, name: str, now: datetime
-    ) -> Verdict:
-        verdict = await snapshot.evaluate(question, now)
-        if name:
-            snapshot.remember(name, verdict)
-            if self._cache is not None:
-                self._cache.put(name, verdict)
-        return verdict
-
-    def _decision(self, snapshot: Snapshot, verdict: Verdict, source: Source) -> Decision:
-        self._count.labels("allow" if verdict.allowed else "deny", source).inc()
+    def _decision(
+        self, snapshot: Snapshot, verdict: Verdict, source: Source, began: float
+    ) -> Decision:
+        self._count[verdict.allowed, source].inc()
         return Decision(
             allowed=verdict.allowed,
             rule_id=verdict.rule_id,
             revision=snapshot.revision,
-            decision_id=str(uuid.uuid4()),
+            decision_id=self._next_id(),
             valid_until=verdict.valid_until,
             source=source,
+            microseconds=int((time.perf_counter() - began) * 1e6),
         )
 
     def adopt(self, snapshot: Snapshot) -> None:
