@@ -151,21 +151,8 @@ def permitted_to(
     `resource` and `action`, where given, are the only ones that are asked about.
     """
     check_subject(subject, domain)
-    holders = {subject, *engine.roles_of(subject, domain, roles)}
-    rows = [row for row in _about(engine, domain, resource, action) if row.subject in holders]
-    denies = [row for row in rows if row.deny]
     return [
-        Permission(
-            subject,
-            row.resource,
-            row.action,
-            row.condition.source if row.condition else "",
-            row.rule_id,
-            tuple(engine.role_path(subject, row.subject, domain, roles)),
-            tuple(deny.rule_id for deny in denies if _overlap(row, deny)),
-        )
-        for row in rows
-        if not row.deny
+        *_permissions(engine, domain, _about(engine, domain, resource, action), {subject: roles})
     ]
 
 
@@ -183,19 +170,33 @@ def who_may(
     """
     segments_of(resource)
     held = held or {}
-    names = {*engine.subjects(), *held}
-    return [
-        permission
-        for subject in sorted(name for name in names if not name.startswith("role:"))
-        for permission in permitted_to(
-            engine,
-            subject,
-            domain,
-            resource=resource,
-            action=action,
-            roles=held.get(subject, ()),
-        )
-    ]
+    names = sorted(name for name in {*engine.subjects(), *held} if not name.startswith("role:"))
+    asked = {name: held.get(name, ()) for name in names}
+    return [*_permissions(engine, domain, _about(engine, domain, resource, action), asked)]
+
+
+def _permissions(
+    engine: Engine, domain: str, rows: Sequence[Row], asked: Mapping[str, Sequence[str]]
+) -> Iterator[Permission]:
+    """Yields what rows give to subjects, which come with the roles they hold beside the rules."""
+    by_holder: dict[str, list[Row]] = {}
+    for row in rows:
+        by_holder.setdefault(row.subject, []).append(row)
+    for subject, roles in asked.items():
+        holders = {subject, *engine.roles_of(subject, domain, roles)}
+        theirs = sorted(row for holder in holders for row in by_holder.get(holder, ()))
+        denies = [row for row in theirs if row.deny]
+        for row in theirs:
+            if not row.deny:
+                yield Permission(
+                    subject,
+                    row.resource,
+                    row.action,
+                    row.condition.source if row.condition else "",
+                    row.rule_id,
+                    tuple(engine.role_path(subject, row.subject, domain, roles)),
+                    tuple(deny.rule_id for deny in denies if _overlap(row, deny)),
+                )
 
 
 def _about(engine: Engine, domain: str, resource: str, action: str) -> list[Row]:

@@ -39,6 +39,7 @@ from aegis_server.identity.people.service import SessionService, UserService
 from aegis_server.identity.people.sessions import Sessions
 from aegis_server.identity.register import Register
 from aegis_server.identity.throttle import AttemptThrottle
+from aegis_server.policy.wire import surely_keeps
 
 Part = Coroutine[Any, Any, None]
 
@@ -71,6 +72,7 @@ def open_doors(base: Base, registry: CollectorRegistry) -> tuple[Port, Callable[
         ),
         limit=Limits(base.buckets, registry=registry, limits=parse_limits(base.settings.limits)),
         larger=_LARGER,
+        surely={"/aegis.v1.PolicyService/Evaluate": surely_keeps},
     )
     base.directory.on_change(doors.leashes.expel)
     port = Port(

@@ -205,7 +205,9 @@ class BatchEvaluateRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluateRequest]: ...
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluateRequest]:
+        """Each is checked by itself, and has a status of its own when it is bad."""
+
     @_builtins.property
     def consistency(self) -> Global___Consistency: ...
     def __init__(
@@ -261,7 +263,9 @@ class StreamEvaluateRequest(_message.Message):
     sequence: _builtins.int
     """Comes back in the answer."""
     @_builtins.property
-    def request(self) -> Global___EvaluateRequest: ...
+    def request(self) -> Global___EvaluateRequest:
+        """Checked by itself: a bad one is told in its answer."""
+
     def __init__(
         self,
         *,

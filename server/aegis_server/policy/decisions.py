@@ -65,6 +65,7 @@ class Decision:
     decision_id: str
     valid_until: datetime | None
     source: Source
+    at: datetime
     microseconds: int
 
 
@@ -201,13 +202,13 @@ class Decisions:
         question = self._with_roles(question)
         key = snapshot.key_of(question)
         if key is not None and (verdict := snapshot.recall(key, now)) is not None:
-            return self._decision(snapshot, verdict, "memory", began)
+            return self._decision(snapshot, verdict, "memory", now, began)
         if not snapshot.engine.compiled or (self._cache_use == "redis" and key is not None):
             return None
         verdict = snapshot.ask(question, now)
         if key is not None:
             snapshot.remember(key, verdict)
-        return self._decision(snapshot, verdict, "engine", began)
+        return self._decision(snapshot, verdict, "engine", now, began)
 
     async def _later(self, question: Question, snapshot: Snapshot | None = None) -> Decision:
         """Returns the decision; whoever asks the same meanwhile waits for the same answer."""
@@ -215,8 +216,9 @@ class Decisions:
         snapshot, question = snapshot or self.snapshot, self._with_roles(question)
         key = snapshot.key_of(question)
         if key is None:
-            verdict = await snapshot.evaluate(question, self._clock())
-            return self._decision(snapshot, verdict, "engine", began)
+            now = self._clock()
+            verdict = await snapshot.evaluate(question, now)
+            return self._decision(snapshot, verdict, "engine", now, began)
         flight = self._flights.get((id(snapshot), key))
         if flight is None:
             flight = asyncio.create_task(self._looked_up(snapshot, question, key))
@@ -224,7 +226,7 @@ class Decisions:
             flight.add_done_callback(lambda _: self._flights.pop((id(snapshot), key), None))
         # One that leaves does not take the answer with it.
         verdict, source = await asyncio.shield(flight)
-        return self._decision(snapshot, verdict, source, began)
+        return self._decision(snapshot, verdict, source, self._clock(), began)
 
     async def _looked_up(
         self, snapshot: Snapshot, question: Question, key: Key
@@ -270,7 +272,7 @@ class Decisions:
         return replace(question, roles=held) if held else question
 
     def _decision(
-        self, snapshot: Snapshot, verdict: Verdict, source: Source, began: float
+        self, snapshot: Snapshot, verdict: Verdict, source: Source, now: datetime, began: float
     ) -> Decision:
         self._count[verdict.allowed, source].inc()
         return Decision(
@@ -280,6 +282,7 @@ class Decisions:
             decision_id=self._next_id(),
             valid_until=verdict.valid_until,
             source=source,
+            at=now,
             microseconds=int((time.perf_counter() - began) * 1e6),
         )
 

@@ -3,190 +3,249 @@
 from __future__ import annotations
 
 import asyncio
-import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC
 
-from google.protobuf import struct_pb2
+from google.rpc import status_pb2
 
-from aegis.errors import FieldViolation, InvalidArgument
-from aegis.serving.auditlog import AuditLog, Entry
+from aegis.errors import AegisError, InvalidArgument
+from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Context, current_call
-from aegis.v1 import audit_pb2, policy_pb2, policy_pb2_grpc
-from aegis_policy import RequestError, check_request
+from aegis.serving.pages import decode_token, encode_token, page_size
+from aegis.v1 import policy_pb2, policy_pb2_grpc
+from aegis_server.policy.decisionlog import DecisionLog
+from aegis_server.policy.decisionlog.entry import Entry
 from aegis_server.policy.decisions import Decision, Decisions
-from aegis_server.policy.question import Question, digest_of
+from aegis_server.policy.messages import revision_message
+from aegis_server.policy.question import Question
+from aegis_server.policy.reasons import explanation, permission_message, permissions
 from aegis_server.policy.revisions import Change, Revisions
-from aegis_server.policy.store import Revision
+from aegis_server.policy.watching import Source, watch
+from aegis_server.policy.wire import (
+    DEFAULT_DOMAIN,
+    answer_message,
+    bad,
+    checked,
+    consistency_of,
+    question_of,
+)
 
-_DEFAULT_DOMAIN = "aegis"
-_ATTRIBUTES_MAX = 64
-_DEPTH_MAX = 16
-_SOURCES = {
-    "engine": policy_pb2.DECISION_SOURCE_ENGINE,
-    "memory": policy_pb2.DECISION_SOURCE_MEMORY,
-    "redis": policy_pb2.DECISION_SOURCE_REDIS,
-}
+Standing = Callable[[], Mapping[str, Sequence[str]]]
 
 
 class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     """Answers questions about permission, and takes new rules."""
 
-    def __init__(self, *, decisions: Decisions, revisions: Revisions, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        *,
+        decisions: Decisions,
+        revisions: Revisions,
+        log: DecisionLog,
+        news: Source,
+        deeds: Deeds,
+        standing: Standing = dict,
+    ) -> None:
         self._decisions = decisions
         self._revisions = revisions
-        self._audit = audit
+        self._log = log
+        self._news = news
+        self._deeds = deeds
+        self._standing = standing
 
     async def Evaluate(
         self, request: policy_pb2.EvaluateRequest, context: Context
     ) -> policy_pb2.EvaluateResponse:
-        """Decides, records, answers: an answer nobody could look up later is not given."""
-        question = _question(request)
-        decision = await self._decisions.decide(question)
-        await self._audit.record(_entry(question, decision))
-        return _response(decision)
+        """Decides, hands the decision to the log, answers."""
+        question = question_of(request)
+        decision = await self._decisions.decide(
+            question, consistency=consistency_of(request.consistency)
+        )
+        self._note(question, decision)
+        return answer_message(decision)
 
     async def BatchEvaluate(
         self, request: policy_pb2.BatchEvaluateRequest, context: Context
     ) -> policy_pb2.BatchEvaluateResponse:
         """As Evaluate, for many questions and one revision."""
         questions = [
-            _question(item, f"requests[{index}].") for index, item in enumerate(request.requests)
+            checked(item, f"requests[{index}].") for index, item in enumerate(request.requests)
         ]
-        decisions = await self._decisions.decide_all(questions)
-        # All of them wait for the same few commits; each is awaited, whatever the others say.
-        records = await asyncio.gather(
-            *(
-                self._audit.record(_entry(question, decision))
-                for question, decision in zip(questions, decisions, strict=True)
-            ),
-            return_exceptions=True,
+        decisions = await self._decisions.decide_all(
+            questions, consistency=consistency_of(request.consistency)
         )
-        for failure in records:
-            if failure is not None:
-                raise failure
-        return policy_pb2.BatchEvaluateResponse(
-            responses=[_response(decision) for decision in decisions]
+        response = policy_pb2.BatchEvaluateResponse()
+        refusals: dict[int, AegisError] = {}
+        for index, (question, decision) in enumerate(zip(questions, decisions, strict=True)):
+            answer = self._given(question, decision)
+            if isinstance(answer, AegisError):
+                refusals[index] = answer
+                response.responses.add()
+            else:
+                response.responses.append(answer)
+        if refusals:
+            none = status_pb2.Status()
+            for index in range(len(questions)):
+                error = refusals.get(index)
+                response.statuses.append(error.to_status() if error is not None else none)
+        return response
+
+    async def StreamEvaluate(
+        self, requests: AsyncIterator[policy_pb2.StreamEvaluateRequest], context: Context
+    ) -> AsyncIterator[policy_pb2.StreamEvaluateResponse]:
+        """As Evaluate, one answer after the other; a refused question does not end the stream."""
+        async for message in requests:
+            asked = message.request
+            answer: policy_pb2.EvaluateResponse | AegisError
+            question = checked(asked, "request.")
+            try:
+                decision = (
+                    question
+                    if isinstance(question, AegisError)
+                    else await self._decisions.decide(
+                        question, consistency=consistency_of(asked.consistency)
+                    )
+                )
+                answer = self._given(question, decision)
+            except AegisError as error:
+                answer = error
+            response = policy_pb2.StreamEvaluateResponse(sequence=message.sequence)
+            if isinstance(answer, AegisError):
+                response.status.CopyFrom(answer.to_status())
+            else:
+                response.response.CopyFrom(answer)
+            yield response
+
+    async def Explain(
+        self, request: policy_pb2.ExplainRequest, context: Context
+    ) -> policy_pb2.ExplainResponse:
+        """Says why; the decision log has no entry of it."""
+        question = question_of(request.request, "request.")
+        if request.request.HasField("consistency"):
+            await self._decisions.decide(
+                question, consistency=consistency_of(request.request.consistency)
+            )
+        snapshot = self._decisions.snapshot
+        engine, revision = snapshot.engine, snapshot.revision
+        if request.revision not in (0, revision):
+            engine, revision = await self._revisions.engine_of(request.revision), request.revision
+        held = self._decisions.held_roles(question.subject)
+        return explanation(engine, replace(question, roles=held), revision)
+
+    async def ListPermitted(
+        self, request: policy_pb2.ListPermittedRequest, context: Context
+    ) -> policy_pb2.ListPermittedResponse:
+        """What a subject may do, or who may do something."""
+        if not request.subject and not request.resource:
+            raise bad("subject", "name a subject, or the resource that it is about")
+        snapshot, domain = self._decisions.snapshot, request.domain or DEFAULT_DOMAIN
+        query = (snapshot.revision, request.subject, domain, request.resource, request.action)
+        start = decode_token(request.page_token, "permitted", *query)
+        if isinstance(start, str) or (start is not None and start < 0):
+            raise InvalidArgument("PAGE_TOKEN_INVALID", "this is no page token")
+        found = await asyncio.to_thread(
+            permissions,
+            snapshot.engine,
+            request,
+            held=self._standing() if not request.subject else {},
+            roles=self._decisions.held_roles(request.subject) if request.subject else (),
         )
+        begin, size = start or 0, page_size(request.page_size)
+        end = begin + size
+        return policy_pb2.ListPermittedResponse(
+            permissions=map(permission_message, found[begin:end]),
+            next_page_token=encode_token(end, "permitted", *query) if end < len(found) else "",
+            revision=snapshot.revision,
+        )
+
+    async def ReportDecisions(
+        self, request: policy_pb2.ReportDecisionsRequest, context: Context
+    ) -> policy_pb2.ReportDecisionsResponse:
+        """Takes what a replica decided by itself into the log, under that replica's name."""
+        await self._log.take([_reported(each) for each in request.decisions])
+        return policy_pb2.ReportDecisionsResponse()
+
+    async def WatchPolicy(
+        self, request: policy_pb2.WatchPolicyRequest, context: Context
+    ) -> AsyncIterator[policy_pb2.WatchPolicyResponse]:
+        """Tells a replica what it lacks, and every change."""
+        async for news in watch(self._news, request):
+            yield news
 
     async def GetPolicy(
         self, request: policy_pb2.GetPolicyRequest, context: Context
     ) -> policy_pb2.GetPolicyResponse:
         """One revision with its rules."""
         revision, csv = await self._revisions.get(request.revision)
-        return policy_pb2.GetPolicyResponse(revision=_revision(revision), csv=csv)
+        return policy_pb2.GetPolicyResponse(
+            revision=revision_message(revision), csv=csv, model_conf=revision.model_conf
+        )
 
     async def ImportPolicy(
         self, request: policy_pb2.ImportPolicyRequest, context: Context
     ) -> policy_pb2.ImportPolicyResponse:
         """Replaces the rules."""
-        revision = await self._revisions.import_rules(
-            Change(
-                csv=request.csv,
-                actor=current_call().caller.subject,
-                reason=request.reason,
-                expected_revision=request.expected_revision,
-                validate_only=request.validate_only,
+        change = Change(
+            csv=request.csv,
+            actor=current_call().caller.subject,
+            reason=request.reason,
+            expected_revision=request.expected_revision,
+            validate_only=request.validate_only,
+            model_conf=request.model_conf,
+        )
+        revision, proposal_id = await self._deeds.finish(self._revisions.import_rules(change))
+        return policy_pb2.ImportPolicyResponse(
+            revision=revision_message(revision) if revision else None, proposal_id=proposal_id
+        )
+
+    def _given(
+        self, question: Question | AegisError, decision: Decision | AegisError
+    ) -> policy_pb2.EvaluateResponse | AegisError:
+        """Returns the answer to one question of many, or why it has none."""
+        if isinstance(question, AegisError) or isinstance(decision, AegisError):
+            return decision if isinstance(decision, AegisError) else question  # type: ignore[return-value]
+        try:
+            self._note(question, decision)
+        except AegisError as error:
+            return error
+        return answer_message(decision)
+
+    def _note(self, question: Question, decision: Decision) -> None:
+        """Hands a decision to the log; raises where it must not be given without."""
+        self._log.note(
+            Entry(
+                decision.at,
+                decision.decision_id,
+                current_call().caller.subject,
+                question.subject,
+                question.domain,
+                question.resource,
+                question.action,
+                question.attributes,
+                decision.allowed,
+                decision.rule_id,
+                decision.revision,
+                decision.source,
+                decision.microseconds,
             )
         )
-        return policy_pb2.ImportPolicyResponse(revision=_revision(revision))
 
 
-def _question(request: policy_pb2.EvaluateRequest, prefix: str = "") -> Question:
-    """Reads a question; raises `InvalidArgument` (FIELD_INVALID) naming the field."""
-    fields = request.attributes.fields
-    if len(fields) > _ATTRIBUTES_MAX:
-        raise _bad(f"{prefix}attributes", f"at most {_ATTRIBUTES_MAX} names")
-    question = Question(
-        subject=request.subject,
-        domain=request.domain or _DEFAULT_DOMAIN,
-        resource=request.resource,
-        action=request.action,
-        attributes={
-            name: _value(value, f"{prefix}attributes.{name}", _DEPTH_MAX)
-            for name, value in fields.items()
-        },
-    )
-    try:
-        check_request(question.subject, question.domain, question.resource, question.action)
-    except RequestError as error:
-        raise _bad(prefix + error.field, error.expected) from None
-    return question
-
-
-def _value(value: struct_pb2.Value, path: str, depth: int) -> object:
-    """Returns a Struct's value as Python's, nested at most `depth` deep."""
-    kind = value.WhichOneof("kind")
-    if depth == 0:
-        raise _bad(path, "nested too deep")
-    if kind == "number_value":
-        # NaN is neither above nor below a bound: it would slip past every rule with a limit.
-        if not math.isfinite(value.number_value):
-            raise _bad(path, "expected a finite number")
-        return value.number_value
-    if kind == "list_value":
-        return [
-            _value(item, f"{path}[{index}]", depth - 1)
-            for index, item in enumerate(value.list_value.values)
-        ]
-    if kind == "struct_value":
-        return {
-            name: _value(item, f"{path}.{name}", depth - 1)
-            for name, item in value.struct_value.fields.items()
-        }
-    return None if kind in ("null_value", None) else getattr(value, kind)
-
-
-def _bad(field: str, description: str) -> InvalidArgument:
-    violation = FieldViolation(field, description)
-    return InvalidArgument("FIELD_INVALID", f"{field}: {description}", violations=[violation])
-
-
-def _entry(question: Question, decision: Decision) -> Entry:
-    """Returns the record of an answer: who asked, about whom, and why both may be so.
-
-    Attributes may be personal data, so only their digest is kept.
-    """
-    call = current_call()
+def _reported(each: policy_pb2.ReportedDecision) -> Entry:
+    question = question_of(each.request, "decisions.request.")
     return Entry(
-        kind=audit_pb2.AUDIT_KIND_DECISION,
-        actor=call.caller.subject,
-        action=question.action,
-        resource=question.resource,
-        outcome="allow" if decision.allowed else "deny",
-        policy_revision=decision.revision,
-        rule_id=decision.rule_id,
-        subject_id=decision.decision_id,
-        details={
-            "subject": question.subject,
-            "domain": question.domain,
-            "attributes_digest": digest_of(question.attributes),
-            "source": decision.source,
-            "granted_by_rule": call.grant.rule_id,
-            "granted_by_revision": str(call.grant.revision),
-        },
+        each.time.ToDatetime(UTC),
+        each.decision_id,
+        current_call().caller.subject,
+        question.subject,
+        question.domain,
+        question.resource,
+        question.action,
+        question.attributes,
+        each.effect == policy_pb2.EFFECT_ALLOW,
+        each.rule_id,
+        each.revision,
+        "local",
+        each.microseconds,
     )
-
-
-def _response(decision: Decision) -> policy_pb2.EvaluateResponse:
-    response = policy_pb2.EvaluateResponse(
-        effect=policy_pb2.EFFECT_ALLOW if decision.allowed else policy_pb2.EFFECT_DENY,
-        rule_id=decision.rule_id,
-        revision=decision.revision,
-        decision_id=decision.decision_id,
-        source=_SOURCES[decision.source],
-    )
-    if decision.valid_until is not None:
-        response.valid_until.FromDatetime(decision.valid_until)
-    return response
-
-
-def _revision(revision: Revision) -> policy_pb2.PolicyRevision:
-    message = policy_pb2.PolicyRevision(
-        revision=revision.number,
-        digest=revision.digest,
-        actor=revision.actor,
-        reason=revision.reason,
-        rule_count=revision.rule_count,
-    )
-    if revision.at is not None:
-        message.create_time.FromDatetime(revision.at)
-    return message
