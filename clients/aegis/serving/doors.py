@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
@@ -209,24 +210,25 @@ class Doors(grpc.aio.ServerInterceptor):
         metrics = self._metrics.of(call_type, method)
         limit, surely = self._larger.get(method, self._max_message_bytes), self._surely.get(method)
 
+        streams = handler.request_streaming or handler.response_streaming
+
         async def answer_once(request: Any, context: Context) -> Any:
-            async with _Passage(self, method, metrics, context) as caller:
-                if isinstance(request, Message):
+            async with _Passage(self, method, metrics, context, streams=streams) as leash:
+                if leash is None:
                     _check(request, limit, surely)
-                    with Deadline(self._seconds(context)):
-                        return await inner(request, context)
-                with self.leashes.hold(caller) as leash, Deadline(self._seconds(context)):
-                    return await inner(_checked(request, limit, surely, leash), context)
+                else:
+                    request = _checked(request, limit, surely, leash)
+                with Deadline(self._seconds(context)):
+                    return await inner(request, context)
 
         async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _Passage(self, method, metrics, context) as caller:
-                with self.leashes.hold(caller) as leash:
-                    if isinstance(request, Message):
-                        _check(request, limit, surely)
-                    else:
-                        request = _checked(request, limit, surely, leash)
-                    async for response in leash.each(inner(request, context)):
-                        yield response
+            async with _Passage(self, method, metrics, context, streams=streams) as leash:
+                if isinstance(request, Message):
+                    _check(request, limit, surely)
+                else:
+                    request = _checked(request, limit, surely, leash)
+                async for response in leash.each(inner(request, context)):
+                    yield response
 
         make = {
             "unary": grpc.unary_unary_rpc_method_handler,
@@ -244,35 +246,54 @@ class Doors(grpc.aio.ServerInterceptor):
         remaining = context.time_remaining()
         return self._default_seconds if remaining is None else remaining
 
-    async def enter(self, method: str, context: Context) -> Caller:
-        """Returns who is let in; raises an `AegisError` for who is not."""
-        caller = await self._authenticate(method, _peer_of(context))
+    async def prove(self, method: str, context: Context) -> Caller:
+        """Returns who calls; raises an `AegisError` for who cannot show that."""
+        return await self._authenticate(method, _peer_of(context))
+
+    async def let_in(self, method: str, caller: Caller) -> None:
+        """Returns when they may; raises an `AegisError` when they may not."""
         await self._limit(method, caller)
         grant = await self._admit(method, caller)
         _current.set(Call(method, caller, grant))
-        return caller
 
 
 class _Passage:
     """One call, from its first byte to its status: who it is, and what came of it."""
 
-    __slots__ = ("_began", "_context", "_doors", "_method", "_metrics")
+    __slots__ = ("_began", "_context", "_doors", "_held", "_method", "_metrics")
 
-    def __init__(self, doors: Doors, method: str, metrics: MethodMetrics, context: Context) -> None:
+    def __init__(
+        self,
+        doors: Doors,
+        method: str,
+        metrics: MethodMetrics,
+        context: Context,
+        *,
+        streams: bool,
+    ) -> None:
         self._doors = doors
         self._method = method
         self._metrics = metrics
         self._context = context
+        self._held = ExitStack() if streams else None
         self._began = 0.0
 
-    async def __aenter__(self) -> Caller:
+    async def __aenter__(self) -> Any:
+        """Returns the leash of a stream, None for a single question and answer."""
         self._metrics.started.inc()
         self._began = time.perf_counter()
+        leash = None
         try:
-            return await self._doors.enter(self._method, self._context)
+            caller = await self._doors.prove(self._method, self._context)
+            if self._held is not None:
+                # Held from the moment that its proof was good: what is revoked while the call is
+                # let in would otherwise end every stream but this one.
+                leash = self._held.enter_context(self._doors.leashes.hold(caller))
+            await self._doors.let_in(self._method, caller)
         except BaseException as error:
             await self._leave(error)
             raise  # only where the call was not aborted
+        return leash
 
     async def __aexit__(
         self,
@@ -284,6 +305,8 @@ class _Passage:
 
     async def _leave(self, error: BaseException | None) -> None:
         code = grpc.StatusCode.OK
+        if self._held is not None:
+            self._held.close()
         try:
             if isinstance(error, asyncio.CancelledError | GeneratorExit):
                 code = grpc.StatusCode.CANCELLED
