@@ -48,6 +48,20 @@ class _Audit(audit_pb2_grpc.AuditServiceServicer):
         yield audit_pb2.WatchAuditRecordsResponse()
 
 
+class _Admission:
+    """Lets everybody in: at once, but for who wants to watch while it is closed."""
+
+    def __init__(self) -> None:
+        self.asked, self.open = asyncio.Event(), asyncio.Event()
+        self.open.set()
+
+    async def __call__(self, method: str, caller: Caller) -> Grant:
+        if method.endswith("/WatchAuditRecords"):
+            self.asked.set()
+            await self.open.wait()
+        return Grant()
+
+
 @dataclass
 class Site:
     """A server, and the authority that everybody here trusts."""
@@ -56,6 +70,7 @@ class Site:
     authority: Authority
     address: str
     service: _Audit
+    admission: _Admission
 
     def issue(self, name: str, subject: str) -> Identity:
         """Writes a pair."""
@@ -81,21 +96,17 @@ class Site:
         self.authority.revoke(serial, NOW, [])
 
 
-async def _admit(method: str, caller: Caller) -> Grant:
-    return Grant()
-
-
 @asynccontextmanager
 async def _serving(folder: Path) -> AsyncIterator[Site]:
     authority = Authority.create(folder, NOW, [])
     authority.ensure_list(NOW, [])
-    site = Site(folder, authority, "", _Audit())
+    site = Site(folder, authority, "", _Audit(), _Admission())
     server = site.issue("server", "server/aegis")
     files = TlsFiles(server.certificate, server.key, server.roots, folder / "ca.crl")
     revocations = Revocations(files)
     doors = Doors(
         authenticate=revocations.guard(by_certificate("aegis.local")),
-        admit=_admit,
+        admit=site.admission,
         metrics=CallMetrics(CollectorRegistry()),
     )
     port = Port(doors=doors, tls=files, services=["aegis.v1.AuditService"])
@@ -158,6 +169,24 @@ async def test_revocation_ends_an_open_stream(site: Site) -> None:
         call = stub.WatchAuditRecords(audit_pb2.WatchAuditRecordsRequest())
         await site.service.watched.wait()
         site.revoke("ann")
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async with asyncio.timeout(5):
+                await anext(aiter(call))
+    assert from_rpc_error(ended.value).reason == "CREDENTIAL_REVOKED"
+
+
+async def test_stream_that_is_let_in_while_its_certificate_is_revoked_ends_as_well(
+    site: Site,
+) -> None:
+    """Whoever is between the proof and the permission at that moment would stay for good."""
+    site.admission.open.clear()
+    async with connect(site.address, site.issue("ann", "user/ann")) as channel:
+        stub = audit_pb2_grpc.AuditServiceStub(channel)
+        call = stub.WatchAuditRecords(audit_pb2.WatchAuditRecordsRequest())
+        await site.admission.asked.wait()
+        site.revoke("ann")
+        await until_refused(channel)
+        site.admission.open.set()
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             async with asyncio.timeout(5):
                 await anext(aiter(call))
