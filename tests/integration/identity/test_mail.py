@@ -129,6 +129,20 @@ async def test_refused_address_is_told_apart_and_not_repeated(server: tuple[Mail
         await smtp.send(Mail("bob@example.org\nBcc: eve@example.org", "Hello", "x"))
 
 
+@pytest.mark.parametrize(
+    "to", ["=?utf-8?q?eve=40evil.example=2C?=@example.org", "=?x?q??=@example.org"]
+)
+async def test_address_that_a_header_reads_as_another_gets_nothing(
+    server: tuple[MailServer, Smtp], tmp_path: Path, to: str
+):
+    """An encoded word in an address (RFC 2047) sends its token elsewhere, or is no text at all."""
+    running, smtp = server
+    for sender in (smtp, Folder(tmp_path / "box")):
+        with pytest.raises(MailRefused, match="ValueError"):
+            await sender.send(Mail(to, "Hello", "x"))
+    assert running.mails == []
+
+
 async def test_queue_tries_again_and_drops_what_is_refused(server: tuple[MailServer, Smtp]):
     """A mail server that is busy gets the mail later; a refused one holds up no other."""
     running, smtp = server

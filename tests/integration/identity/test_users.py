@@ -104,6 +104,15 @@ async def test_address_belongs_to_one_account(house: House, admin: session_pb2.S
         assert await reason(call(call.users.UpdateUser, taken)) == "NAME_TAKEN"
 
 
+async def test_address_that_a_mail_cannot_be_sent_to_makes_no_account(
+    house: House, admin: session_pb2.Session
+):
+    """What a header would read as another address is none."""
+    async with house.calling(bearer(admin)) as call:
+        request = user_pb2.CreateUserRequest(email="=?utf-8?q?eve=40evil.example=2C?=@example.org")
+        assert await reason(call(call.users.CreateUser, request)) == "FIELD_INVALID"
+
+
 async def test_update_changes_what_the_mask_names_and_records_roles(
     house: House, admin: session_pb2.Session
 ):
@@ -134,6 +143,7 @@ async def test_update_changes_what_the_mask_names_and_records_roles(
         (update("u-aaaaaaaaaa", "password"), "FIELD_INVALID"),
         (user_pb2.UpdateUserRequest(user_id="u-a", update_mask=FieldMask()), "FIELD_INVALID"),
         (update("u-aaaaaaaaaa", email="not an address"), "FIELD_INVALID"),
+        (update("u-aaaaaaaaaa", email="=?x?q??=@example.org"), "FIELD_INVALID"),
         (update("u-aaaaaaaaaa", display_name="a\nb"), "FIELD_INVALID"),
         (update("u-aaaaaaaaaa", roles=["root"]), "FIELD_INVALID"),
     ],

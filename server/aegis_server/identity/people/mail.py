@@ -196,7 +196,16 @@ class Outbox:
         return await self._mailer.send(mail)
 
 
+def can_be_sent_to(address: str) -> bool:
+    """Says whether a header leaves an address what it is: an encoded word (RFC 2047) is decoded
+    where headers are read, so the mail would go to another address, or to none.
+    """
+    return "=?" not in address
+
+
 def _message(mail: Mail, sender: str) -> EmailMessage:
+    if not can_be_sent_to(mail.to):
+        raise ValueError("the address holds an encoded word")
     message = EmailMessage()
     message["From"] = sender
     message["To"] = mail.to

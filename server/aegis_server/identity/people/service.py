@@ -9,6 +9,7 @@ from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import session_pb2, session_pb2_grpc, user_pb2, user_pb2_grpc
 from aegis_server.identity.people.accounts import Accounts, Wishes
 from aegis_server.identity.people.bootstrap import Bootstrap
+from aegis_server.identity.people.mail import can_be_sent_to
 from aegis_server.identity.people.resets import Resets
 from aegis_server.identity.people.sessions import Session, Sessions
 from aegis_server.identity.people.store import Person
@@ -38,6 +39,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self, request: session_pb2.BootstrapRequest, context: Context
     ) -> session_pb2.BootstrapResponse:
         """Makes the first administrator."""
+        _check_email(request.email)
         _check_name(request.display_name)
         session = await self._deeds.finish(
             self._bootstrap.make_administrator(
@@ -121,6 +123,7 @@ class UserService(user_pb2_grpc.UserServiceServicer):
         self, request: user_pb2.CreateUserRequest, context: Context
     ) -> user_pb2.CreateUserResponse:
         """Makes an account and mails an invitation."""
+        _check_email(request.email)
         _check_name(request.display_name)
         person = await self._deeds.finish(
             self._accounts.create(
@@ -223,6 +226,7 @@ def _wishes(request: user_pb2.UpdateUserRequest) -> Wishes:
     if "email" in paths:
         # The address may be left out here, but not be anything but an address.
         validate(user_pb2.CreateUserRequest(email=request.email))
+        _check_email(request.email)
     if "display_name" in paths:
         _check_name(request.display_name)
     return Wishes(
@@ -232,6 +236,11 @@ def _wishes(request: user_pb2.UpdateUserRequest) -> Wishes:
         disabled=request.disabled if "disabled" in paths else None,
         etag=request.etag,
     )
+
+
+def _check_email(email: str) -> None:
+    if not can_be_sent_to(email):
+        raise _field_invalid("email", "no encoded words")
 
 
 def _check_name(display_name: str) -> None:
