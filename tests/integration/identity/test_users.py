@@ -421,3 +421,39 @@ async def test_two_resets_with_one_token_set_one_password(house: House, admin: s
         )
     refused = [answer.reason for answer in answers if isinstance(answer, AegisError)]
     assert refused == ["ONE_TIME_TOKEN_INVALID"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "delete from aegis.person where email_key = 'ada@example.org'",
+        "update aegis.person set email = 'new@example.org', email_key = 'new@example.org'",
+        "update aegis.person set disabled = true",
+    ],
+)
+async def test_reset_waits_for_what_becomes_of_the_account(
+    house: House, admin: session_pb2.Session, change: str
+):
+    """An account that is deleted, disabled or gets another address meanwhile gets no mail, and the
+    queue goes on.
+    """
+    async with house.database.transaction() as connection:
+        await connection.execute(change)
+        async with house.calling() as call:
+            request = session_pb2.RequestPasswordResetRequest(email=EMAIL)
+            await call(call.sessions.RequestPasswordReset, request)
+        await _until_somebody_waits(house)
+    async with asyncio.timeout(5):
+        await house.outbox.empty()
+    assert house.letterbox.mails == []
+    assert [r.outcome for r in await house.records() if r.action == "request_reset"] == ["ignored"]
+
+
+async def _until_somebody_waits(house: House) -> None:
+    """Returns once a transaction of the server waits for a lock of another, or two seconds on."""
+    async with house.database.transaction() as connection:
+        for _ in range(40):
+            cursor = await connection.execute("select count(*) from pg_locks where not granted")
+            if await cursor.fetchone() != (0,):
+                return
+            await asyncio.sleep(0.05)

@@ -45,7 +45,8 @@ class Resets:
     async def _write(self, email: str, account_key: str) -> Mail | None:
         token, now = new_token(), self._register.clock()
         async with self._register.deed() as deed:
-            person = await store.by_email(deed.connection, email)
+            # Locked, so that no token is made for what is being deleted, disabled or readdressed.
+            person = await store.lock_by_email(deed.connection, email)
             if person is None or person.disabled:
                 path = "/identity/users" if person is None else path_of(person)
                 details = {"address_key": account_key} if person is None else {}

@@ -129,6 +129,22 @@ async def by_email(connection: Connection, email: str) -> Person | None:
     )
 
 
+async def lock_by_email(connection: Connection, email: str) -> Person | None:
+    """As `by_email`, and nobody else changes the account until the transaction ends.
+
+    Waits for who changes it now, and returns nothing when it has another address then.
+    """
+    return await _one(
+        connection,
+        """
+        select user_id, number, email, display_name, roles, disabled, password_hash, created_at,
+               last_login_at, revision
+        from aegis.person where email_key = %(email_key)s for update
+        """,
+        {"email_key": key_of(email)},
+    )
+
+
 async def page(connection: Connection, *, after: int, limit: int) -> list[Person]:
     """Returns accounts in the order in which they were made."""
     async with connection.cursor(row_factory=class_row(Person)) as cursor:
