@@ -140,7 +140,9 @@ async def test_login_is_recorded_once_a_token(desk: Desk):
         ({"exp": None}, "claims"),
         ({"exp": "soon"}, "claims"),
         ({"exp": 1e300}, "claims"),
+        ({"exp": 253402300799}, "claims"),  # the last second of the year 9999
         ({"iat": None}, "claims"),
+        ({"iat": -62135596800}, "claims"),  # the first second of the year 1
         ({"nbf": []}, "claims"),
         ({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}, "type"),
     ],

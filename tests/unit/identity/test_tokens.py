@@ -142,6 +142,7 @@ def hmac_with_the_public_key() -> str:
         (signed(exp="soon"), "claims"),
         (signed(exp=True), "claims"),
         (signed(exp=1e300), "claims"),
+        (signed(exp=253402300799), "claims"),  # the last second of the year 9999
         (signed(nbf=None), "claims"),
         ("a.b", "form"),
         ("....", "form"),
