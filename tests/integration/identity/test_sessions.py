@@ -21,7 +21,11 @@ from tests.integration.identity.house import (
 from aegis.errors import AegisError, ResourceExhausted, Unavailable
 from aegis.serving.doors import Peer
 from aegis.v1 import identity_pb2, identity_pb2_grpc, policy_pb2, session_pb2, user_pb2
+from aegis_server.identity.buckets import LocalBuckets
+from aegis_server.identity.people.bootstrap import Bootstrap
 from aegis_server.identity.people.passwords import Passwords
+from aegis_server.identity.people.sessions import Session
+from aegis_server.identity.throttle import AttemptThrottle
 
 LOGIN = session_pb2.LoginRequest(email=EMAIL, password=PASSWORD)
 WHO = identity_pb2.WhoAmIRequest()
@@ -65,6 +69,26 @@ async def test_bootstrap_with_another_token_is_refused(house: House):
         "before",
         "failed",
     ]
+
+
+async def test_strangers_cannot_keep_the_first_administrator_out(house: House):
+    """However many networks guess: none has the token, which has a bucket of its own."""
+    throttle = AttemptThrottle(LocalBuckets(), key=bytes(32), clock=house.clock)
+    bootstrap = Bootstrap(
+        house.register, house.passwords, house.sessions, throttle, file=house.bootstrap_file
+    )
+
+    async def attempt(token: str, address: str) -> Session:
+        return await bootstrap.make_administrator(
+            token, email=EMAIL, display_name="Ada", password=PASSWORD, caller_address=address
+        )
+
+    for n in range(70):
+        await reason(attempt("a guess", f"198.51.100.{n}"))
+    guesses = [await reason(attempt(f"guess {n}", "203.0.113.5")) for n in range(61)]
+    assert guesses[-1] == "RATE_LIMITED"
+    token = house.bootstrap_file.read_text().strip()
+    assert (await attempt(token, "192.0.2.7")).access_token
 
 
 async def test_two_bootstraps_at_once_make_one_administrator(house: House):

@@ -85,7 +85,9 @@ class Bootstrap:
         raises.
         """
         digest = digest_of(token)
-        attempt: AttemptBy = ("bootstrap", "bootstrap", caller_address, "")
+        # Counted by token, as a reset is: one bucket for all guesses would be emptied by strangers
+        # and keep out whoever has the token.
+        attempt: AttemptBy = ("bootstrap", digest.hex()[:32], caller_address, "")
         await self._throttle.before(*attempt)
         async with self._register.database.transaction() as connection:
             await _refuse_second(connection)
