@@ -334,6 +334,27 @@ async def test_account_has_so_many_keys_at_once(house: House, admin: session_pb2
         assert await reason(call(call.machines.RotateApiKey, rotating)) == "STATE_CONFLICT"
 
 
+async def test_key_that_counts_is_listed_however_many_ended_since(
+    house: House, admin: session_pb2.Session
+):
+    """Nobody hides a key behind others that are made and revoked."""
+    async with house.calling(bearer(admin)) as call:
+        await made(call)
+        kept = (await key_for(call)).api_key.key_id
+        async with house.database.transaction() as connection:
+            await connection.execute(
+                """
+                insert into aegis.api_key (key_id, service_account, digest, scopes, created_at,
+                                           ends_at, revoked_at)
+                select 'aaaaaaaaaa' || chr(97 + n / 20) || chr(97 + n % 20), service_account,
+                       digest, scopes, created_at, ends_at, created_at
+                from aegis.api_key, generate_series(0, 249) n
+                """
+            )
+        listed = [key.key_id for key in await keys_of(call)]
+    assert (len(listed), listed[-1]) == (201, kept)
+
+
 async def test_last_use_is_written_later_and_to_the_minute(
     house: House, admin: session_pb2.Session, caplog: pytest.LogCaptureFixture
 ):

@@ -53,10 +53,14 @@ class ApiKeys:
         return key, fresh
 
     async def list(self, account: str) -> list[ApiKey]:
-        """Returns the keys of an account, newest first; raises `NotFound`."""
+        """Returns the keys of an account, newest first; raises `NotFound`.
+
+        All that count, and of those that ended the newest: no key is hidden behind others.
+        """
         async with self._register.database.transaction() as connection:
             await known(connection, account)
-            return await store.keys_of(connection, account, limit=_LISTED_MAX)
+            now = self._register.clock()
+            return await store.keys_of(connection, account, now=now, limit=_LISTED_MAX)
 
     async def rotate(
         self, caller: Caller, key_id: str, *, overlap: timedelta, lifetime: timedelta

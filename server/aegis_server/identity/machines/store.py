@@ -220,15 +220,25 @@ async def lock_key(connection: Connection, key_id: str) -> ApiKey | None:
     )
 
 
-async def keys_of(connection: Connection, service_account: str, *, limit: int) -> list[ApiKey]:
-    """Returns the keys of an account, newest first."""
+async def keys_of(
+    connection: Connection, service_account: str, *, now: datetime, limit: int
+) -> list[ApiKey]:
+    """Returns the keys of an account, newest first: the last `limit`, and all that count."""
     async with connection.cursor(row_factory=class_row(ApiKey)) as cursor:
         await cursor.execute(
             """
+            with newest as (
+                select number from aegis.api_key
+                where service_account = %(service_account)s order by number desc limit %(limit)s
+            )
             select key_id, service_account, scopes, created_at, ends_at, last_used_at, revoked_at
-            from aegis.api_key where service_account = %s order by number desc limit %s
+            from aegis.api_key
+            where service_account = %(service_account)s
+              and (number in (select number from newest)
+                   or (revoked_at is null and ends_at > %(now)s))
+            order by number desc
             """,
-            (service_account, limit),
+            {"service_account": service_account, "now": now, "limit": limit},
         )
         return await cursor.fetchall()
 
