@@ -31,7 +31,8 @@ class ServiceAccountServiceStub:
 
     Only who has the role admin may give it to an account, or make a key for an
     account that has it: POLICY_DENIED for everybody else. Who calls with an API
-    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
+    key that has scopes makes keys with some of these only, and does not give the
+    role admin to an account that there is: SCOPE_INSUFFICIENT.
     """
 
     def __init__(self, channel):
@@ -88,7 +89,8 @@ class ServiceAccountServiceServicer:
 
     Only who has the role admin may give it to an account, or make a key for an
     account that has it: POLICY_DENIED for everybody else. Who calls with an API
-    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
+    key that has scopes makes keys with some of these only, and does not give the
+    role admin to an account that there is: SCOPE_INSUFFICIENT.
     """
 
     def CreateServiceAccount(self, request, context):
@@ -117,7 +119,8 @@ class ServiceAccountServiceServicer:
         to count within two seconds.
 
         Who: subjects with action "write" on /identity/service-accounts.
-        Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED.
+        Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED;
+        SCOPE_INSUFFICIENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,7 +236,8 @@ class ServiceAccountService:
 
     Only who has the role admin may give it to an account, or make a key for an
     account that has it: POLICY_DENIED for everybody else. Who calls with an API
-    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
+    key that has scopes makes keys with some of these only, and does not give the
+    role admin to an account that there is: SCOPE_INSUFFICIENT.
     """
 
     @staticmethod

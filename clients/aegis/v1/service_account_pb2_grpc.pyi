@@ -18,7 +18,8 @@ class ServiceAccountServiceStub:
 
     Only who has the role admin may give it to an account, or make a key for an
     account that has it: POLICY_DENIED for everybody else. Who calls with an API
-    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
+    key that has scopes makes keys with some of these only, and does not give the
+    role admin to an account that there is: SCOPE_INSUFFICIENT.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -40,7 +41,8 @@ class ServiceAccountServiceStub:
     to count within two seconds.
 
     Who: subjects with action "write" on /identity/service-accounts.
-    Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED.
+    Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED;
+    SCOPE_INSUFFICIENT.
     """
     DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]
     """Deletes an account; its keys stop to count within two seconds.
@@ -82,7 +84,8 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Only who has the role admin may give it to an account, or make a key for an
     account that has it: POLICY_DENIED for everybody else. Who calls with an API
-    key that has scopes makes keys with some of these only: SCOPE_INSUFFICIENT.
+    key that has scopes makes keys with some of these only, and does not give the
+    role admin to an account that there is: SCOPE_INSUFFICIENT.
     """
 
     @_abc_1.abstractmethod
@@ -120,7 +123,8 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         to count within two seconds.
 
         Who: subjects with action "write" on /identity/service-accounts.
-        Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED.
+        Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; POLICY_DENIED;
+        SCOPE_INSUFFICIENT.
         """
 
     @_abc_1.abstractmethod

@@ -117,7 +117,7 @@ async def test_only_an_administrator_hands_out_the_role_admin(
     """Not even who the rules let make accounts: a key of one would make them more than before."""
     async with house.calling(bearer(admin)) as call:
         chief = await made(call, "chief", roles=("admin",))
-        await made(call, "keeper", roles=("keeper",))
+        keepers = await made(call, "keeper", roles=("keeper",))
         chiefs = await key_for(call, "chief")
         keeper = await key_for(call, "keeper")
         policy = await call(call.policy.GetPolicy, policy_pb2.GetPolicyRequest())
@@ -138,6 +138,11 @@ async def test_only_an_administrator_hands_out_the_role_admin(
         assert await reason(key_for(call, "chief")) == "POLICY_DENIED"
         rotating = pb.RotateApiKeyRequest(key_id=chiefs.api_key.key_id, lifetime_seconds=DAY)
         assert await reason(call(call.machines.RotateApiKey, rotating)) == "POLICY_DENIED"
+        # It would count as soon as somebody enables the account.
+        waiting = pb.UpdateServiceAccountRequest(
+            name="keeper", roles=["admin"], disabled=True, etag=keepers.etag
+        )
+        assert await reason(call(call.machines.UpdateServiceAccount, waiting)) == "POLICY_DENIED"
         # In an emergency, less is always possible.
         stopping = pb.UpdateServiceAccountRequest(
             name="chief", roles=["admin"], disabled=True, etag=chief.etag
@@ -183,6 +188,26 @@ async def test_key_with_scopes_makes_no_key_that_may_more(house: House, admin: s
         rotating = pb.RotateApiKeyRequest(key_id=unbound.api_key.key_id, lifetime_seconds=DAY)
         assert await reason(call(call.machines.RotateApiKey, rotating)) == "SCOPE_INSUFFICIENT"
         assert (await key_for(call, scopes=scopes[:1])).api_key.scopes == list(scopes[:1])
+
+
+async def test_key_with_scopes_gives_no_account_the_role_admin(
+    house: House, admin: session_pb2.Session
+):
+    """Keys that the account has already may be bound by nothing."""
+    async with house.calling(bearer(admin)) as call:
+        await made(call, roles=("admin",))
+        other = await made(call, "other", roles=("viewer",))
+        bound = await key_for(call, scopes=("write:/identity/*",))
+        unbound = await key_for(call, scopes=("*:/**",))
+    promoting = pb.UpdateServiceAccountRequest(name="other", roles=["admin"], etag=other.etag)
+    async with house.calling(f"Bearer {bound.secret}") as call:
+        asked = call(call.machines.UpdateServiceAccount, promoting)
+        assert await reason(asked) == "SCOPE_INSUFFICIENT"
+        promoting.roles[:] = ["operator"]
+        answer = await call(call.machines.UpdateServiceAccount, promoting)
+    promoting.roles[:], promoting.etag = ["admin"], answer.service_account.etag
+    async with house.calling(f"Bearer {unbound.secret}") as call:
+        await call(call.machines.UpdateServiceAccount, promoting)
 
 
 async def test_disabled_account_is_out_until_it_is_enabled(

@@ -55,7 +55,7 @@ class ServiceAccounts:
         """Gives an account these roles and no other; a disabled one keeps its keys, unusable.
 
         Raises `NotFound` (RESOURCE_NOT_FOUND), `Aborted` (ETAG_MISMATCH) and `PermissionDenied`
-        (POLICY_DENIED).
+        (POLICY_DENIED, SCOPE_INSUFFICIENT).
         """
         if not disabled:
             self._rights.check_roles(caller, path_of(name), roles)
@@ -65,6 +65,9 @@ class ServiceAccounts:
                 raise Aborted(
                     "ETAG_MISMATCH", "the account changed since it was read", current=before.etag
                 )
+            # Also to one that is disabled: it would count as soon as somebody enables it.
+            given = set(roles) - set(before.roles)
+            self._rights.check_gift(caller, path_of(name), given)
             after = await store.update_account(
                 change.connection, name, roles=sorted(set(roles)), disabled=disabled
             )

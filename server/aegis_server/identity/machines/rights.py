@@ -15,6 +15,7 @@ from aegis_server.access import DOMAIN
 from aegis_server.policy.decisions import Decisions
 
 _ADMIN = "role:admin"
+_EVERYTHING = "*:/**"
 
 
 class Rights:
@@ -32,9 +33,8 @@ class Rights:
 
         A role that inherits from admin is as much as admin.
         """
-        engine = self._decisions.snapshot.engine
-        held = engine.roles_of("service:unknown", DOMAIN, [f"role:{role}" for role in roles])
-        if _ADMIN in held and _ADMIN not in self._decisions.roles_of(caller.subject, DOMAIN):
+        mine = self._decisions.roles_of(caller.subject, DOMAIN)
+        if self._hold_admin(roles) and _ADMIN not in mine:
             raise PermissionDenied(
                 "POLICY_DENIED",
                 "only who has the role admin gives it to a program",
@@ -43,6 +43,27 @@ class Rights:
                 action="write",
                 rule_id="",
             )
+
+    def check_gift(self, caller: Caller, path: str, roles: Collection[str]) -> None:
+        """As `check_roles`, for an account that may have keys already, which no scope bounds.
+
+        Raises `PermissionDenied` (SCOPE_INSUFFICIENT) as well, for a key that has less than every
+        scope: it would become administrator through somebody else.
+        """
+        self.check_roles(caller, path, roles)
+        if caller.scopes is None or _EVERYTHING in caller.scopes or not self._hold_admin(roles):
+            return
+        raise PermissionDenied(
+            "SCOPE_INSUFFICIENT",
+            "an API key with scopes does not give the role admin",
+            resource=path,
+            action="write",
+        )
+
+    def _hold_admin(self, roles: Collection[str]) -> bool:
+        engine = self._decisions.snapshot.engine
+        named = [f"role:{role}" for role in roles]
+        return _ADMIN in engine.roles_of("service:unknown", DOMAIN, named)
 
 
 def check_scopes(caller: Caller, path: str, scopes: Sequence[str]) -> None:
