@@ -104,10 +104,10 @@ async def serve_people(base: Base, port: Port, stack: AsyncExitStack) -> list[Ou
         clock=base.clock,
     )
     resets = Resets(register, passwords, throttle, outbox)
-    user_pb2_grpc.add_UserServiceServicer_to_server(
-        UserService(Accounts(register, outbox), resets, base.deeds), port.server
-    )
     rights = Rights(base.decisions)
+    user_pb2_grpc.add_UserServiceServicer_to_server(
+        UserService(Accounts(register, rights, outbox), resets, base.deeds), port.server
+    )
     service_account_pb2_grpc.add_ServiceAccountServiceServicer_to_server(
         ServiceAccountService(
             ServiceAccounts(register, rights), ApiKeys(register, rights), base.deeds

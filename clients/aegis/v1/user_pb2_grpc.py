@@ -28,6 +28,10 @@ if _version_not_supported:
 class UserServiceStub:
     """People who log in. Policies and the audit log know them by a pseudonymous
     subject; name and address are kept here alone and go with the account.
+
+    Only who has the role admin gives it to somebody, and gives somebody who has
+    it another address or enables them again: POLICY_DENIED for everybody else,
+    and SCOPE_INSUFFICIENT for an API key with scopes.
     """
 
     def __init__(self, channel):
@@ -81,13 +85,17 @@ class UserServiceStub:
 class UserServiceServicer:
     """People who log in. Policies and the audit log know them by a pseudonymous
     subject; name and address are kept here alone and go with the account.
+
+    Only who has the role admin gives it to somebody, and gives somebody who has
+    it another address or enables them again: POLICY_DENIED for everybody else,
+    and SCOPE_INSUFFICIENT for an API key with scopes.
     """
 
     def CreateUser(self, request, context):
         """Makes an account and mails an invitation that sets its password.
 
         Who: subjects with action "write" on /identity/users.
-        Errors: NAME_TAKEN.
+        Errors: NAME_TAKEN; POLICY_DENIED; SCOPE_INSUFFICIENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +125,7 @@ class UserServiceServicer:
 
         Who: subjects with action "write" on /identity/users.
         Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; NAME_TAKEN; LAST_ADMIN;
-        OWN_ADMIN_RIGHT.
+        OWN_ADMIN_RIGHT; POLICY_DENIED; SCOPE_INSUFFICIENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -217,6 +225,10 @@ def add_UserServiceServicer_to_server(servicer, server):
 class UserService:
     """People who log in. Policies and the audit log know them by a pseudonymous
     subject; name and address are kept here alone and go with the account.
+
+    Only who has the role admin gives it to somebody, and gives somebody who has
+    it another address or enables them again: POLICY_DENIED for everybody else,
+    and SCOPE_INSUFFICIENT for an API key with scopes.
     """
 
     @staticmethod

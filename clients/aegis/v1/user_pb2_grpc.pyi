@@ -15,6 +15,10 @@ GRPC_VERSION: str
 class UserServiceStub:
     """People who log in. Policies and the audit log know them by a pseudonymous
     subject; name and address are kept here alone and go with the account.
+
+    Only who has the role admin gives it to somebody, and gives somebody who has
+    it another address or enables them again: POLICY_DENIED for everybody else,
+    and SCOPE_INSUFFICIENT for an API key with scopes.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -22,7 +26,7 @@ class UserServiceStub:
     """Makes an account and mails an invitation that sets its password.
 
     Who: subjects with action "write" on /identity/users.
-    Errors: NAME_TAKEN.
+    Errors: NAME_TAKEN; POLICY_DENIED; SCOPE_INSUFFICIENT.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserRequest, _user_pb2.GetUserResponse]
     """Who: subjects with action "read" on /identity/users.
@@ -40,7 +44,7 @@ class UserServiceStub:
 
     Who: subjects with action "write" on /identity/users.
     Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; NAME_TAKEN; LAST_ADMIN;
-    OWN_ADMIN_RIGHT.
+    OWN_ADMIN_RIGHT; POLICY_DENIED; SCOPE_INSUFFICIENT.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteUserRequest, _user_pb2.DeleteUserResponse]
     """Deletes an account with everything personal; its subject stays in the
@@ -70,6 +74,10 @@ class UserServiceStub:
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """People who log in. Policies and the audit log know them by a pseudonymous
     subject; name and address are kept here alone and go with the account.
+
+    Only who has the role admin gives it to somebody, and gives somebody who has
+    it another address or enables them again: POLICY_DENIED for everybody else,
+    and SCOPE_INSUFFICIENT for an API key with scopes.
     """
 
     @_abc_1.abstractmethod
@@ -81,7 +89,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes an account and mails an invitation that sets its password.
 
         Who: subjects with action "write" on /identity/users.
-        Errors: NAME_TAKEN.
+        Errors: NAME_TAKEN; POLICY_DENIED; SCOPE_INSUFFICIENT.
         """
 
     @_abc_1.abstractmethod
@@ -117,7 +125,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "write" on /identity/users.
         Errors: RESOURCE_NOT_FOUND; ETAG_MISMATCH; NAME_TAKEN; LAST_ADMIN;
-        OWN_ADMIN_RIGHT.
+        OWN_ADMIN_RIGHT; POLICY_DENIED; SCOPE_INSUFFICIENT.
         """
 
     @_abc_1.abstractmethod

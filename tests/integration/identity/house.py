@@ -136,7 +136,8 @@ class House:
         self.outbox = Outbox(self.letterbox)
         self.throttle = Counter()
         self.passwords = Passwords(CHEAP)
-        self.accounts = Accounts(self.register, self.outbox)
+        self.rights = Rights(self.decisions)
+        self.accounts = Accounts(self.register, self.rights, self.outbox)
         self.sessions = Sessions(self.register, self.passwords, self.access_tokens, self.throttle)
         self.resets = Resets(self.register, self.passwords, self.throttle, self.outbox)
         self.bootstrap_file = folder / "data" / "bootstrap-token"
@@ -191,9 +192,10 @@ class House:
         )
         users = UserService(self.accounts, self.resets, deeds)
         user_pb2_grpc.add_UserServiceServicer_to_server(users, server)
-        rights = Rights(self.decisions)
         machines = ServiceAccountService(
-            ServiceAccounts(self.register, rights), ApiKeys(self.register, rights), deeds
+            ServiceAccounts(self.register, self.rights),
+            ApiKeys(self.register, self.rights),
+            deeds,
         )
         service_account_pb2_grpc.add_ServiceAccountServiceServicer_to_server(machines, server)
         policy = PolicyService(decisions=self.decisions, revisions=revisions, audit=self.audit)

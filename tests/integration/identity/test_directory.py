@@ -71,12 +71,12 @@ async def test_roles_count_on_every_server_within_two_seconds(
 ):
     """Gained and lost."""
     person = await house.accounts.create(
-        admin.subject, email="bob@example.org", display_name="", roles=["viewer"]
+        Caller(admin.subject, ""), email="bob@example.org", display_name="", roles=["viewer"]
     )
     assert house.directory.held_roles(person.subject) == ("role:viewer",)
     await asyncio.sleep(1.2)
     assert replica.held_roles(person.subject) == ("role:viewer",)
-    await house.accounts.update(admin.subject, person.user_id, Wishes(disabled=True))
+    await house.accounts.update(Caller(admin.subject, ""), person.user_id, Wishes(disabled=True))
     assert house.directory.held_roles(person.subject) == ()
 
 

@@ -11,7 +11,8 @@ from tests.integration.identity.house import EMAIL, PASSWORD, Calls, House, bear
 
 from aegis.errors import AegisError
 from aegis.serving.doors import Peer
-from aegis.v1 import identity_pb2, session_pb2, user_pb2
+from aegis.spiffe import Caller
+from aegis.v1 import identity_pb2, policy_pb2, service_account_pb2, session_pb2, user_pb2
 from aegis_server.identity.people.accounts import Wishes
 
 BOB = user_pb2.CreateUserRequest(
@@ -19,6 +20,8 @@ BOB = user_pb2.CreateUserRequest(
 )
 BOBS = "nine green herons"
 WHO = identity_pb2.WhoAmIRequest()
+# By certificate, and no account at all.
+ADMIN = Caller("user:admin", "")
 
 
 async def created(house: House, admin: session_pb2.Session) -> user_pb2.User:
@@ -288,6 +291,62 @@ async def test_nobody_takes_the_right_to_administrate_from_themselves(
         await call(call.users.UpdateUser, update(own, roles=["admin", "auditor"]))
 
 
+async def key_of_a_program(
+    call: Calls, name: str, *, role: str, scopes: tuple[str, ...] = ()
+) -> str:
+    """What a program with this role shows in each call."""
+    account = service_account_pb2.CreateServiceAccountRequest(name=name, roles=[role])
+    await call(call.machines.CreateServiceAccount, account)
+    wanted = service_account_pb2.CreateApiKeyRequest(
+        service_account=name, scopes=scopes, lifetime_seconds=3600
+    )
+    return f"Bearer {(await call(call.machines.CreateApiKey, wanted)).secret}"
+
+
+async def test_only_an_administrator_makes_administrators(house: House, admin: session_pb2.Session):
+    """Who the rules let write accounts becomes none, neither by the role nor by the mail of one."""
+    bob = (await joined(house, admin)).subject.removeprefix("user:")
+    ada = admin.subject.removeprefix("user:")
+    eve = user_pb2.CreateUserRequest(email="eve@example.org", roles=["admin"])
+    async with house.calling(bearer(admin)) as call:
+        keeper = await key_of_a_program(call, "keeper", role="keeper")
+        rules = (await call(call.policy.GetPolicy, policy_pb2.GetPolicyRequest())).csv
+        rules += "\np, role:keeper, *, /identity/users, *, , allow, keeper-keeps\n"
+        request = policy_pb2.ImportPolicyRequest(csv=rules, reason="a test")
+        await call(call.policy.ImportPolicy, request)
+    async with house.calling(keeper) as call:
+        assert await reason(call(call.users.CreateUser, eve)) == "POLICY_DENIED"
+        for wish in (
+            update(bob, roles=["admin"]),
+            update(bob, roles=["admin"], disabled=True),
+            update(ada, email="eve@example.org"),
+        ):
+            assert await reason(call(call.users.UpdateUser, wish)) == "POLICY_DENIED"
+        await call(call.users.UpdateUser, update(bob, roles=["operator"], email="b@example.org"))
+    async with house.calling(bearer(admin)) as call:
+        await call(call.users.UpdateUser, update(bob, roles=["admin"]))
+    async with house.calling(keeper) as call:
+        # In an emergency, less is always possible; more again is not.
+        await call(call.users.UpdateUser, update(bob, disabled=True))
+        again = call(call.users.UpdateUser, update(bob, disabled=False))
+        assert await reason(again) == "POLICY_DENIED"
+        await call(call.users.UpdateUser, update(bob, roles=[]))
+
+
+async def test_key_with_scopes_makes_no_administrator(house: House, admin: session_pb2.Session):
+    """People are bound by no scope: a key would become more through one."""
+    eve = user_pb2.CreateUserRequest(email="eve@example.org", roles=["admin"])
+    async with house.calling(bearer(admin)) as call:
+        key = await key_of_a_program(
+            call, "directory", role="admin", scopes=("write:/identity/users",)
+        )
+    async with house.calling(key) as call:
+        assert await reason(call(call.users.CreateUser, eve)) == "SCOPE_INSUFFICIENT"
+        user = (await call(call.users.CreateUser, BOB)).user
+        promoting = update(user.user_id, roles=["admin"])
+        assert await reason(call(call.users.UpdateUser, promoting)) == "SCOPE_INSUFFICIENT"
+
+
 @pytest.mark.parametrize(
     "wishes", [Wishes(roles=()), Wishes(disabled=True), None], ids=["roles", "disabled", "deleted"]
 )
@@ -297,9 +356,9 @@ async def test_last_administrator_stays(
     """Also when the one who asks has the right from the rules and is no account at all."""
     own = admin.subject.removeprefix("user:")
     deed = (
-        house.accounts.update("user:admin", own, wishes)
+        house.accounts.update(ADMIN, own, wishes)
         if wishes is not None
-        else house.accounts.delete("user:admin", own)
+        else house.accounts.delete(ADMIN, own)
     )
     assert await reason(deed) == "LAST_ADMIN"
 
@@ -312,10 +371,10 @@ async def test_of_two_administrators_who_remove_each_other_one_stays(
     ids = [each.subject.removeprefix("user:") for each in (admin, bob)]
     for _ in range(5):
         for user_id in ids:
-            await house.accounts.update("user:admin", user_id, Wishes(roles=("admin",)))
+            await house.accounts.update(ADMIN, user_id, Wishes(roles=("admin",)))
         answers = await asyncio.gather(
-            house.accounts.update(admin.subject, ids[1], Wishes(roles=())),
-            house.accounts.update(bob.subject, ids[0], Wishes(roles=())),
+            house.accounts.update(Caller(admin.subject, ""), ids[1], Wishes(roles=())),
+            house.accounts.update(Caller(bob.subject, ""), ids[0], Wishes(roles=())),
             return_exceptions=True,
         )
         refused = [answer.reason for answer in answers if isinstance(answer, AegisError)]

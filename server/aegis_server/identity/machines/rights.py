@@ -1,4 +1,4 @@
-"""What one may hand out to programs: nobody becomes more by making a key.
+"""What one may hand out: nobody becomes more by making an account or a key.
 
 Who may make accounts and keys could otherwise make one that may more than its maker, and call with
 that. So the role admin is given by administrators only, and a key that is bound by scopes makes
@@ -37,7 +37,7 @@ class Rights:
         if self._hold_admin(roles) and _ADMIN not in mine:
             raise PermissionDenied(
                 "POLICY_DENIED",
-                "only who has the role admin gives it to a program",
+                "only who has the role admin gives it, or opens an account that has it",
                 subject=caller.subject,
                 resource=path,
                 action="write",
@@ -45,7 +45,7 @@ class Rights:
             )
 
     def check_gift(self, caller: Caller, path: str, roles: Collection[str]) -> None:
-        """As `check_roles`, for an account that may have keys already, which no scope bounds.
+        """As `check_roles`, for an account that no scope bounds: of a person, or with keys already.
 
         Raises `PermissionDenied` (SCOPE_INSUFFICIENT) as well, for a key that has less than every
         scope: it would become administrator through somebody else.

@@ -2,7 +2,8 @@
 
 Two things cannot be done: to leave nobody who can administrate, and to take that right from
 oneself. Both are looked at behind the lock all changes take, so two administrators who remove each
-other at the same moment do so one after the other, and the second is refused.
+other at the same moment do so one after the other, and the second is refused. And whom the rules
+let write accounts without being administrator makes nobody one, and takes no administrator's mail.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from datetime import datetime, timedelta
 
 from aegis.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from aegis.serving.database import Connection
+from aegis.spiffe import Caller
+from aegis_server.identity.machines.rights import Rights
 from aegis_server.identity.people import store
 from aegis_server.identity.people.mail import Mail, Outbox
 from aegis_server.identity.people.store import Person
@@ -37,26 +40,30 @@ class Wishes:
 
 
 class Accounts:
-    """The accounts; `actor` is always the subject of who asks."""
+    """The accounts; `caller` is always who asks."""
 
-    def __init__(self, register: Register, outbox: Outbox) -> None:
+    def __init__(self, register: Register, rights: Rights, outbox: Outbox) -> None:
         self._register = register
+        self._rights = rights
         self._outbox = outbox
 
     async def create(
-        self, actor: str, *, email: str, display_name: str, roles: Sequence[str]
+        self, caller: Caller, *, email: str, display_name: str, roles: Sequence[str]
     ) -> Person:
         """Makes an account without a password, and mails an invitation that sets one.
 
-        Raises `AlreadyExists` (NAME_TAKEN).
+        Raises `AlreadyExists` (NAME_TAKEN) and `PermissionDenied` (POLICY_DENIED,
+        SCOPE_INSUFFICIENT).
         """
         wanted = new_person(
             email=email, display_name=display_name, roles=roles, now=self._register.clock()
         )
+        self._rights.check_gift(caller, path_of(wanted), wanted.roles)
         async with self._register.change() as change:
             person = await add(change.connection, wanted)
             token = await self._invite(change.connection, person)
-            change.record(entry(actor, "create", path_of(person), "created", roles=_listed(person)))
+            listed = _listed(person)
+            change.record(entry(caller.subject, "create", path_of(person), "created", roles=listed))
         self._outbox.put(lambda: _letter(_invitation(person, token)))
         return person
 
@@ -70,11 +77,12 @@ class Accounts:
         async with self._register.database.transaction() as connection:
             return await store.page(connection, after=after, limit=limit)
 
-    async def update(self, actor: str, user_id: str, wishes: Wishes) -> Person:
+    async def update(self, caller: Caller, user_id: str, wishes: Wishes) -> Person:
         """Changes an account; a disabled one loses its sessions.
 
         Raises `NotFound` (RESOURCE_NOT_FOUND), `Aborted` (ETAG_MISMATCH), `AlreadyExists`
-        (NAME_TAKEN) and `FailedPrecondition` (LAST_ADMIN, OWN_ADMIN_RIGHT).
+        (NAME_TAKEN), `FailedPrecondition` (LAST_ADMIN, OWN_ADMIN_RIGHT) and `PermissionDenied`
+        (POLICY_DENIED, SCOPE_INSUFFICIENT).
         """
         token = ""
         async with self._register.change() as change:
@@ -84,7 +92,9 @@ class Accounts:
                     "ETAG_MISMATCH", "the account changed since it was read", current=before.etag
                 )
             after = _with(before, wishes)
-            await _keep_an_administrator(change.connection, actor, before, after)
+            if _opens_more(before, after):
+                self._rights.check_gift(caller, path_of(after), after.roles)
+            await _keep_an_administrator(change.connection, caller.subject, before, after)
             if not await store.address_is_free(change.connection, after.email, but_for=user_id):
                 raise _taken()
             stored = await store.update(change.connection, after)
@@ -95,12 +105,12 @@ class Accounts:
                 await tokens.drop_tokens_of(change.connection, user_id)
                 if stored.password_hash is None:
                     token = await self._invite(change.connection, stored)
-            _record_update(change, actor, before, stored)
+            _record_update(change, caller.subject, before, stored)
         if token:
             self._outbox.put(lambda: _letter(_invitation(stored, token)))
         return stored
 
-    async def delete(self, actor: str, user_id: str) -> None:
+    async def delete(self, caller: Caller, user_id: str) -> None:
         """Erases an account with everything personal.
 
         Raises `NotFound` (RESOURCE_NOT_FOUND) and `FailedPrecondition` (LAST_ADMIN,
@@ -108,10 +118,11 @@ class Accounts:
         """
         async with self._register.change() as change:
             before = await _locked(change.connection, user_id)
-            await _keep_an_administrator(change.connection, actor, before, None)
+            await _keep_an_administrator(change.connection, caller.subject, before, None)
             await store.delete(change.connection, user_id)
+            listed = _listed(before)
             change.record(
-                entry(actor, "delete", path_of(before), "deleted", roles_before=_listed(before))
+                entry(caller.subject, "delete", path_of(before), "deleted", roles_before=listed)
             )
 
     async def _invite(self, connection: Connection, person: Person) -> str:
@@ -171,6 +182,17 @@ def _with(person: Person, wishes: Wishes) -> Person:
         display_name=(person.display_name if wishes.display_name is None else wishes.display_name),
         roles=person.roles if wishes.roles is None else sorted(set(wishes.roles)),
         disabled=person.disabled if wishes.disabled is None else wishes.disabled,
+    )
+
+
+def _opens_more(before: Person, after: Person) -> bool:
+    """Says whether somebody may be who could not before: by a role, by coming back, or by reading
+    the mail that sets a new password.
+    """
+    return (
+        not set(after.roles) <= set(before.roles)
+        or (before.disabled and not after.disabled)
+        or before.email != after.email
     )
 
 

@@ -127,7 +127,7 @@ class UserService(user_pb2_grpc.UserServiceServicer):
         _check_name(request.display_name)
         person = await self._deeds.finish(
             self._accounts.create(
-                current_call().caller.subject,
+                current_call().caller,
                 email=request.email,
                 display_name=request.display_name,
                 roles=tuple(request.roles),
@@ -159,7 +159,7 @@ class UserService(user_pb2_grpc.UserServiceServicer):
     ) -> user_pb2.UpdateUserResponse:
         """Changes what the mask names."""
         person = await self._deeds.finish(
-            self._accounts.update(current_call().caller.subject, request.user_id, _wishes(request))
+            self._accounts.update(current_call().caller, request.user_id, _wishes(request))
         )
         return user_pb2.UpdateUserResponse(user=_user(person))
 
@@ -167,9 +167,7 @@ class UserService(user_pb2_grpc.UserServiceServicer):
         self, request: user_pb2.DeleteUserRequest, context: Context
     ) -> user_pb2.DeleteUserResponse:
         """Erases an account."""
-        await self._deeds.finish(
-            self._accounts.delete(current_call().caller.subject, request.user_id)
-        )
+        await self._deeds.finish(self._accounts.delete(current_call().caller, request.user_id))
         return user_pb2.DeleteUserResponse()
 
     async def GetProfile(
@@ -185,7 +183,7 @@ class UserService(user_pb2_grpc.UserServiceServicer):
         _check_name(request.display_name)
         person = await self._deeds.finish(
             self._accounts.update(
-                current_call().caller.subject, _own_id(), Wishes(display_name=request.display_name)
+                current_call().caller, _own_id(), Wishes(display_name=request.display_name)
             )
         )
         return user_pb2.UpdateProfileResponse(user=_user(person))
