@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import fcntl
 import json
 import stat
 import subprocess
@@ -150,6 +151,24 @@ def test_two_commands_at_once_refresh_once(ada: Path):
     assert all("session" in text for text in answers)
     assert json.loads(file.read_text())["refresh_token"] != stored["refresh_token"]
     answer(ada, "logout", "--everywhere")
+
+
+def test_login_waits_for_a_command_that_refreshes(ada: Path):
+    """Else the session from before is put back over the new one, and commands run as who was."""
+    answer(ada, "login", "--email", ADA[0], "--password-stdin", stdin=ADA[1])
+    before = (ada / "session.json").read_text()
+    with (ada / "session.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = subprocess.Popen(
+            aegis("--home", str(ada), "login", "--email", ADA[0], "--password-stdin"),
+            stdin=subprocess.PIPE,
+            text=True,
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            command.communicate(ADA[1], timeout=5)
+        assert (ada / "session.json").read_text() == before
+    assert command.wait(60) == 0
+    assert (ada / "session.json").read_text() != before
 
 
 async def test_port_for_people_takes_nobody_without_a_token(ada: Path):

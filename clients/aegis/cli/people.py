@@ -247,7 +247,7 @@ def _set_disabled(user: str, disabled: bool, output: Output) -> None:
 
 
 def _keep(address: str, session: session_pb2.Session, output: Output) -> None:
-    tokens.keep(target.home, tokens.StoredSession.of(address, session))
+    run(_store(tokens.StoredSession.of(address, session)))
     _say_who(session.subject, output)
 
 
@@ -298,6 +298,12 @@ async def _login(request: session_pb2.LoginRequest) -> session_pb2.LoginResponse
 async def _bootstrap(request: session_pb2.BootstrapRequest) -> session_pb2.BootstrapResponse:
     async with anonymous_channel() as opened:
         return await session_pb2_grpc.SessionServiceStub(opened).Bootstrap(request, timeout=SECONDS)
+
+
+async def _store(stored: tokens.StoredSession) -> None:
+    # A command that refreshes at this moment would put the session from before back over this one.
+    async with tokens.locked(target.home):
+        tokens.keep(target.home, stored)
 
 
 async def _session(method: str, request: Any) -> Any:
