@@ -171,6 +171,16 @@ def test_login_waits_for_a_command_that_refreshes(ada: Path):
     assert (ada / "session.json").read_text() != before
 
 
+def test_logout_of_a_session_that_is_gone_forgets_it(ada: Path):
+    """The refusal is shown, and nobody is logged in with what no server knows."""
+    answer(ada, "login", "--email", ADA[0], "--password-stdin", stdin=ADA[1])
+    file = ada / "session.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "refresh_token": "forgotten"}))
+    done = run(ada, "logout")
+    assert (done.returncode, "TOKEN_INVALID" in done.stderr) == (1, True)
+    assert not file.exists()
+
+
 async def test_port_for_people_takes_nobody_without_a_token(ada: Path):
     """Neither who shows nothing nor who has a certificate: nobody asks for one there."""
     roots = Identity.of("admin", ada).roots

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import grpc
 import typer
 
 from aegis.cli import tokens
@@ -325,7 +326,13 @@ async def _logout(everywhere: bool) -> None:
         request = session_pb2.LogoutRequest(
             refresh_token=stored.refresh_token, everywhere=everywhere
         )
-        await _session("Logout", request)
+        try:
+            await _session("Logout", request)
+        except grpc.aio.AioRpcError as error:
+            # Of a session that no server knows, only what is here is left to end.
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                tokens.forget(target.home)
+            raise
         tokens.forget(target.home)
 
 
