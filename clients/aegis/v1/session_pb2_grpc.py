@@ -123,7 +123,8 @@ class SessionServiceServicer:
         Access tokens of an ended session stop to count within two seconds.
 
         Who: whoever holds the token.
-        Errors: TOKEN_INVALID.
+        Errors: TOKEN_INVALID; for every session also CREDENTIAL_REVOKED and
+        TOKEN_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

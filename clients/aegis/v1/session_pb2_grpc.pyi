@@ -48,7 +48,8 @@ class SessionServiceStub:
     Access tokens of an ended session stop to count within two seconds.
 
     Who: whoever holds the token.
-    Errors: TOKEN_INVALID.
+    Errors: TOKEN_INVALID; for every session also CREDENTIAL_REVOKED and
+    TOKEN_EXPIRED.
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_session_pb2.RequestPasswordResetRequest, _session_pb2.RequestPasswordResetResponse]
     """Mails a token that sets a new password, if the address is known; the
@@ -129,7 +130,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         Access tokens of an ended session stop to count within two seconds.
 
         Who: whoever holds the token.
-        Errors: TOKEN_INVALID.
+        Errors: TOKEN_INVALID; for every session also CREDENTIAL_REVOKED and
+        TOKEN_EXPIRED.
         """
 
     @_abc_1.abstractmethod

@@ -21,6 +21,7 @@ from tests.integration.identity.house import (
 from aegis.errors import AegisError, ResourceExhausted, Unavailable
 from aegis.serving.doors import Peer
 from aegis.v1 import identity_pb2, identity_pb2_grpc, policy_pb2, session_pb2, user_pb2
+from aegis_server.identity import store
 from aegis_server.identity.buckets import LocalBuckets
 from aegis_server.identity.people.bootstrap import Bootstrap
 from aegis_server.identity.people.passwords import Passwords
@@ -294,6 +295,43 @@ async def test_logout_everywhere_ends_every_session(house: House, admin: session
         await call(call.sessions.Logout, everywhere)
     async with house.calling(bearer(admin)) as call:
         assert await reason(call(call.identity.WhoAmI, WHO)) == "CREDENTIAL_REVOKED"
+
+
+async def test_token_of_an_ended_session_ends_no_other(house: House, admin: session_pb2.Session):
+    """Whoever copied it once would log its owner out again after each login, for a week."""
+    async with house.calling() as call:
+        first = session_pb2.LogoutRequest(refresh_token=admin.refresh_token)
+        await call(call.sessions.Logout, first)
+        owners = (await call(call.sessions.Login, LOGIN)).session
+        first.everywhere = True
+        assert await reason(call(call.sessions.Logout, first)) == "CREDENTIAL_REVOKED"
+        spent = session_pb2.RefreshSessionRequest(refresh_token=owners.refresh_token)
+        owners = (await call(call.sessions.RefreshSession, spent)).session
+        house.clock.ahead = timedelta(days=6)
+        again = session_pb2.RefreshSessionRequest(refresh_token=owners.refresh_token)
+        owners = (await call(call.sessions.RefreshSession, again)).session
+        house.clock.ahead = timedelta(days=7, seconds=1)
+        first.refresh_token = spent.refresh_token
+        assert await reason(call(call.sessions.Logout, first)) == "TOKEN_EXPIRED"
+        last = session_pb2.RefreshSessionRequest(refresh_token=owners.refresh_token)
+        assert (await call(call.sessions.RefreshSession, last)).session.access_token
+
+
+async def test_logout_that_ends_nothing_is_no_change(house: House, admin: session_pb2.Session):
+    """Anybody may call it: who has nothing to end does not make those wait who change something,
+    nor every server read anew who is who.
+    """
+    async with house.calling() as call:
+        request = session_pb2.LogoutRequest(refresh_token=admin.refresh_token)
+        await call(call.sessions.Logout, request)
+        before = await house.version()
+        await call(call.sessions.Logout, request)
+        unknown = session_pb2.LogoutRequest(refresh_token="a guess")
+        async with house.database.transaction() as connection:
+            await store.begin_change(connection)
+            assert await reason(call(call.sessions.Logout, unknown)) == "TOKEN_INVALID"
+            await connection.rollback()
+    assert await house.version() == before
 
 
 async def test_logout_ends_an_open_stream(house: House, admin: session_pb2.Session):

@@ -188,7 +188,7 @@ class Sessions:
         if found.disabled:
             return _revoked("account", "this account is disabled")
         if found.ends_at <= self._register.clock():
-            return Unauthenticated("TOKEN_EXPIRED", "this token is past its end")
+            return _expired()
         return None
 
     async def _end_family(self, found: RefreshToken) -> None:
@@ -209,10 +209,17 @@ class Sessions:
     async def logout(self, refresh_token: str, *, everywhere: bool) -> None:
         """Ends the session of a token, spent or not, or every session of its account.
 
-        Raises `Unauthenticated` (TOKEN_INVALID).
+        Raises `Unauthenticated`: TOKEN_INVALID; and for every session CREDENTIAL_REVOKED or
+        TOKEN_EXPIRED, because a token that opens nothing any more ends nothing but its own.
         """
+        digest = digest_of(refresh_token)
+        # Anybody may ask, so first without the lock that all changes take.
+        async with self._register.database.transaction() as connection:
+            found = await tokens.lock_refresh_token(connection, digest)
+        if not self._has_to_end(found, everywhere=everywhere):
+            return
         async with self._register.change() as change:
-            found = await tokens.lock_refresh_token(change.connection, digest_of(refresh_token))
+            found = await tokens.lock_refresh_token(change.connection, digest)
             if found is None:
                 raise _unknown()
             now = self._register.clock()
@@ -224,6 +231,17 @@ class Sessions:
                 subject = f"user:{found.user_id}"
                 path = f"/identity/users/{found.user_id}"
                 change.record(entry(subject, "logout", path, "ended", sessions=str(ended)))
+
+    def _has_to_end(self, found: RefreshToken | None, *, everywhere: bool) -> bool:
+        if found is None:
+            raise _unknown()
+        if not everywhere:
+            return found.revoked_at is None
+        if found.revoked_at is not None:
+            raise _revoked("session", "this session has ended")
+        if found.ends_at <= self._register.clock():
+            raise _expired()
+        return True
 
     async def run(self) -> None:
         """Forgets sessions and tokens a day after their end, until cancelled."""
@@ -238,6 +256,10 @@ class Sessions:
 
 def _unknown() -> Unauthenticated:
     return Unauthenticated("TOKEN_INVALID", "no session has this token", check="refresh_token")
+
+
+def _expired() -> Unauthenticated:
+    return Unauthenticated("TOKEN_EXPIRED", "this token is past its end")
 
 
 def _revoked(credential: str, message: str) -> Unauthenticated:
