@@ -174,7 +174,9 @@ class DeviceLogin:
             found = response.json() if response.content else {}
         except (httpx.HTTPError, ValueError) as error:
             raise _away("the provider does not answer") from error
-        if response.is_server_error or not isinstance(found, dict):
+        # Asked too often, it has said nothing about what was asked.
+        busy = response.status_code == httpx.codes.TOO_MANY_REQUESTS
+        if busy or response.is_server_error or not isinstance(found, dict):
             raise _away("the provider does not answer")
         return response.status_code, found
 

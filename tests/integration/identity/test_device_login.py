@@ -182,6 +182,17 @@ async def test_refresh_keeps_the_refresh_token_unless_there_is_another(
     assert issuer.posted[-1] == {"client_id": CLIENT, "token": "r-2"}
 
 
+async def test_provider_that_is_asked_too_often_has_ended_nothing(issuer: Issuer, sleeper: Sleeper):
+    """The session goes on later: a refusal would have this machine forget it."""
+    issuer.put("/token", b'{"error": "too_many_requests"}', status=429)
+    async with login(issuer, sleeper) as device:
+        refused = await refusal(device.refresh("r-1"))
+        grant = await device.begin(("openid",))
+        late = await refusal(device.wait(grant))
+    assert refused.reason == "IDENTITY_PROVIDER_UNAVAILABLE"
+    assert (late.reason, sleeper.slept[:3]) == ("LOGIN_FAILED", [2, 4, 8])
+
+
 @pytest.mark.parametrize(
     ("changes", "url"),
     [
