@@ -175,8 +175,12 @@ class Directory:
 
     async def refresh(self) -> None:
         """Makes sure that what is committed now is known; raises `Unavailable` when it is not."""
+        asked = self._monotonic()
         try:
             async with self._refreshing, asyncio.timeout(_READ_SECONDS):
+                # Whoever waited for a look that began behind the question has its answer.
+                if self._fresh_at > asked:
+                    return
                 began = self._monotonic()
                 fresh = await self._read_if_changed()
                 self._fresh_at = began

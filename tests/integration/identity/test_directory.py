@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import psycopg
@@ -12,7 +13,7 @@ import pytest
 from tests.integration.identity.house import EMAIL, PASSWORD, Clock, House, bearer, reason
 
 from aegis.errors import AegisError, Unavailable
-from aegis.serving.database import Database
+from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Peer
 from aegis.spiffe import Caller
 from aegis.v1 import session_pb2
@@ -139,6 +140,33 @@ async def test_server_that_cannot_look_vouches_for_nobody(
             owner.execute(f"alter database {database_name} allow_connections true")
     await directory.refresh()
     assert directory.problem == ""
+
+
+class Counted:
+    """The database, counting how often somebody looks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.looks = 0
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        self.looks += 1
+        return self._database.transaction()
+
+
+async def test_who_asks_at_the_same_time_shares_a_look(house: House, admin: session_pb2.Session):
+    """Each call with a young token of an ended session asks anew: a flood of them would be a queue
+    before everybody who changes something.
+    """
+    database = Counted(house.database)
+    directory = Directory(database, clock=house.clock)  # type: ignore[arg-type]
+    await directory.open()
+    async with house.calling() as call:
+        request = session_pb2.LogoutRequest(refresh_token=admin.refresh_token)
+        await call(call.sessions.Logout, request)
+    await asyncio.gather(*(directory.refresh() for _ in range(100)))
+    assert database.looks <= 3
+    assert directory.refusal(session_of(admin, house)) is not None
 
 
 async def test_roles_of_others_tokens_last_as_long_as_those(house: House):
