@@ -69,9 +69,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.BatchEvaluateRequest, context: Context
     ) -> policy_pb2.BatchEvaluateResponse:
         """As Evaluate, for many questions and one revision."""
-        questions = [
-            checked(item, f"requests[{index}].") for index, item in enumerate(request.requests)
-        ]
+        questions = [checked(item) for item in request.requests]
         decisions = await self._decisions.decide_all(
             questions, consistency=consistency_of(request.consistency)
         )
@@ -98,7 +96,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         async for message in requests:
             asked = message.request
             answer: policy_pb2.EvaluateResponse | AegisError
-            question = checked(asked, "request.")
+            question = checked(asked)
             try:
                 decision = (
                     question

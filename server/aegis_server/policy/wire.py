@@ -128,12 +128,12 @@ def surely_keeps(request: policy_pb2.EvaluateRequest) -> bool:
     return request.resource.isascii()
 
 
-def checked(request: policy_pb2.EvaluateRequest, prefix: str) -> Question | AegisError:
+def checked(request: policy_pb2.EvaluateRequest) -> Question | AegisError:
     """Reads one question of many; what is wrong with it is returned, not raised."""
     try:
         if not surely_keeps(request):
             validate(request)
-        return question_of(request, prefix)
+        return question_of(request)
     except AegisError as error:
         return error
 
