@@ -18,7 +18,7 @@ from aegis.local.valkey import Valkey
 from aegis.serving.database import Database
 from aegis_policy import Engine
 from aegis_server.policy.cache import DecisionCache, Verdict
-from aegis_server.policy.decisions import Decisions, Question, Snapshot
+from aegis_server.policy.decisions import CacheUse, Decisions, Question, Snapshot
 
 KEY = bytes(range(32))
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -44,6 +44,7 @@ class Server:
         key: bytes = KEY,
         digest: bytes = b"d" * 32,
         patient: bool = True,
+        cache_use: CacheUse = "redis",
     ) -> None:
         self.registry = CollectorRegistry()
         bound = {"read_seconds": 5.0} if patient else {}
@@ -54,7 +55,7 @@ class Server:
             cache=self.cache,
             clock=lambda: self.now,
             registry=self.registry,
-            cache_use="redis",
+            cache_use=cache_use,
         )
         self.snapshot = Snapshot(7, digest, Engine.from_csv(RULES))
         self.decisions.adopt(self.snapshot)
