@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from aegis import algorithms
@@ -165,7 +165,7 @@ def register(
     """Let a key count, for one use, from now on."""
     if usage not in USAGES or _SUBJECT.fullmatch(owner) is None:
         fail(f"{usage!r} of {owner!r} is no use of a key", f"uses are {', '.join(USAGES)}")
-    before = _load(bundle)
+    before = _signed(bundle, root_key)
     now = datetime.now(UTC)
     key = _key_of(file, usage, owner, now, now + timedelta(days=days))
     _refuse_known(before, key)
@@ -186,7 +186,7 @@ def rotate(
     output: OutputOption = Output.table,
 ) -> None:
     """Let a new key count for the same owner and use; the old one ends after an overlap."""
-    before, now = _load(bundle), datetime.now(UTC)
+    before, now = _signed(bundle, root_key), datetime.now(UTC)
     old = _known(before, key_id)
     if not old.usable(now):
         fail(f"key {key_id} is {_state(old)}", "register the new one: `aegis keys register`")
@@ -207,7 +207,7 @@ def revoke(
     output: OutputOption = Output.table,
 ) -> None:
     """Stop a key for good; programs that follow the bundle refuse it within two seconds."""
-    before, now = _load(bundle), datetime.now(UTC)
+    before, now = _signed(bundle, root_key), datetime.now(UTC)
     old = _known(before, key_id)
     if old.revoked_at is not None and old.revoked_at <= now:
         fail(f"key {key_id} is revoked already", "see `aegis keys list`")
@@ -267,21 +267,29 @@ def _state(key: TrustedKey) -> str:
     return "expired" if now >= key.not_after else "counts"
 
 
-def _load(bundle: Path | None) -> TrustBundle:
+def _load(bundle: Path | None, root: Ed25519PublicKey | None = None) -> TrustBundle:
     file = _bundle(bundle)
     try:
-        return TrustBundle.load(file)
+        return TrustBundle.load(file, root=root)
     except (OSError, ValueError) as error:
         fail(f"no trust bundle: {error}", "`aegis up` makes one; or name one with --bundle")
 
 
-def _write(bundle: Path | None, root_key: Path | None, fresh: TrustBundle) -> None:
+def _signed(bundle: Path | None, root_key: Path | None) -> TrustBundle:
+    # What somebody wrote into the file must not get the root's signature with the next change.
+    return _load(bundle, _root(root_key).public_key())
+
+
+def _root(root_key: Path | None) -> Ed25519PrivateKey:
     file = root_key or target.home / "pki" / "trust-root.key"
     try:
-        root = load_private_key(file)
+        return load_private_key(file)
     except (OSError, TypeError, ValueError) as error:
         fail(f"the root cannot sign: {error}", "name its private key with --root-key")
-    place = _bundle(bundle)
+
+
+def _write(bundle: Path | None, root_key: Path | None, fresh: TrustBundle) -> None:
+    root, place = _root(root_key), _bundle(bundle)
     scratch = place.with_name(f".{place.name}.check")
     scratch.write_bytes(fresh.to_json())
     try:

@@ -232,6 +232,26 @@ def test_bundle_changed_by_hand_is_signed_again(home: Home) -> None:
     assert trust.of_owner(ACTION_REQUEST, "automation:x")
 
 
+def test_key_that_somebody_wrote_into_the_bundle_is_not_signed_with_the_next_change(
+    home: Home,
+) -> None:
+    """The root signs what it signed before and one change, unless it is asked for more."""
+    key, _ = home.registered("deploy.key")
+    _, next_file = home.made("next.key")
+    _, mallory = home.made("mallory.key")
+    home.bundle.write_text(
+        home.bundle.read_text().replace("automation:autopilot", "automation:mallory")
+    )
+    before = home.now()
+    for arguments in (
+        ("register", f"{mallory}.pub", "--owner", "automation:deploy"),
+        ("rotate", key, f"{next_file}.pub"),
+        ("revoke", key),
+    ):
+        assert "is not signed by the root" in home(*arguments, exit_code=2)
+    assert home.now() == before
+
+
 def test_copy_is_verified_with_the_shared_secrets_of_the_environment(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
