@@ -238,6 +238,9 @@ def _key_of(file: Path, usage: str, owner: str, begins: datetime, ends: datetime
             if b"-----BEGIN PUBLIC KEY-----" in data
             else load_signing_key(file)
         )
+        if isinstance(public, SharedSecret) and file.stat().st_mode & 0o077:
+            # Also a public key in another form than PEM, which would be everybody's secret.
+            fail(f"{file} is no secret: others may read it", f"a shared secret: chmod 600 {file}")
         if not isinstance(public, PublicKey):
             fail(f"{file} holds no public key", "`aegis keys generate` writes one to FILE.pub")
         algorithm_of(public)

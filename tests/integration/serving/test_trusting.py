@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
 from aegis import dsse
@@ -190,6 +192,22 @@ def test_other_algorithms_are_made_and_registered_alike(home: Home, algorithm: s
     else:
         home("register", f"{file}.pub", "--owner", "automation:legacy")
     assert counts(LiveTrust(home.files), file)
+
+
+def test_public_key_in_another_form_is_not_registered_as_a_shared_secret(home: Home) -> None:
+    """What everybody may read is no secret, as long as it may be: an OpenSSH or a DER key."""
+    public = Ed25519PrivateKey.generate().public_key()
+    before = home.now()
+    for encoding, form in (
+        (Encoding.OpenSSH, PublicFormat.OpenSSH),
+        (Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    ):
+        file = home.folder / "someone.pub"
+        file.write_bytes(public.public_bytes(encoding, form))
+        file.chmod(0o644)
+        answer = home("register", str(file), "--owner", "automation:deploy", exit_code=2)
+        assert "is no secret: others may read it" in answer
+    assert home.now() == before
 
 
 def test_refusals_say_what_next_and_change_nothing(home: Home) -> None:
