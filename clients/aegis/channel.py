@@ -10,6 +10,7 @@ from typing import Protocol
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 # UNAVAILABLE only: it is used only where nothing was done or request_id makes a repeat harmless.
@@ -70,11 +71,17 @@ class Identity:
     def check(self) -> None:
         """Raises ValueError unless key and certificate belong together and the roots are some.
 
-        In the middle of a rotation they do not; OSError when a file is missing.
+        In the middle of a rotation they do not, and nobody can use an encrypted key; OSError when
+        a file is missing.
         """
-        certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
-        key = load_pem_private_key(self.key.read_bytes(), password=None)
-        if key.public_key() != certificate.public_key():
+        try:
+            certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+            key = load_pem_private_key(self.key.read_bytes(), password=None)
+            belong = key.public_key() == certificate.public_key()
+        except (TypeError, UnsupportedAlgorithm) as error:
+            # Encrypted, or of a kind that nobody here can use.
+            raise ValueError(f"{self.key} or {self.certificate}: {error}") from error
+        if not belong:
             raise ValueError(f"{self.key} is not the key of {self.certificate}")
         x509.load_pem_x509_certificates(self.roots.read_bytes())
 

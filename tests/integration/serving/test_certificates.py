@@ -12,6 +12,12 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from prometheus_client import CollectorRegistry
 
 from aegis.channel import Identity, connect
@@ -291,6 +297,25 @@ async def test_half_of_a_rotation_is_not_used(site: Site) -> None:
         assert await seen_by_server(channel) == before
         identity.certificate.write_bytes(other.certificate.read_bytes())
         assert await seen_by_server(channel) == site.credential("other")
+
+
+async def test_key_that_nobody_can_open_leaves_the_old_pair_in_use(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Encrypted, as some tools write it by default: neither end loses a call."""
+    ann, bob = site.issue("ann", "user/ann"), site.issue("bob", "user/bob")
+    before = site.credential("ann")
+    async with Following(site.address, ann, retries=False) as channel:
+        assert await seen_by_server(channel) == before
+        for key in (ann.key, site.folder / "server.key"):
+            locked = load_pem_private_key(key.read_bytes(), None).private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a password")
+            )
+            key.write_bytes(locked)
+        assert await seen_by_server(channel) == before
+        async with connect(site.address, bob, retries=False) as bobs:
+            assert await seen_by_server(bobs) == site.credential("bob")
+    assert caplog.text.count("keeping the old certificate") >= 2
 
 
 async def test_stream_on_the_old_channel_goes_on(site: Site) -> None:
