@@ -64,12 +64,11 @@ class LiveTrust(TrustBundle):
             self._look()
 
     def _look(self) -> None:
-        seen = self._files.versions()
-        if seen == self._seen and not self._complained:
-            return
-        self._seen = seen
         try:
-            fresh = self._files.load()
+            seen = self._files.versions()
+            if seen == self._seen and not self._complained:
+                return
+            self._seen, fresh = seen, self._files.load()
         except (OSError, ValueError) as error:
             self._keep(str(error))
             return

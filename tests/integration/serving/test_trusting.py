@@ -117,7 +117,7 @@ async def test_key_counts_once_it_is_registered_and_no_more_once_it_is_revoked(
     assert (live.version, counts(live, file)) == (3, False)
 
 
-@pytest.mark.parametrize("damage", ["unsigned", "altered", "garbage", "gone"])
+@pytest.mark.parametrize("damage", ["unsigned", "altered", "garbage", "gone", "lost"])
 async def test_bundle_that_cannot_be_used_leaves_the_last_good_one(
     home: Home, live: LiveTrust, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -125,8 +125,11 @@ async def test_bundle_that_cannot_be_used_leaves_the_last_good_one(
     key, file = home.registered("deploy.key")
     await until(live, 2)
     bundle, signature = home.now()
-    if damage == "gone":
+    if damage in ("gone", "lost"):
         home.bundle.unlink()
+        if damage == "lost":
+            # A link that cannot even be looked behind.
+            home.bundle.symlink_to("x" * 300)
     elif damage == "unsigned":
         signature_of(home.bundle).unlink()
     else:
@@ -138,6 +141,7 @@ async def test_bundle_that_cannot_be_used_leaves_the_last_good_one(
     await asyncio.sleep(0.1)
     assert counts(live, file)
     assert caplog.text.count("keeping trust bundle 2") == 1
+    home.bundle.unlink(missing_ok=True)
     home.put(bundle, signature)
     home("revoke", key)
     await until(live, 3)
