@@ -4,6 +4,9 @@ The file is looked at every second. New calls by a revoked certificate are refus
 connections that are open already, and open streams are ended: within two seconds of the file's
 change. A list that cannot be used leaves the last good one in place; one past its next update goes
 on counting, because forgetting who was revoked would be worse, and the log says that it is old.
+
+Who was revoked once stays so for as long as the program runs: an older list, signed as well as any,
+brings nobody back, nor does one without those that a retired authority had revoked.
 """
 
 from __future__ import annotations
@@ -84,8 +87,10 @@ class Revocations:
             self._broken = True
             return False
         self._broken = False
-        before, self._revoked = self._revoked, revoked
-        return revoked != before
+        before, self._revoked = self._revoked, self._revoked | revoked
+        if missing := before - revoked:
+            log.info("%d certificates are listed no more, and stay revoked", len(missing))
+        return self._revoked != before
 
 
 def read(file: Path, roots: Path, *, now: datetime | None = None) -> frozenset[str]:

@@ -234,6 +234,29 @@ async def test_list_that_cannot_be_used_leaves_the_last_good_one(
     assert caplog.text.count("keeping the old revocation list") == 1
 
 
+@pytest.mark.parametrize("way", ["older list", "retired authority"])
+async def test_who_was_revoked_does_not_come_back(
+    site: Site, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither by a list that somebody had kept, nor with the authority that revoked it."""
+    caplog.set_level(logging.INFO)
+    file = site.folder / "ca.crl"
+    async with connect(site.address, site.issue("ann", "user/ann")) as channel:
+        kept = file.read_bytes()
+        site.revoke("ann")
+        await until_refused(channel)
+        if way == "older list":
+            file.write_bytes(kept)
+        else:
+            site.authority = site.authority.succeed(NOW, [])
+            site.authority.retire_predecessors(NOW, [])
+        async with asyncio.timeout(5):
+            while "listed no more" not in caplog.text:
+                await asyncio.sleep(0.01)
+        with pytest.raises(AegisError, match="revoked"):
+            await seen_by_server(channel)
+
+
 async def test_server_with_a_list_it_cannot_use_does_not_start(site: Site) -> None:
     """At the start there is no last good one."""
     site.folder.joinpath("ca.crl").write_bytes(foreign(site.folder))
