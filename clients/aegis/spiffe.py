@@ -88,5 +88,14 @@ def certificate_id(certificate: x509.Certificate) -> str:
 
 
 def certificate_name(issuer: x509.Name, serial_number: int) -> str:
-    """Returns issuer and serial number, by which revocation lists name a certificate."""
-    return f"{hashlib.sha256(issuer.public_bytes()).hexdigest()[:16]}:{serial_number:x}"
+    """Returns issuer and serial number, by which revocation lists name a certificate.
+
+    Names are compared as TLS compares them (RFC 5280, section 7.1): neither the kind of string nor
+    case and white space make another issuer, so a list reaches whatever a handshake lets in.
+    """
+    parts = (f"{each.oid.dotted_string}={_plain(each.value)}" for each in issuer)
+    return f"{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:16]}:{serial_number:x}"
+
+
+def _plain(value: str | bytes) -> str:
+    return " ".join(value.casefold().split()) if isinstance(value, str) else value.hex()

@@ -12,12 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PrivateFormat,
     load_pem_private_key,
 )
+from cryptography.x509.name import _ASN1Type
 from prometheus_client import CollectorRegistry
 
 from aegis.channel import Identity, connect
@@ -232,6 +234,36 @@ async def test_list_that_cannot_be_used_leaves_the_last_good_one(
         with pytest.raises(AegisError, match="revoked"):
             await seen_by_server(channel)
     assert caplog.text.count("keeping the old revocation list") == 1
+
+
+async def test_revocation_reaches_a_certificate_that_writes_its_issuer_in_another_way(
+    site: Site,
+) -> None:
+    """TLS takes it for the same issuer, so the list has to as well."""
+    identity = site.issue("ann", "user/ann")
+    (name, number) = site.authority.certificate.subject
+    other = x509.Name(
+        [
+            x509.NameAttribute(name.oid, f" {str(name.value).upper()}", _ASN1Type.PrintableString),
+            number,
+        ]
+    )
+    good = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
+    builder = x509.CertificateBuilder(
+        other,
+        good.subject,
+        good.public_key(),
+        good.serial_number,
+        good.not_valid_before_utc.replace(tzinfo=None),
+        good.not_valid_after_utc.replace(tzinfo=None),
+        list(good.extensions),
+    )
+    written = builder.sign(site.authority._key, hashes.SHA256())
+    identity.certificate.write_bytes(written.public_bytes(Encoding.PEM))
+    async with connect(site.address, identity, retries=False) as channel:
+        assert await seen_by_server(channel) == site.credential("ann")
+        site.revoke("ann")
+        assert (await until_refused(channel)).reason == "CREDENTIAL_REVOKED"
 
 
 @pytest.mark.parametrize("way", ["older list", "retired authority"])
