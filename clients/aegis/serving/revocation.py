@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from aegis.errors import AegisError, Unauthenticated
 from aegis.serving.doors import Authenticate, Peer
@@ -28,7 +29,8 @@ from aegis.spiffe import Caller, certificate_name
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
-_LIST = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\n?", re.DOTALL)
+_BEGIN = b"-----BEGIN X509 CRL-----"
+_LIST = re.compile(_BEGIN + rb".+?-----END X509 CRL-----\n?", re.DOTALL)
 
 
 class Revocations:
@@ -101,9 +103,13 @@ def read(file: Path, roots: Path, *, now: datetime | None = None) -> frozenset[s
     """
     now = now or datetime.now(UTC)
     authorities = x509.load_pem_x509_certificates(roots.read_bytes())
-    found = _LIST.findall(file.read_bytes())
+    data = file.read_bytes()
+    found = _LIST.findall(data)
     if not found:
         raise ValueError(f"{file} holds no revocation list in PEM")
+    if len(found) != data.count(_BEGIN):
+        # Half a copy must not be taken for all of it: whom the rest revokes would count.
+        raise ValueError(f"{file} ends in the middle of a revocation list")
     names: set[str] = set()
     for number, pem in enumerate(found, 1):
         listed = x509.load_pem_x509_crl(pem)
@@ -121,7 +127,7 @@ def _is_signed_by(listed: x509.CertificateRevocationList, authority: x509.Certif
         return False
     try:
         return listed.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, UnsupportedAlgorithm):
         return False
 
 

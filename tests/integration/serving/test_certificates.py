@@ -289,6 +289,19 @@ async def test_who_was_revoked_does_not_come_back(
             await seen_by_server(channel)
 
 
+async def test_list_that_was_copied_only_in_part_is_none(site: Site) -> None:
+    """Of two lists only the first has arrived: who is on the second was revoked all the same."""
+    site.revoke("server")
+    site.authority.succeed(NOW, [])
+    roots, file = site.folder / "ca.crt", site.folder / "ca.crl"
+    whole = file.read_bytes()
+    assert len(revocation.read(file, roots)) == 1
+    for cut in (len(whole) - 2, whole.rindex(b"-----BEGIN") + 40):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="in the middle of"):
+            revocation.read(file, roots)
+
+
 async def test_server_with_a_list_it_cannot_use_does_not_start(site: Site) -> None:
     """At the start there is no last good one."""
     site.folder.joinpath("ca.crl").write_bytes(foreign(site.folder))
