@@ -63,6 +63,8 @@ class Story:
     def __init__(self, trust: TrustBundle) -> None:
         self._trust = trust
         self._actions: dict[str, _Action] = {}
+        # Which action a request was applied as.
+        self._applied: dict[str, str] = {}
         self._accepted: set[str] = set()
         self._erased: set[int] = set()
         self._gone: list[tuple[str, int]] = []
@@ -125,6 +127,11 @@ class Story:
             action.applied.append(record.index)
             if len(action.applied) > 1:
                 text = f"{record.subject_id} was applied twice"
+                self._broken.append(BrokenRule(log_id, record.index, text))
+            asked = action.request_id
+            first = self._applied.setdefault(asked, record.subject_id) if asked else ""
+            if first not in ("", record.subject_id):
+                text = f"request {asked} was applied as {first} and as {record.subject_id}"
                 self._broken.append(BrokenRule(log_id, record.index, text))
 
     def _of_execution(self, log_id: str, record: audit_pb2.AuditRecord) -> None:

@@ -53,7 +53,7 @@ class Teller:
         self._index += 1
         return self
 
-    def dispatched(self, **changes: SignedEnvelope | None) -> Teller:
+    def dispatched(self, **changes: SignedEnvelope | str | None) -> Teller:
         told = {"decision": DECISION, "request": REQUEST} | changes
         return self.tell("ACTION", "dispatched", **told)
 
@@ -109,6 +109,16 @@ def test_applied_twice_is_told():
     """Also when both times were decided."""
     teller = Teller().dispatched().tell("ACTION", "applied").tell("ACTION", "applied")
     assert teller.problems({SERVER}) == ["act-1 was applied twice"]
+
+
+def test_request_that_was_applied_as_two_actions_is_told():
+    """Once for a request, by whatever names."""
+    teller = Teller()
+    for action_id, request_id in (("act-1", "r"), ("act-2", "r"), ("act-3", "s")):
+        decision = SIGNERS.decision(REQUEST, action_id=action_id)
+        teller.dispatched(subject_id=action_id, request_id=request_id, decision=decision)
+        teller.tell("ACTION", "applied", subject_id=action_id)
+    assert teller.problems({SERVER}) == ["request r was applied as act-1 and as act-2"]
 
 
 def test_carried_out_without_an_intent_is_told():
