@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from aegis.v1 import audit_pb2, envelope_pb2
 
 SERVER = "aegis-server"
 EXECUTOR = "aegis-executor"
+_INDEX = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,9 @@ class Story:
                     if update_id not in self._accepted:
                         text = f"update {update_id} is in the model and was never accepted"
                         self._broken.append(BrokenRule(log_id, record.index, text))
-            case audit_pb2.AUDIT_KIND_ERASURE:
-                if (index := record.details["index"]).isdecimal():
+            # Only the server erases, and only beside its own records.
+            case audit_pb2.AUDIT_KIND_ERASURE if log_id == SERVER:
+                if _INDEX.fullmatch(index := record.details["index"]):
                     self._erased.add(int(index))
 
     def broken_rules(self, complete: set[str]) -> Iterator[BrokenRule]:

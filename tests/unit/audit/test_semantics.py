@@ -168,3 +168,18 @@ def test_what_is_gone_was_erased_by_somebody():
     assert teller.problems() == []
     teller.story.gone(SERVER, 5)
     assert teller.problems() == ["what was beside it is gone, and nobody erased it"]
+
+
+@pytest.mark.parametrize("index", ["9" * 5000, "\u0664", "-4", ""])
+def test_erasure_of_no_record_excuses_nothing(index: str):
+    """Whatever is written there, also what no computer reads as a number."""
+    teller = Teller().tell("ERASURE", "erased", index=index)
+    teller.story.gone(SERVER, 4)
+    assert len(teller.problems()) == 1
+
+
+def test_erasure_in_another_log_excuses_nothing():
+    """The executor erases nothing, least of all beside a record of the server."""
+    teller = Teller().tell("ERASURE", "erased", log_id=EXECUTOR, index="4")
+    teller.story.gone(SERVER, 4)
+    assert teller.problems() == ["what was beside it is gone, and nobody erased it"]
