@@ -116,7 +116,11 @@ class RawRecord(NamedTuple):
 
 def scan_records(folder: Path) -> Iterator[RawRecord]:
     """Yields what is in records.bin, in order, without looking into it."""
-    with (folder / RECORDS).open("rb", buffering=1 << 20) as file:
+    try:
+        file = (folder / RECORDS).open("rb", buffering=1 << 20)
+    except FileNotFoundError:
+        return
+    with file:
         read, unpack = file.read, _LENGTH.unpack
         while head := read(4):
             length = unpack(head)[0] if len(head) == 4 else 0
@@ -157,10 +161,13 @@ def read_notes(path: Path) -> list[str]:
 
 
 def logs_in(directory: Path) -> list[Path]:
-    """Returns the folders of the logs of a copy; the copy itself when it is of a single one."""
-    if (directory / RECORDS).is_file():
-        return [directory]
-    return sorted(path.parent for path in directory.glob(f"*/{RECORDS}"))
+    """Returns the folders of the logs of a copy; the copy itself when it is of a single one.
+
+    A folder with only some of the files is a log as well: the others were taken away.
+    """
+    names = (RECORDS, ATTACHMENTS, CHECKPOINTS)
+    alone = [directory] if any((directory / name).is_file() for name in names) else []
+    return alone + sorted({path.parent for name in names for path in directory.glob(f"*/{name}")})
 
 
 def notes_in(directory: Path) -> Iterable[str]:

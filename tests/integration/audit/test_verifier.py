@@ -214,6 +214,10 @@ def attachments_damaged(copy: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
+def records_removed(copy: Path) -> None:
+    (copy / LOG / RECORDS).unlink()
+
+
 def attachment_removed_without_a_word(copy: Path) -> None:
     (copy / LOG / ATTACHMENTS).write_bytes(b"")
 
@@ -227,6 +231,7 @@ def attachment_removed_without_a_word(copy: Path) -> None:
         (truncated, Verdict.TRUNCATED),
         (truncated_inside_a_record, Verdict.TRUNCATED),
         (emptied, Verdict.TRUNCATED),
+        (records_removed, Verdict.TRUNCATED),
         (chain_recomputed_without_a_record, Verdict.FORKED),
         (chain_recomputed_with_another_record, Verdict.FORKED),
         (chain_recomputed_and_extended, Verdict.FORKED),
@@ -334,6 +339,16 @@ async def test_logs_of_a_copy_know_each_other(database: Database, tmp_path: Path
     put_notes(directory, [])
     found = verify_copy(directory, trust=trust, now=START)
     assert found.verdict is Verdict.TRUNCATED
+
+
+async def test_log_without_its_records_is_seen_beside_one_that_is_whole(copy: Path):
+    """Who takes the records of one log away has not made it disappear."""
+    other = copy / "aegis-executor"
+    shutil.copytree(copy / LOG, other)
+    (other / RECORDS).unlink()
+    result = verified(copy, keys=KEYS)
+    assert [log.log_id for log in result.logs] == ["aegis-executor", LOG]
+    assert result.verdict is not Verdict.GOOD
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
