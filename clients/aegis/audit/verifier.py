@@ -212,10 +212,14 @@ class _Pass:
         index = record.index
         contents: dict[str, bytes] = {}
         try:
-            attachments = {each.name: each for each in beside.of(index)}
+            found = beside.of(index)
         except ValueError as error:
             self._find(Verdict.ALTERED, str(error), index)
             return
+        attachments = {each.name: each for each in found}
+        if len(attachments) < len(found):
+            # Another reader of the copy might take the other one.
+            self._find(Verdict.ALTERED, "it has an attachment twice", index)
         for digest in record.attachments:
             kept = attachments.pop(digest.name, None)
             if kept is None:

@@ -218,6 +218,11 @@ def records_removed(copy: Path) -> None:
     (copy / LOG / RECORDS).unlink()
 
 
+def attachment_added_in_the_name_of_another(copy: Path) -> None:
+    path = copy / LOG / ATTACHMENTS
+    path.write_bytes(path.read_bytes()[:43].replace(b"because", b"perhaps") + path.read_bytes())
+
+
 def attachment_removed_without_a_word(copy: Path) -> None:
     (copy / LOG / ATTACHMENTS).write_bytes(b"")
 
@@ -242,6 +247,7 @@ def attachment_removed_without_a_word(copy: Path) -> None:
         (attachment_altered, Verdict.ALTERED),
         (attachment_moved, Verdict.ALTERED),
         (attachments_damaged, Verdict.ALTERED),
+        (attachment_added_in_the_name_of_another, Verdict.ALTERED),
         (attachment_removed_without_a_word, Verdict.RULE),
     ],
 )
