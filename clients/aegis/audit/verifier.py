@@ -143,7 +143,7 @@ def verify_copy(
         each.compare(notes)
         each.judge_attachments()
         each.judge_age(now, stale_after)
-    if result.verdict is Verdict.GOOD:
+    if result.verdict in (Verdict.GOOD, Verdict.STALE):
         complete = {each.log.log_id for each in passes}
         result.findings += [
             Finding(Verdict.RULE, rule.log_id, rule.problem, rule.index)

@@ -300,6 +300,14 @@ async def test_log_that_fell_silent_is_stale(copy: Path):
     assert verified(copy, hours=3).verdict is Verdict.STALE
 
 
+async def test_log_that_fell_silent_still_has_to_keep_the_rules(copy: Path):
+    """What must not happen is graver than silence, and not hidden by it."""
+    attachment_removed_without_a_word(copy)
+    result = verified(copy, hours=3)
+    assert result.verdict is Verdict.RULE
+    assert Verdict.STALE in {found.verdict for found in result.findings}
+
+
 async def test_keys_nobody_trusts_prove_nothing(copy: Path):
     """The right form and a good signature are not enough."""
     assert verified(copy, keys=Keys()).verdict is Verdict.SIGNATURE
