@@ -151,7 +151,10 @@ def verify_cosignature(note: str, name: str, key: Ed25519PublicKey) -> datetime:
             stamp = struct.unpack(">Q", raw[4:12])[0]
             message = _cosigned(parsed.body, stamp)
             _verify(parsed, name, wanted, key, message, prefix=8)
-            return datetime.fromtimestamp(stamp, UTC)
+            try:
+                return datetime.fromtimestamp(stamp, UTC)
+            except (ValueError, OverflowError, OSError) as error:
+                raise CheckpointError("form", f"{name} signed at no time there is") from error
     raise CheckpointError("key", f"the note carries no cosignature of {name}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from datetime import UTC, datetime
 
 import pytest
@@ -75,6 +77,18 @@ def test_false_cosignature_of_a_known_witness_is_refused():
     assert refusal.value.check == "signature"
     foreign = checkpoints.cosign(NOTE, "witness:local", Ed25519PrivateKey.generate(), START)
     assert cosigned_by(NOTE + foreign, KEYS.trust()) == {}
+
+
+@pytest.mark.parametrize("stamp", [2**64 - 1, 2**40])
+def test_cosignature_of_a_time_that_is_none_is_refused(stamp: int):
+    """A trusted witness can sign any number; it ends neither the log's program nor the verifier."""
+    moment = struct.pack(">Q", stamp)
+    name, body = "witness:local", checkpoints.parse(NOTE).body
+    signed = KEYS.witness.sign(f"cosignature/v1\ntime {stamp}\n{body}".encode())
+    raw = checkpoints.key_hash(name, KEYS.witness.public_key(), b"\4") + moment + signed
+    with pytest.raises(CheckpointError) as refusal:
+        cosigned_by(f"{NOTE}\u2014 {name} {base64.b64encode(raw).decode()}\n", KEYS.trust())
+    assert refusal.value.check == "form"
 
 
 @given(
