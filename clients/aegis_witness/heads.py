@@ -74,7 +74,7 @@ class Heads:
     def _open(self, note: str) -> Checkpoint:
         try:
             self._refuse_unknown(checkpoints.parse(note).checkpoint.log_id)
-            return open_checkpoint(note, self._trust)
+            return open_checkpoint(note, self._trust, now=self._clock())
         except CheckpointError as error:
             raise InvalidArgument("CHECKPOINT_INVALID", str(error), check=error.check) from error
 

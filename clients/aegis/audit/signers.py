@@ -6,14 +6,16 @@ from datetime import datetime
 
 from aegis.audit import checkpoints
 from aegis.audit.checkpoints import Checkpoint, CheckpointError
-from aegis.trust import AUDIT_CHECKPOINT, AUDIT_WITNESS, TrustBundle, TrustedKey
+from aegis.trust import AUDIT_CHECKPOINT, AUDIT_WITNESS, TrustBundle
 
 
-def open_checkpoint(note: str, trust: TrustBundle) -> Checkpoint:
+def open_checkpoint(note: str, trust: TrustBundle, *, now: datetime | None = None) -> Checkpoint:
     """Returns the checkpoint of a note that a key of its log has signed.
 
-    The key has to have been usable when the checkpoint was cut. Raises `CheckpointError`; its
-    check is "key" when no such key is known.
+    The key has to have been usable when the checkpoint was cut. Who is given one by its log says
+    what time it is `now`: the key has to be usable still, because the time in the note is that of
+    who signed it, and a stolen key signs any. Raises `CheckpointError`; its check is "key" when no
+    such key is known.
     """
     claimed = checkpoints.parse(note).checkpoint
     keys = trust.of_owner(AUDIT_CHECKPOINT, f"log:{claimed.log_id}")
@@ -24,7 +26,10 @@ def open_checkpoint(note: str, trust: TrustBundle) -> Checkpoint:
         except CheckpointError as error:
             failure = error
             continue
-        _usable(key, checkpoint.time)
+        for when in (checkpoint.time, now):
+            if when is not None and not key.usable(when):
+                text = f"key {key.key_id} was not valid when this was signed"
+                raise CheckpointError("key", text)
         return checkpoint
     raise failure
 
@@ -32,21 +37,18 @@ def open_checkpoint(note: str, trust: TrustBundle) -> Checkpoint:
 def cosigned_by(note: str, trust: TrustBundle) -> dict[str, datetime]:
     """Returns the trusted witnesses that cosigned a note, and when; wrong ones raise.
 
-    Raises `CheckpointError` ("signature") for a cosignature in the name of a trusted witness that
-    does not hold.
+    Their keys have to have been usable then. Raises `CheckpointError` ("signature") for a
+    cosignature in the name of a trusted witness that does not hold.
     """
     signers = {name for name, _ in checkpoints.parse(note).signatures}
     found: dict[str, datetime] = {}
     for key in trust.keys:
         if key.usage == AUDIT_WITNESS and key.owner in signers:
             try:
-                found[key.owner] = checkpoints.verify_cosignature(note, key.owner, key.note_key)
+                when = checkpoints.verify_cosignature(note, key.owner, key.note_key)
+                if key.usable(when):
+                    found[key.owner] = when
             except CheckpointError as error:
                 if error.check != "key":
                     raise
     return found
-
-
-def _usable(key: TrustedKey, when: datetime) -> None:
-    if not key.usable(when):
-        raise CheckpointError("key", f"key {key.key_id} was not valid when this was signed")

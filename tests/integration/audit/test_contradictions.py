@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -15,12 +17,13 @@ from tests.auditing import Keys, Written, entry
 from aegis.audit import checkpoints
 from aegis.audit.checkpoints import CheckpointError
 from aegis.audit.signers import cosigned_by
-from aegis.errors import FailedPrecondition
+from aegis.errors import FailedPrecondition, InvalidArgument
 from aegis.serving.checkpointing.cutting import Checkpoints
 from aegis.serving.checkpointing.peers import PeerLog
 from aegis.serving.checkpointing.sinks import Delivery, FileSink
 from aegis.serving.checkpointing.witnessing import Witnessing
 from aegis.serving.database import Database
+from aegis.trust import TrustBundle
 from aegis.v1 import audit_pb2, witness_pb2, witness_pb2_grpc
 from aegis_witness.heads import Heads
 from aegis_witness.service import WitnessService
@@ -135,6 +138,21 @@ async def test_other_log_with_another_past_of_the_same_size_is_recorded(
     assert [each.outcome for each in seen] == ["recorded", "forked"]
     assert [each.evidence[0].content.decode() for each in seen] == [first, second]
     assert "CRITICAL" in caplog.text
+
+
+async def test_note_of_a_revoked_key_is_not_taken_from_the_other_log(database: Database):
+    """Whatever time is written in it: who stole the key wrote that, too."""
+    theirs, ours = Written(database), Written(database)
+    keys = [
+        replace(key, revoked_at=theirs.clock() + timedelta(minutes=1))
+        for key in theirs.keys.trust().keys
+    ]
+    peer = PeerLog(ours.audit, ours.kept, lambda: TrustBundle(tuple(keys)), "aegis-server")
+    await seal(theirs, 2)
+    ours.clock.move(minutes=2)
+    with pytest.raises(InvalidArgument, match="was not valid") as refusal:
+        await peer.take(await newest(theirs.kept))
+    assert refusal.value.reason == "CHECKPOINT_INVALID"
 
 
 class Liar(witness_pb2_grpc.WitnessServiceServicer):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import struct
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,6 +16,7 @@ from tests.auditing import START, Keys
 from aegis.audit import checkpoints
 from aegis.audit.checkpoints import Checkpoint, CheckpointError
 from aegis.audit.signers import cosigned_by, open_checkpoint
+from aegis.trust import TrustBundle
 
 CUT = Checkpoint("aegis-server", 5, bytes(range(32)), bytes(32), START)
 KEYS = Keys()
@@ -66,6 +68,29 @@ def test_note_signed_outside_the_validity_of_its_key_is_refused():
     """A key that had ended cannot seal anything any more."""
     late = Checkpoint("aegis-server", 5, CUT.root, CUT.chain, datetime(2028, 1, 1, tzinfo=UTC))
     assert check_of(checkpoints.sign(late, KEYS.log)) == "key"
+
+
+def revoked(owner: str, when: datetime) -> TrustBundle:
+    """The bundle after a key of this owner was revoked."""
+    keys = KEYS.trust().keys
+    return TrustBundle(
+        tuple(replace(key, revoked_at=when) if key.owner == owner else key for key in keys)
+    )
+
+
+def test_cosignature_by_a_key_that_was_revoked_does_not_count():
+    """What the witness signed before goes on counting."""
+    minute = timedelta(minutes=1)
+    assert cosigned_by(COSIGNED, revoked("witness:local", START)) == {}
+    assert cosigned_by(COSIGNED, revoked("witness:local", START + minute)) != {}
+
+
+def test_revoked_key_of_a_log_still_proves_what_it_signed_and_brings_nothing_new():
+    """Its note from before is good in a copy; who is given it now takes it for one of a thief."""
+    trust = revoked("log:aegis-server", START + timedelta(minutes=1))
+    assert open_checkpoint(NOTE, trust) == CUT
+    with pytest.raises(CheckpointError, match="was not valid"):
+        open_checkpoint(NOTE, trust, now=START + timedelta(minutes=2))
 
 
 def test_false_cosignature_of_a_known_witness_is_refused():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from aegis.audit.merkle import Frontier, Node
 from aegis.audit.signers import cosigned_by
 from aegis.errors import Aborted, AegisError, FailedPrecondition, InvalidArgument, NotFound
 from aegis.spiffe import Caller
+from aegis.trust import TrustBundle
 from aegis_witness.heads import Heads
 from aegis_witness.service import admit_peers
 
@@ -124,6 +127,19 @@ def test_proof_of_the_wrong_length_is_refused(heads: Heads):
 def test_note_that_is_not_the_logs_is_refused(heads: Heads, note: str):
     """By its form or by its key."""
     assert refused(heads, note).reason == "CHECKPOINT_INVALID"
+
+
+def test_note_that_a_revoked_key_signed_as_of_before_is_refused(tmp_path: Path):
+    """Whoever stole the log's key can write any time into a note, and is refused all the same."""
+    clock = Clock()
+    trust = TrustBundle(
+        tuple(replace(key, revoked_at=START + timedelta(hours=1)) for key in KEYS.trust().keys)
+    )
+    heads = Heads(tmp_path, trust=trust, name="witness:local", key=KEYS.witness, clock=clock)
+    heads.add(LOG.note(7), 0, [])
+    clock.move(hours=2)
+    error = refused(heads, LOG.note(20), 7, LOG.proof(7, 20))
+    assert (error.reason, error.metadata["check"]) == ("CHECKPOINT_INVALID", "key")
 
 
 def test_log_nobody_told_the_witness_about_is_unknown(heads: Heads):

@@ -87,7 +87,7 @@ class Checkpoints:
         self._audit = audit
         self._database = audit.database
         self._key = key
-        self._clock = clock
+        self.clock = clock
 
     async def newest(self) -> KeptNote | None:
         """Returns the last one, or None before the first."""
@@ -112,7 +112,7 @@ class Checkpoints:
             size, root, chained = await self._audit.state_in(connection)
             if size < behind:
                 raise _forked(f"{behind} records were signed, the log has {size}")
-            now = self._clock()
+            now = self.clock()
             if not await self._due(connection, now, size, newest):
                 return None
             if newest is not None:

@@ -49,7 +49,7 @@ class PeerLog:
         Raises `InvalidArgument` (CHECKPOINT_INVALID) unless a trusted key of that log signed it.
         """
         try:
-            theirs = open_checkpoint(note, self._trust())
+            theirs = open_checkpoint(note, self._trust(), now=self._kept.clock())
         except CheckpointError as error:
             raise InvalidArgument("CHECKPOINT_INVALID", str(error), check=error.check) from error
         if theirs.log_id != self._log_id:
