@@ -63,6 +63,11 @@ class Heads:
         (CHECKPOINT_OUTDATED) and `FailedPrecondition` (AUDIT_FORKED).
         """
         fresh = self._open(note)
+        if fresh.size == 0:
+            # No proof leads from an empty tree: it could never be continued.
+            raise InvalidArgument(
+                "CHECKPOINT_INVALID", "there is nothing to see of an empty log", check="size"
+            )
         seen = self._read(fresh.log_id)
         if seen is not None:
             self._refuse_discontinuity(fresh, note, seen, old_size, proof)

@@ -76,6 +76,13 @@ def test_continuation_is_cosigned_and_remembered(heads: Heads, tmp_path: Path):
     again.add(LOG.note(33), 20, LOG.proof(20, 33))
 
 
+def test_empty_log_is_not_cosigned(heads: Heads):
+    """There is nothing to see, and nothing that could be proven to continue it."""
+    error = refused(heads, LOG.note(0))
+    assert (error.reason, error.metadata["check"]) == ("CHECKPOINT_INVALID", "size")
+    heads.add(LOG.note(7), 0, [])
+
+
 def test_same_checkpoint_is_cosigned_again(heads: Heads):
     """An answer that was lost is simply given once more."""
     heads.add(LOG.note(7), 0, [])
