@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -124,11 +124,13 @@ def verify_copy(
     trust: TrustBundle,
     now: datetime,
     external: Iterable[Path] = (),
+    only: Container[str] = (),
     stale_after: timedelta = STALE_AFTER,
 ) -> Result:
     """Verifies every log in `directory` against `trust`, and against notes from `external` folders.
 
-    Raises FileNotFoundError when there is no log.
+    A log that only signed notes tell of was taken out of the copy, unless the copy is meant to be
+    of `only` certain others. Raises FileNotFoundError when there is no log.
     """
     folders = logs_in(directory)
     if not folders:
@@ -143,6 +145,7 @@ def verify_copy(
         each.compare(notes)
         each.judge_attachments()
         each.judge_age(now, stale_after)
+    result.findings += _missing(notes, {each.log.log_id for each in passes}, trust, only)
     if result.verdict in (Verdict.GOOD, Verdict.STALE):
         complete = {each.log.log_id for each in passes}
         result.findings += [
@@ -150,6 +153,23 @@ def verify_copy(
             for rule in story.broken_rules(complete)
         ]
     return result
+
+
+def _missing(
+    notes: Iterable[str], there: set[str], trust: TrustBundle, only: Container[str]
+) -> Iterator[Finding]:
+    """Yields the logs that somebody signed records of and that are not there."""
+    sizes: dict[str, int] = {}
+    for note in notes:
+        try:
+            signed = open_checkpoint(note, trust)
+        except CheckpointError:
+            continue
+        sizes[signed.log_id] = max(signed.size, sizes.get(signed.log_id, 0))
+    for log_id, size in sorted(sizes.items()):
+        if log_id not in there and (not only or log_id in only):
+            text = "nothing of it is in the copy"
+            yield Finding(Verdict.TRUNCATED, log_id, text, None, str(size), "0")
 
 
 class _Pass:

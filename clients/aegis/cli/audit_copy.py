@@ -60,6 +60,10 @@ def verify(
         datetime | None,
         typer.Option(help="Judge the age of checkpoints as of then (UTC), not now."),
     ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a copy of this log alone: others may be missing."),
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Recompute every hash and signature; the exit status says what is wrong.
@@ -76,7 +80,9 @@ def verify(
         bundle = trust_of(directory, trust)
         now = as_of.replace(tzinfo=UTC) if as_of is not None else datetime.now(UTC)
         try:
-            result = verify_copy(directory, trust=bundle, now=now, external=external or [])
+            result = verify_copy(
+                directory, trust=bundle, now=now, external=external or [], only=log or []
+            )
         except FileNotFoundError:
             fail(f"{directory} has no {RECORDS}", "make one with `aegis audit export --out DIR`")
         except OSError as error:

@@ -321,7 +321,10 @@ async def test_gravest_finding_gives_the_exit_status(copy: Path):
 
 
 async def test_logs_of_a_copy_know_each_other(database: Database, tmp_path: Path):
-    """Cut one of them short with all its checkpoints: the other one still holds the proof."""
+    """Cut one of them short with all its checkpoints: the other one still holds the proof.
+
+    Also of one that was left out altogether, unless that was what was asked for.
+    """
     server = Written(database, keys=KEYS)
     await server.write(*[entry()] * 5)
     server.clock.move(seconds=10)
@@ -353,6 +356,11 @@ async def test_logs_of_a_copy_know_each_other(database: Database, tmp_path: Path
     put_notes(directory, [])
     found = verify_copy(directory, trust=trust, now=START)
     assert found.verdict is Verdict.TRUNCATED
+    shutil.rmtree(directory / LOG)
+    found = verify_copy(directory, trust=trust, now=START)
+    assert [(each.verdict, each.log_id) for each in found.findings] == [(Verdict.TRUNCATED, LOG)]
+    alone = verify_copy(directory, trust=trust, now=START, only=["aegis-executor"])
+    assert alone.verdict is Verdict.GOOD
 
 
 async def test_log_without_its_records_is_seen_beside_one_that_is_whole(copy: Path):
