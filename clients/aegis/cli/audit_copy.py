@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import grpc
 import typer
 
-from aegis.audit.copies import RECORDS, TRUST, CopyWriter
+from aegis.audit.copies import RECORDS, TRUST, CopyWriter, notes_in
 from aegis.audit.verifier import Finding, LogResult, Result, Verdict, verify_copy
 from aegis.cli.session import Output, OutputOption, channel, err, fail, out, run, show_json, target
 from aegis.serving.trusting import folder_of
@@ -70,9 +70,7 @@ def verify(
 
     0 good · 1 altered · 2 truncated · 3 forked · 4 key or signature · 5 stale · 6 a broken rule
     """
-    for folder in external or []:
-        if not folder.is_dir():
-            fail(f"{folder} is no folder", "name the folder of a sink, a witness or another copy")
+    refuse_empty(external or [])
     with tempfile.TemporaryDirectory() as scratch:
         directory = records or Path(scratch) / "copy"
         if records is None:
@@ -94,6 +92,19 @@ def verify(
     if trust is None and records is not None and output is Output.table:
         err.print("  the keys came with the copy; name your own with --trust", highlight=False)
     raise typer.Exit(int(result.verdict))
+
+
+def refuse_empty(external: Sequence[Path]) -> None:
+    """Fails for folders without checkpoints: of a disk that is not mounted, nothing contradicts."""
+    for folder in external:
+        if not folder.is_dir():
+            fail(f"{folder} is no folder", "name the folder of a sink, a witness or another copy")
+        try:
+            found = any(notes_in(folder))
+        except OSError as error:
+            fail(f"{folder} cannot be read: {error}", "check the path and its permissions")
+        if not found:
+            fail(f"{folder} holds no checkpoints", "see whether it is mounted, and the right one")
 
 
 async def copied(

@@ -19,7 +19,7 @@ from aegis.audit.report.frameworks import KNOWN
 from aegis.audit.report.render_html import render_html
 from aegis.audit.report.render_json import render_json
 from aegis.audit.verifier import Verdict, verify_copy
-from aegis.cli.audit_copy import LOGS, copied, trust_of
+from aegis.cli.audit_copy import LOGS, copied, refuse_empty, trust_of
 from aegis.cli.session import Output, OutputOption, err, fail, out, run, show_json
 
 _DAY = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
@@ -74,9 +74,7 @@ def report(
             "give the first day and the day after the last",
         )
     frameworks = _frameworks(framework)
-    for folder in external or []:
-        if not folder.is_dir():
-            fail(f"{folder} is no folder", "name the folder of a sink, a witness or another copy")
+    refuse_empty(external or [])
     render = _renderer(form)
     now = datetime.now(UTC)
     with tempfile.TemporaryDirectory() as scratch:

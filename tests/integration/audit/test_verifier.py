@@ -11,8 +11,10 @@ from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
 
+import click.testing
 import pytest
 from tests.auditing import START, Keys, Written, entry
+from typer.testing import CliRunner
 
 from aegis.audit import checkpoints
 from aegis.audit.chain import GENESIS, chain_hash, leaf_hash
@@ -28,6 +30,7 @@ from aegis.audit.copies import (
 )
 from aegis.audit.merkle import root_of
 from aegis.audit.verifier import Result, Verdict, verify_copy
+from aegis.cli.main import app
 from aegis.serving.database import Database
 from aegis.v1 import audit_pb2
 
@@ -371,6 +374,26 @@ async def test_log_without_its_records_is_seen_beside_one_that_is_whole(copy: Pa
     result = verified(copy, keys=KEYS)
     assert [log.log_id for log in result.logs] == ["aegis-executor", LOG]
     assert result.verdict is not Verdict.GOOD
+
+
+def told(copy: Path, trust: Path, *more: str) -> click.testing.Result:
+    """What the command says."""
+    words = ["audit", "verify", "--records", str(copy), "--trust", str(trust)]
+    return CliRunner().invoke(app, [*words, "--as-of", "2026-05-01T12:05:00", *more])
+
+
+async def test_folder_without_checkpoints_is_not_taken_for_one_that_agrees(
+    copy: Path, tmp_path: Path
+):
+    """A disk that is not mounted is an empty folder."""
+    trust, elsewhere = KEYS.write(tmp_path / "trust.json"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "read-me.txt").write_text("checkpoints go here")
+    refused = told(copy, trust, "--external", str(elsewhere))
+    assert refused.exit_code != 0
+    assert "holds no checkpoints" in refused.output
+    (elsewhere / "latest").write_text(notes(copy)[-1])
+    assert told(copy, trust, "--external", str(elsewhere)).exit_code == 0
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
