@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import grpc
 import typer
+from rich.markup import escape
 
 from aegis.audit.copies import RECORDS, TRUST, CopyWriter, notes_in
 from aegis.audit.verifier import Finding, LogResult, Result, Verdict, verify_copy
@@ -189,7 +190,7 @@ def _finding_dict(finding: Finding) -> dict[str, Any]:
 
 def _show(result: Result) -> None:
     for log in result.logs:
-        out.print(f"[bold]{log.log_id}[/]: {log.records} records", highlight=False)
+        out.print(f"[bold]{printable(log.log_id)}[/]: {log.records} records", highlight=False)
         for kind, count in sorted(log.counts.items()):
             out.print(f"  {count:7d} {kind.lower()}")
         out.print(f"  root {log.root.hex()}", highlight=False)
@@ -204,15 +205,20 @@ def _show(result: Result) -> None:
     for finding in result.findings:
         place = "" if finding.index is None else f" record {finding.index}"
         word = finding.verdict.name.lower()
-        err.print(
-            f"[bold red]{word}[/] {finding.log_id}{place}: {finding.problem}", highlight=False
-        )
+        told = printable(f"{finding.log_id}{place}: {finding.problem}")
+        err.print(f"[bold red]{word}[/] {told}", highlight=False)
         if finding.expected or finding.actual:
             err.print(
                 f"  expected {finding.expected}\n  actual   {finding.actual}", highlight=False
             )
     if result.verdict is Verdict.GOOD:
         out.print("[bold green]good[/]: every hash, signature and rule holds")
+
+
+def printable(text: str) -> str:
+    """Returns a text of a copy for a terminal: what it holds is not proven, and may be commands."""
+    plain = (each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return escape("".join(plain))
 
 
 def _tell(log_id: str, count: int) -> None:

@@ -19,7 +19,7 @@ from aegis.audit.report.frameworks import KNOWN
 from aegis.audit.report.render_html import render_html
 from aegis.audit.report.render_json import render_json
 from aegis.audit.verifier import Verdict, verify_copy
-from aegis.cli.audit_copy import LOGS, copied, refuse_empty, trust_of
+from aegis.cli.audit_copy import LOGS, copied, printable, refuse_empty, trust_of
 from aegis.cli.session import Output, OutputOption, err, fail, out, run, show_json
 
 _DAY = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
@@ -148,9 +148,10 @@ def _tell(found: Report, path: Path, form: Format, output: Output) -> None:
         show_json(_summary(found, path, form))
         return
     if verdict is Verdict.GOOD:
-        out.print(f"[bold green]good[/] {found.headline}", highlight=False)
+        out.print(f"[bold green]good[/] {printable(found.headline)}", highlight=False)
     else:
-        err.print(f"[bold red]{verdict.name.lower()}[/] {found.headline}", highlight=False)
+        word = verdict.name.lower()
+        err.print(f"[bold red]{word}[/] {printable(found.headline)}", highlight=False)
     out.print(f"{found.facts.records} records from {found.dates}", highlight=False, soft_wrap=True)
     for each in found.frameworks:
         out.print(

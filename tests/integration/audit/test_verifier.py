@@ -396,6 +396,21 @@ async def test_folder_without_checkpoints_is_not_taken_for_one_that_agrees(
     assert told(copy, trust, "--external", str(elsewhere)).exit_code == 0
 
 
+def test_names_in_a_copy_command_no_terminal(tmp_path: Path):
+    """What is not proven yet is shown as what it is, and gets its verdict."""
+    message = audit_pb2.AuditRecord(log_id="[/b]\x1b]0;good\x07[green]good")
+    record = message.SerializeToString()
+    leaf = leaf_hash(record)
+    with CopyWriter(tmp_path / "copy" / LOG) as writer:
+        stored = audit_pb2.StoredAuditRecord(record=record, leaf_hash=leaf)
+        stored.prev_chain_hash, stored.chain_hash = GENESIS, chain_hash(GENESIS, leaf)
+        writer.add(stored)
+    shown = told(tmp_path / "copy", KEYS.write(tmp_path / "trust.json"))
+    assert shown.exit_code == Verdict.STALE
+    assert "\x1b" not in shown.output
+    assert "[green]good" in shown.output
+
+
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
