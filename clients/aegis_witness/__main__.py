@@ -20,6 +20,7 @@ from aegis.serving.trusting import LiveTrust
 from aegis.trust import load_private_key
 from aegis.v1 import witness_pb2, witness_pb2_grpc
 from aegis_witness.heads import Heads
+from aegis_witness.memory import keep, kept_in
 from aegis_witness.service import WitnessService, admit_peers
 from aegis_witness.settings import Settings, SettingsError
 
@@ -32,6 +33,7 @@ _DRAIN_SECONDS = 5.0
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     trust = LiveTrust(settings.trust)
+    trust.refuse_older(kept_in(settings.data_dir))
     heads = Heads(
         settings.data_dir,
         trust=trust,
@@ -57,7 +59,11 @@ async def serve(settings: Settings) -> None:
             "%s listens to %s at %s", settings.name, ", ".join(sorted(settings.peers)), address
         )
         announce(settings.ready_file, address)
-        await run_until_stopped(trust.run(), revocations.run(doors.leashes.expel))
+        await run_until_stopped(
+            trust.run(),
+            keep(trust, settings.data_dir),
+            revocations.run(doors.leashes.expel),
+        )
     finally:
         await port.close(_DRAIN_SECONDS)
 

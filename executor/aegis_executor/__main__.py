@@ -28,7 +28,7 @@ from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis.serving.revocation import Revocations
-from aegis.serving.trust_records import record_trust
+from aegis.serving.trust_records import last_recorded, record_trust
 from aegis.serving.trusting import LiveTrust
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 from aegis_executor.admission import Admission
@@ -72,6 +72,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
         await database.open()
         audit = AuditLog(database, log_id=LOG_ID, clock=_now, schema=_SCHEMA)
         await audit.catch_up()
+        trust.refuse_older(await last_recorded(audit, schema=_SCHEMA, actor=settings.name))
         keeping = Keeping(
             key=settings.audit_key,
             sinks=settings.audit_sinks,

@@ -24,7 +24,7 @@ from aegis.serving.checkpointing.peers import PeerLog
 from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.port import Port
-from aegis.serving.trust_records import record_trust
+from aegis.serving.trust_records import last_recorded, record_trust
 from aegis.serving.trusting import LiveTrust
 from aegis.trust import load_private_key
 from aegis.v1 import (
@@ -105,6 +105,8 @@ async def assemble(
         await database.open()
         audit = AuditLog(database, log_id=LOG_ID, clock=clock)
         await audit.catch_up()
+        trust = LiveTrust(settings.trust)
+        trust.refuse_older(await last_recorded(audit, schema=SCHEMA, actor=SERVER))
         cache = cache_of(settings, registry)
         if cache is not None:
             stack.push_async_callback(cache.close)
@@ -126,7 +128,7 @@ async def assemble(
             key_uses=Uses(database, clock=clock),
             provider=provider_of(settings),
             buckets=buckets_of(settings, stack),
-            trust=LiveTrust(settings.trust),
+            trust=trust,
             decisions=decisions,
             deeds=Deeds(),
             blobs=BlobStore(settings.data_dir),

@@ -77,7 +77,7 @@ class PeerLog:
 
     async def _known(self, connection: Connection) -> Checkpoint | None:
         """Returns the largest checkpoint of the other log that this one holds."""
-        stored = await self._kept.store.peer_record(connection, _PEER, self._actor, _RECORDED)
+        stored = await self._kept.store.last_record(connection, _PEER, self._actor, _RECORDED)
         if stored is None:
             return None
         record = audit_pb2.AuditRecord.FromString(stored)

@@ -112,10 +112,10 @@ class CheckpointStore:
         )
         return {action for (action,) in await cursor.fetchall()}
 
-    async def peer_record(
+    async def last_record(
         self, connection: Connection, kind: int, actor: str, outcome: str
     ) -> bytes | None:
-        """Returns the last record about another log that ended so."""
+        """Returns the last record of one kind, about one actor, that ended so."""
         cursor = await connection.execute(
             self._sql(
                 """
