@@ -129,3 +129,22 @@ def test_refusal_says_what_is_wrong_and_what_next(pki: Pki, arguments: tuple[str
 def test_folder_without_an_authority_is_told_so(tmp_path: Path):
     """A site that only has leaves cannot issue."""
     assert "aegis pki init" in Pki(tmp_path)("show", exit_code=2)
+
+
+@pytest.mark.parametrize("written", [("ca.crt",), ("ca.crt", "ca.key")])
+def test_succession_that_was_killed_loses_neither_the_authority_nor_who_was_revoked(
+    pki: Pki, written: tuple[str, ...]
+):
+    """Whichever of its three files were in place: somebody can sign, and all lists are kept."""
+    pki("issue", "participant:hospital-b")
+    pki("revoke", "hospital-a")
+    names = ("ca.crt", "ca.key", "ca.crl")
+    before = {name: (pki.folder / name).read_bytes() for name in names}
+    lost = pki.revoked()
+    pki("rotate", "--authority")
+    for name in set(names) - set(written):
+        (pki.folder / name).write_bytes(before[name])
+    assert pki.revoked() == lost
+    pki("issue", "participant:hospital-c")
+    pki("revoke", "hospital-c")
+    assert lost < pki.revoked()

@@ -9,6 +9,7 @@ holder by exactly one SPIFFE id in the URI SAN; the common name is only for peop
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ AUTHORITY_DAYS = 365
 CERTIFICATE_DAYS = 30
 # A list is renewed with every revocation and by every start of `aegis up` when it gets old.
 _LIST_DAYS = 90
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Authority:
     ) -> Authority:
         """Makes the next authority; peers that follow `ca.crt` go on trusting this one, too."""
         successor = Authority(self.folder, _new_authority(now, days))
-        own = self._own_list()
+        own, _ = self._lists()
         before = b"" if own is None else own.public_bytes(Encoding.PEM)
         # Peers read at any moment: roots before what only the new one vouches for.
         successor._write_roots([self.certificate], written)
@@ -101,8 +103,10 @@ class Authority:
 
     def retire_predecessors(self, now: datetime, written: list[str]) -> None:
         """Leaves this authority as the only root: what others issued counts no more."""
-        self.write_list(self.revoked(), now, written)
+        revoked = self.revoked()
+        # The roots first: one that still counts without its list would bring back who is on it.
         self._write_roots([], written)
+        self.write_list(revoked, now, written)
 
     def _write_roots(self, others: Sequence[x509.Certificate], written: list[str]) -> None:
         roots = (each.public_bytes(Encoding.PEM) for each in (self.certificate, *others))
@@ -146,24 +150,25 @@ class Authority:
 
     def revoked(self) -> Sequence[x509.RevokedCertificate]:
         """Returns what this authority has revoked."""
-        own = self._own_list()
+        own, _ = self._lists()
         return [] if own is None else list(own)
 
     def revoke(self, serial_number: int, now: datetime, written: list[str]) -> None:
         """Revokes a certificate of this authority; one that was revoked stays so."""
-        revoked = list(self.revoked())
+        own, others = self._lists()
+        revoked = [] if own is None else list(own)
         if not any(each.serial_number == serial_number for each in revoked):
             builder = x509.RevokedCertificateBuilder().serial_number(serial_number)
             revoked.append(builder.revocation_date(now).build())
-        self.write_list(revoked, now, written, before=self._other_lists())
+        self.write_list(revoked, now, written, before=others)
 
     def ensure_list(self, now: datetime, written: list[str]) -> None:
         """Writes a list where there is none of ours, or where it is getting old."""
-        own = self._own_list()
+        own, others = self._lists()
         if own is None or own.next_update_utc is None:
-            self.write_list([], now, written)
+            self.write_list([], now, written, before=others)
         elif own.next_update_utc - now < timedelta(days=_LIST_DAYS) * RENEW_AT:
-            self.write_list(list(own), now, written, before=self._other_lists())
+            self.write_list(list(own), now, written, before=others)
 
     def write_list(
         self,
@@ -186,21 +191,29 @@ class Authority:
         own = builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
         write_private(self.folder / "ca.crl", own + before, written)
 
-    def _own_list(self) -> x509.CertificateRevocationList | None:
-        """The first list of the file, if it is ours."""
+    def _lists(self) -> tuple[x509.CertificateRevocationList | None, bytes]:
+        """Returns our list of the file, if there is one, and those of roots that still count."""
         try:
-            listed = x509.load_pem_x509_crl((self.folder / "ca.crl").read_bytes())
-            ours = listed.is_signature_valid(self._key.public_key())
+            data = (self.folder / "ca.crl").read_bytes()
+            roots = x509.load_pem_x509_certificates((self.folder / "ca.crt").read_bytes())
         except (FileNotFoundError, ValueError):
-            return None
-        return listed if ours else None
+            return None, b""
+        own, others = None, b""
+        for part in _LIST.findall(data):
+            try:
+                listed = x509.load_pem_x509_crl(part)
+            except ValueError:
+                continue
+            if own is None and _has_signed(self.certificate, listed):
+                own = listed
+            elif any(_has_signed(root, listed) for root in roots):
+                others += listed.public_bytes(Encoding.PEM)
+        return own, others
 
-    def _other_lists(self) -> bytes:
-        _, _, others = (self.folder / "ca.crl").read_bytes().partition(_END)
-        return others
 
-
-_END = b"-----END X509 CRL-----\n"
+def _has_signed(authority: x509.Certificate, listed: x509.CertificateRevocationList) -> bool:
+    key = authority.public_key()
+    return isinstance(key, ec.EllipticCurvePublicKey) and listed.is_signature_valid(key)
 
 
 def _new_authority(now: datetime, days: int) -> Pair:
@@ -224,13 +237,15 @@ def _new_authority(now: datetime, days: int) -> Pair:
 def read_pair(folder: Path, name: str) -> Pair | None:
     """Returns a pair that belongs together, or nothing: a killed renewal leaves halves."""
     try:
-        certificate = x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes())
+        found = x509.load_pem_x509_certificates((folder / f"{name}.crt").read_bytes())
         key = load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         return None
-    return Pair(certificate, key) if certificate.public_key() == key.public_key() else None
+    # A killed succession leaves the root of the next authority before the one that has a key.
+    public = key.public_key()
+    return next((Pair(each, key) for each in found if each.public_key() == public), None)
 
 
 def _builder(
