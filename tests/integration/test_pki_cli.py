@@ -131,6 +131,17 @@ def test_folder_without_an_authority_is_told_so(tmp_path: Path):
     assert "aegis pki init" in Pki(tmp_path)("show", exit_code=2)
 
 
+def test_serial_number_that_no_list_of_ours_can_end_is_refused(pki: Pki):
+    """Of an earlier authority, or of the authority itself: nothing is said to be done."""
+    earlier = f"{pki.certificate('hospital-a').serial_number:x}"
+    pki("rotate", "--authority")
+    own = f"{pki.certificate('ca').serial_number:x}"
+    before = (pki.folder / "ca.crl").read_bytes()
+    for serial in (earlier, own):
+        assert "is not of this authority" in pki("revoke", serial, exit_code=2)
+    assert (pki.folder / "ca.crl").read_bytes() == before
+
+
 @pytest.mark.parametrize("written", [("ca.crt",), ("ca.crt", "ca.key")])
 def test_succession_that_was_killed_loses_neither_the_authority_nor_who_was_revoked(
     pki: Pki, written: tuple[str, ...]

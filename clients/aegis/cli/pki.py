@@ -25,6 +25,14 @@ FolderOption = Annotated[
 ]
 
 
+_EARLIER = "of an earlier authority"
+# What a list of ours cannot end, and what does.
+_NOT_OURS = {
+    _EARLIER: "`aegis pki rotate --retire` ends it",
+    "authority": "`aegis pki rotate --authority` replaces it",
+}
+
+
 @dataclass(frozen=True)
 class _Listed:
     name: str
@@ -113,7 +121,7 @@ def rotate(
     if of_authority:
         authority.succeed(_now(), written)
     elif retire:
-        left = [each.name for each in _listed(authority) if each.state == "of an earlier authority"]
+        left = [each.name for each in _listed(authority) if each.state == _EARLIER]
         if left:
             fail(f"still of an earlier authority: {', '.join(left)}", "rotate those first")
         authority.retire_predecessors(_now(), written)
@@ -146,10 +154,13 @@ def revoke(
     if (authority.folder / f"{which}.crt").exists():
         certificate = _certificate(authority, _checked(which))
         if not authority.has_issued(certificate):
-            fail(f"{which}.crt is not of this authority", "`aegis pki rotate --retire` ends it")
+            fail(f"{which}.crt is not of this authority", _NOT_OURS[_EARLIER])
         serial = certificate.serial_number
     elif re.fullmatch("[0-9a-f]{8,40}", which):
         serial = int(which, 16)
+        for each in _listed(authority):
+            if each.certificate.serial_number == serial and each.state in _NOT_OURS:
+                fail(f"{each.name}.crt is not of this authority", _NOT_OURS[each.state])
     else:
         fail(f"no {which}.crt in {authority.folder}", "`aegis pki show` lists what there is")
     authority.revoke(serial, _now(), written)
@@ -196,7 +207,7 @@ def _state(authority: Authority, certificate: x509.Certificate, revoked: set[int
     if certificate == authority.certificate:
         return "authority"
     if not authority.has_issued(certificate):
-        return "of an earlier authority"
+        return _EARLIER
     if certificate.serial_number in revoked:
         return "revoked"
     now = _now()
