@@ -74,6 +74,10 @@ def caller_of_certificate(pem: bytes, trust_domain: str) -> Caller:
         uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
     except x509.ExtensionNotFound:
         uris = []
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise Unauthenticated(
+            "PEER_UNIDENTIFIED", "the certificate's names cannot be read"
+        ) from error
     if len(uris) != 1:
         raise Unauthenticated(
             "PEER_UNIDENTIFIED", f"the certificate has {len(uris)} URI names instead of one"

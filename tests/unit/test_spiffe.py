@@ -9,6 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aegis.errors import Unauthenticated
 from aegis.serving.doors import Peer, by_certificate
@@ -82,6 +84,39 @@ def test_two_uri_names_are_refused():
 def test_foreign_or_misshapen_spiffe_id_is_refused(name: str):
     """Only spiffe://TRUST-DOMAIN/KIND/NAME of our own trust domain counts."""
     assert refusal_of(certificate(uri(name))) == "PEER_UNIDENTIFIED"
+
+
+def hostile(data: bytes) -> bytes:
+    """A certificate whose alternative names are these bytes."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject, now = x509.Name([]), datetime.now(UTC)
+    names = x509.UnrecognizedExtension(x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, data)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1)
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(hours=1))
+    signed = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    return signed.public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x30\x82",
+        # A URI that is not ASCII, and a name of a form that nobody uses (ediPartyName).
+        b"\x30\x04\x86\x02\xff\xfe",
+        b"\x30\x06\xa5\x04\xa1\x02\x0c\x00",
+    ],
+)
+def test_alternative_names_that_cannot_be_read_are_nobody(data: bytes):
+    """Whoever has such a certificate signed gets a refusal, not an internal error."""
+    assert refusal_of(hostile(data)) == "PEER_UNIDENTIFIED"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_for_alternative_names_are_nobody(data: bytes):
+    """None of them is a SPIFFE id of ours, and nothing else happens."""
+    assert refusal_of(hostile(data)) == "PEER_UNIDENTIFIED"
 
 
 async def test_missing_certificate_is_refused():
