@@ -138,7 +138,9 @@ def _named_files(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
 def _of_place(setting: str, file: Path) -> Iterator[Finding]:
     try:
         real = file.resolve(strict=True)
-        found, folder = real.stat(), real.parent.stat()
+        # Also the way of a link, and the folders above: each may be put in another's place.
+        above = dict.fromkeys((*real.parents, *file.absolute().parents))
+        found, folders = real.stat(), {folder: folder.stat().st_mode for folder in above}
     except OSError:
         return  # whoever reads it says so
     if found.st_mode & 0o007:
@@ -156,9 +158,11 @@ def _of_place(setting: str, file: Path) -> Iterator[Finding]:
     if found.st_uid not in (0, os.geteuid()):
         problem = f"{file} belongs to somebody else, user {found.st_uid}"
         yield _error("SECRET_FOREIGN_OWNER", setting, problem, "chown it to who runs the program")
-    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-        problem = f"everybody can replace {file}: its folder is writable"
-        yield _error("SECRET_REPLACEABLE", setting, problem, f"chmod o-w {real.parent}")
+    for folder, mode in folders.items():
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            problem = f"everybody can replace {file}: {folder} is writable"
+            yield _error("SECRET_REPLACEABLE", setting, problem, f"chmod o-w {folder}")
+            break
 
 
 def _of_content(secret: _Secret) -> Iterator[Finding]:

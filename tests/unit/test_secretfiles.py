@@ -80,6 +80,26 @@ def test_folder_that_everybody_can_write_is_found(good: dict[str, str], tmp_path
     assert codes(good) == []
 
 
+@pytest.mark.parametrize("place", ["of the link", "above"])
+def test_way_that_everybody_can_change_is_found(good: dict[str, str], tmp_path: Path, place: str):
+    """Who can put another link, or another folder, in its place need not write in the last one."""
+    opened = tmp_path / "open"
+    kept_in = opened / "kept" if place == "above" else tmp_path / "kept"
+    for folder in (opened, kept_in):
+        folder.mkdir(mode=0o700)
+    file = kept(kept_in, "cache", bytes(range(40, 72)))
+    if place == "of the link":
+        link = opened / "link"
+        link.symlink_to(file)
+        file = str(link)
+    told = {**good, "AEGIS_CACHE_KEY": file}
+    assert codes(told) == []
+    opened.chmod(0o777)
+    assert codes(told) == [("SECRET_REPLACEABLE", "AEGIS_CACHE_KEY")]
+    opened.chmod(0o1777)
+    assert codes(told) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_file_of_somebody_else_is_found(good: dict[str, str]):
     """They can change it whenever they like."""
