@@ -160,4 +160,10 @@ def write_private(path: Path, data: bytes, written: list[str]) -> None:
         file.flush()
         os.fsync(descriptor)
     fresh.rename(path)
+    # A list of what was revoked must not be the old one again after a power cut.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
     written.append(path.name)
