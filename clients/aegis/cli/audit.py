@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from google.protobuf.message import DecodeError
 
-from aegis.audit import checkpoints, merkle
+from aegis.audit import merkle
 from aegis.audit.chain import leaf_hash
 from aegis.audit.checkpoints import CheckpointError
+from aegis.audit.copies import TRUST
+from aegis.audit.signers import open_checkpoint
 from aegis.cli import audit_copy
 from aegis.cli import report as compliance
 from aegis.cli.session import (
@@ -27,8 +31,10 @@ from aegis.cli.session import (
     run,
     show_json,
     show_table,
+    target,
     when,
 )
+from aegis.trust import TrustBundle
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Read and verify the record.")
@@ -90,12 +96,19 @@ def list_(
 def show(
     index: Annotated[int, typer.Argument(min=0, help="The record's number.")],
     log: LogOption = "",
+    trust: Annotated[
+        Path | None, typer.Option(help="The trust bundle with the key of the log.")
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Show one record, what is beside it, and the proof that the signed log holds it."""
+    pki = target.home / "pki"
+    # Without a bundle no signature is known, and nothing is proven.
+    known = trust is not None or (pki / TRUST).is_file()
+    bundle = audit_copy.trust_of(pki, trust) if known else TrustBundle(())
     stored, proof, note = run(_show(index, log))
     record = audit_pb2.AuditRecord.FromString(stored.record)
-    problem = _fault_of_proof(stored, proof, note)
+    problem = fault_of_proof(index, stored, proof, note, bundle)
     shown = {
         "record": as_dict(record),
         "attachments": {beside.name: len(beside.content) for beside in stored.attachments},
@@ -112,11 +125,12 @@ def show(
             out.print(f"  {name}: {value}", highlight=False, markup=False)
         for digest in record.attachments:
             kept = any(beside.name == digest.name for beside in stored.attachments)
-            out.print(f"  beside it: {digest.name}{'' if kept else ' (erased)'}", highlight=False)
+            name = audit_copy.printable(digest.name)
+            out.print(f"  beside it: {name}{'' if kept else ' (erased)'}", highlight=False)
         if not problem:
             out.print(f"[green]proven[/] to be in the signed tree of {proof.tree_size} records")
     if problem:
-        err.print(f"[bold red]not proven[/] {problem}", highlight=False)
+        err.print(f"[bold red]not proven[/] {audit_copy.printable(problem)}", highlight=False)
         raise typer.Exit(1)
 
 
@@ -203,15 +217,22 @@ def _row(record: audit_pb2.AuditRecord) -> tuple[object, ...]:
     )
 
 
-def _fault_of_proof(
-    stored: audit_pb2.StoredAuditRecord, proof: audit_pb2.GetInclusionProofResponse, note: str
+def fault_of_proof(
+    index: int,
+    stored: audit_pb2.StoredAuditRecord,
+    proof: audit_pb2.GetInclusionProofResponse,
+    note: str,
+    trust: TrustBundle,
 ) -> str:
-    """Returns why a record is not proven to be in a signed tree; empty when it is."""
+    """Returns why a record is not proven to be the one of its number in a signed tree, or ""."""
     try:
-        signed = checkpoints.parse(note).checkpoint
+        signed = open_checkpoint(note, trust)
+        record = audit_pb2.AuditRecord.FromString(stored.record)
+        if (record.log_id, record.index) != (signed.log_id, index):
+            return f"this is record {record.index} of {record.log_id}"
         leaf = leaf_hash(stored.record)
-        root = merkle.root_from_inclusion(proof.index, signed.size, leaf, proof.hashes)
-    except (CheckpointError, ValueError) as error:
+        root = merkle.root_from_inclusion(index, signed.size, leaf, proof.hashes)
+    except (CheckpointError, DecodeError, ValueError) as error:
         return str(error)
     return "" if root == signed.root else "the proof leads to another root than the signed one"
 
