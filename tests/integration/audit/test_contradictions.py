@@ -17,6 +17,7 @@ from tests.auditing import Keys, Written, entry
 from aegis.audit import checkpoints
 from aegis.audit.checkpoints import CheckpointError
 from aegis.audit.signers import cosigned_by
+from aegis.audit.verifier import Verdict, verify_copy
 from aegis.errors import FailedPrecondition, InvalidArgument
 from aegis.serving.checkpointing.cutting import Checkpoints
 from aegis.serving.checkpointing.peers import PeerLog
@@ -88,6 +89,31 @@ async def test_log_that_was_cut_off_is_not_signed(database: Database, database_u
     with pytest.raises(FailedPrecondition) as refusal:
         await log.kept.cut_if_due()
     assert refusal.value.reason == "AUDIT_FORKED"
+
+
+async def test_key_that_was_revoked_seals_nothing(database: Database, tmp_path: Path):
+    """What it signed until then stays good; with the next key it goes on."""
+    keys, next_keys = Keys(), Keys()
+    log = Written(database, keys=keys)
+    trust = keys.trust()
+    log.kept = Checkpoints(log.audit, keys.log, clock=log.clock, trust=lambda: trust)
+    await seal(log, 3)
+    log.clock.move(seconds=1)
+    trust = TrustBundle(
+        (
+            *(replace(key, revoked_at=log.clock()) for key in keys.trust().keys),
+            *next_keys.trust().keys,
+        )
+    )
+    await log.write(entry())
+    log.clock.move(seconds=10)
+    with pytest.raises(FailedPrecondition) as refusal:
+        await log.kept.cut_if_due()
+    assert refusal.value.reason == "SIGNING_KEY_UNUSABLE"
+    log.kept = Checkpoints(log.audit, next_keys.log, clock=log.clock, trust=lambda: trust)
+    assert await log.kept.cut_if_due() is not None
+    copy = await log.copy(tmp_path / "copy")
+    assert verify_copy(copy, trust=trust, now=log.clock()).verdict is Verdict.GOOD
 
 
 async def test_change_of_rights_is_sealed_at_once(database: Database):

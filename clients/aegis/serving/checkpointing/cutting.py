@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from aegis import algorithms
 from aegis.audit import checkpoints
 from aegis.audit.checkpoints import Checkpoint
 from aegis.audit.merkle import Frontier, peaks_of
@@ -17,6 +18,7 @@ from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.log import Growth
 from aegis.serving.checkpointing.store import CheckpointStore, KeptNote
 from aegis.serving.database import Connection
+from aegis.trust import AUDIT_CHECKPOINT, TrustBundle
 from aegis.v1 import audit_pb2
 
 log = logging.getLogger(__name__)
@@ -81,12 +83,14 @@ class Checkpoints:
         *,
         clock: Callable[[], datetime],
         schema: str = "aegis",
+        trust: Callable[[], TrustBundle] | None = None,
     ) -> None:
         self.growth = Growth()
         self.store = CheckpointStore(schema)
         self._audit = audit
         self._database = audit.database
         self._key = key
+        self._trust = trust
         self.clock = clock
 
     async def newest(self) -> KeptNote | None:
@@ -102,7 +106,8 @@ class Checkpoints:
     async def cut_if_due(self) -> KeptNote | None:
         """Cuts, signs and keeps a checkpoint if it is time; returns it.
 
-        Raises `FailedPrecondition` (AUDIT_FORKED) when the database contradicts the last one.
+        Raises `FailedPrecondition`: AUDIT_FORKED when the database contradicts the last one,
+        SIGNING_KEY_UNUSABLE when our key does not count.
         """
         async with self._database.transaction() as connection:
             # Replicas take turns, so that each sees what the one before it has cut.
@@ -115,6 +120,7 @@ class Checkpoints:
             now = self.clock()
             if not await self._due(connection, now, size, newest):
                 return None
+            self._refuse_useless_key(now)
             if newest is not None:
                 await self._refuse_another_past(connection, newest)
             cut = Checkpoint(self._audit.log_id, size, root, chained, now)
@@ -133,6 +139,20 @@ class Checkpoints:
             verbs = await self.store.actions_since(connection, behind, _IDENTITY)
             rights = not RIGHTS.isdisjoint(verbs)
         return due(now, size, newest, fresh, rights=rights)
+
+    def _refuse_useless_key(self, now: datetime) -> None:
+        """Raises unless whoever verifies believes what we sign now.
+
+        A checkpoint stays in the log for good: by a key that was revoked meanwhile, it would make
+        every copy one whose signatures do not hold.
+        """
+        if self._trust is None:
+            return
+        ours = algorithms.key_id(self._key.public_key())
+        known = self._trust().of_owner(AUDIT_CHECKPOINT, f"log:{self._audit.log_id}")
+        if not any(key.key_id == ours and key.usable(now) for key in known):
+            text = f"key {ours} does not count for log:{self._audit.log_id}: nothing is sealed"
+            raise FailedPrecondition("SIGNING_KEY_UNUSABLE", text)
 
     async def _refuse_another_past(self, connection: Connection, newest: KeptNote) -> None:
         """Raises unless the records still begin as they were signed.
@@ -154,7 +174,7 @@ class Checkpoints:
                 # Nothing is signed until a person has looked; said once, not every second.
                 if error.message != told:
                     told = error.message
-                    log.critical("the audit log was changed: %s", error.message)
+                    log.critical("no checkpoint is cut: %s: %s", error.reason, error.message)
             except AegisError as error:
                 log.warning("no checkpoint could be cut: %s", error.message)
             await self._audit.growth.wait(_POLL_SECONDS)

@@ -24,7 +24,7 @@ Part = Coroutine[Any, Any, None]
 class Keeping:
     """How a program keeps its checkpoints: the key that signs, the sinks, the witness if any.
 
-    `trust` says whose cosignature counts.
+    `trust` says whether that key counts still, and whose cosignature does.
     """
 
     key: Path
@@ -36,7 +36,8 @@ class Keeping:
         self, audit: AuditLog, *, clock: Callable[[], datetime], schema: str
     ) -> Checkpoints:
         """Returns the checkpoints of a log; raises ValueError for a key that is none."""
-        return Checkpoints(audit, load_private_key(self.key), clock=clock, schema=schema)
+        key = load_private_key(self.key)
+        return Checkpoints(audit, key, clock=clock, schema=schema, trust=self.trust)
 
     def parts(
         self,
