@@ -54,11 +54,15 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RuleFile:
-    """A file that passed every check. `conditions` are compiled, by their text."""
+    """A file that passed every check. `conditions` are compiled, by their text.
+
+    `line_numbers` say where in the text each of the `lines` was; empty when there was no text.
+    """
 
     lines: tuple[Line, ...]
     conditions: Mapping[str, Condition] = field(repr=False)
     model: Model = field(default_factory=read_model, repr=False)
+    line_numbers: tuple[int, ...] = field(default=(), repr=False, compare=False, kw_only=True)
 
     def to_csv(self) -> str:
         """Returns the canonical text: reading it gives the same lines again."""
@@ -111,6 +115,7 @@ class _Reader:
     def __init__(self) -> None:
         self._faults: list[Violation] = []
         self._lines: list[Line] = []
+        self._numbers: list[int] = []
         self._conditions: dict[str, Condition] = {}
         self._seen: dict[tuple[str, ...], int] = {}
         self._links: list[Link] = []
@@ -165,6 +170,7 @@ class _Reader:
         if self._match(number, rule_id, _ID, 'an id such as "automation-restarts-pods"'):
             self._once(number, rule_id, ("p", rule_id.text), f"the id {rule_id.text}")
         self._lines.append(Line("p", tuple(item.text for item in fields)))
+        self._numbers.append(number)
 
     def _condition(self, number: int, condition: _Field) -> None:
         if not condition.text or condition.text in self._conditions:
@@ -188,6 +194,7 @@ class _Reader:
             self._links.append((scope, member.text, role.text))
             self._member_line.setdefault((scope, member.text), number)
         self._lines.append(Line(kind, texts))
+        self._numbers.append(number)
 
     def _once(self, number: int, item: _Field, key: tuple[str, ...], what: str) -> bool:
         first = self._seen.setdefault(key, number)
@@ -223,7 +230,8 @@ class _Reader:
             self._faults.append(Violation(0, 0, "expected at least one p line: this locks all out"))
         if self._faults:
             raise PolicyError(self._faults)
-        return RuleFile(tuple(self._lines), self._conditions, model)
+        numbers = tuple(self._numbers)
+        return RuleFile(tuple(self._lines), self._conditions, model, line_numbers=numbers)
 
 
 class _OwnReader(_Reader):
@@ -253,6 +261,7 @@ class _OwnReader(_Reader):
             rule_id = named["id"]
             self._once(number, rule_id, ("p", rule_id.text), f"the id {rule_id.text}")
         self._lines.append(Line("p", tuple(item.text for item in fields)))
+        self._numbers.append(number)
 
     def _binding(self, number: int, kind: str, fields: Sequence[_Field]) -> None:
         texts = tuple(item.text for item in fields)
