@@ -44,6 +44,12 @@ _FOLDED = 20
 _HINTS = {
     "POLICY_DENIED": "ask `aegis policy check SUBJECT RESOURCE ACTION`, or change the rules with"
     " `aegis policy import FILE`",
+    "POLICY_INVALID": "`aegis policy lint FILE` names the same places without a server",
+    "POLICY_NOT_COMPILED": "ask one request at a time with `aegis policy check`",
+    "ETAG_MISMATCH": "somebody else changed this line: look with `aegis policy rules`, then again",
+    "REVISION_CONFLICT": "see what changed with `aegis policy diff`, then try again",
+    "PROPOSAL_OWN": "somebody else has to approve it",
+    "PROPOSAL_DECIDED": "see what became of it with `aegis policy proposals`",
     "PEER_UNIDENTIFIED": "use a certificate that `aegis up` made: --as admin",
     "SIGNING_KEY_UNUSABLE": "list the keys that count with `aegis keys list`",
     "REQUEST_EXPIRED": "sign again; a request lives for 60 seconds",
