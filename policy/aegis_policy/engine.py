@@ -9,8 +9,9 @@ threads may ask the same engine.
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,15 @@ from aegis_policy.index import Index, Row
 from aegis_policy.models import read_model
 from aegis_policy.requests import check_action, check_subject, segments_of
 from aegis_policy.roles import EVERYWHERE, Link, Roles
-from aegis_policy.rulefile import MAX_RULES, Line, RuleFile, read_lines, read_rules, to_csv
+from aegis_policy.rulefile import (
+    MAX_RULES,
+    NO_RULES,
+    Line,
+    RuleFile,
+    read_lines,
+    read_rules,
+    to_csv,
+)
 
 if TYPE_CHECKING:
     from aegis_policy.interpreter import Interpreter
@@ -60,21 +69,25 @@ class Engine:
         self.model = rules.model if model_conf is None else read_model(model_conf)
         if places is None:
             places = range(STRIDE, (len(rules.lines) + 1) * STRIDE, STRIDE)
-        self._lines = dict(zip(places, rules.lines, strict=True))
+        self._lines: dict[int, Line] = {}
+        self._places: dict[str | Line, int] = {}
         self._conditions = rules.conditions
         self._interpreter: Interpreter | None = None
-        self.index, self._roles, self._names = Index(), Roles({}), Counter[str]()
-        self._attributes = frozenset[str]()
+        self.index, self._roles = Index(), Roles({})
+        # How many lines begin with a name.
+        self._names: dict[str, int] = {}
+        self._attributes = _attributes(rules.conditions.values())
         self._closed: dict[tuple[str, ...], frozenset[str]] = {}
         if self.model.compiled:
-            self._compile((), list(self._lines.items()))
+            with _without_collections():
+                self._compile((), zip(places, rules.lines, strict=True))
         else:
+            self._lines = dict(zip(places, rules.lines, strict=True))
             # Only who uses such a model needs PyCasbin.
             from aegis_policy.interpreter import Interpreter
 
             self._interpreter = Interpreter(rules, self.model)
             self._names = self._interpreter.names
-            self._attributes = self._interpreter.attributes
 
     @classmethod
     def from_csv(cls, policy_csv: str, model_conf: str | None = None) -> Engine:
@@ -210,53 +223,74 @@ class Engine:
 
     def _change(self, removed: Sequence[int], added: Mapping[int, Line]) -> None:
         self._conditions = {**self._conditions, **read_lines(added.values())}
-        self._lines = {**self._lines}
+        self._attributes |= _attributes(
+            self._conditions[line.fields[4]]
+            for line in added.values()
+            if line.kind == "p" and line.fields[4]
+        )
+        self._lines, self._places = {**self._lines}, {**self._places}
+        self._names = {**self._names}
         self._compile(removed, added.items())
-        self._refuse_contradictions(added)
+        if not any(line.kind == "p" for line in self._lines.values()):
+            raise PolicyError([Violation(0, 0, NO_RULES)])
 
     def _compile(self, removed: Iterable[int], added: Iterable[tuple[int, Line]]) -> None:
-        """Changes this engine, which nobody else has yet."""
-        self._names = self._names.copy()
+        """Changes this engine, which nobody else has yet; raises KeyError, `PolicyError`."""
         out, into = _Parts(), _Parts()
         for place in removed:
             line = self._lines.pop(place)
-            self._names[line.fields[0]] -= 1
+            del self._places[_identity(line)]
+            self._count(line, -1)
             out.take(place, line, self._conditions)
-        for place, line in added:
-            if self._lines.get(place, line) is not line:
+        faults = []
+        for number, (place, line) in enumerate(added, start=1):
+            if self._lines.setdefault(place, line) is not line:
                 raise KeyError(place)
-            self._lines[place] = line
-            self._names[line.fields[0]] += 1
+            if self._places.setdefault(_identity(line), place) != place:
+                what = f"the id {line.fields[-1]}" if line.kind == "p" else "this binding"
+                faults.append(Violation(number, 1, f"{what} is already used"))
+            self._count(line, 1)
             into.take(place, line, self._conditions)
-        self._names = +self._names  # without those that are left nowhere
-        self.index = self.index.with_rules(out.rows, into.rows)
         if out.links or into.links:
             self._roles = self._roles.with_links(out.links, into.links)
             self._closed = {}
-        self._attributes = frozenset[str]().union(
-            *(condition.attributes for condition in self._conditions.values())
-        )
-
-    def _refuse_contradictions(self, added: Mapping[int, Line]) -> None:
-        """Raises `PolicyError` for what added lines and those that stay cannot be together."""
-        numbers = {line: number for number, line in enumerate(added.values(), start=1)}
-        faults = []
-        seen: dict[tuple[str, ...], int] = {}
-        for place, line in self._lines.items():
-            key = ("p", line.fields[-1]) if line.kind == "p" else (line.kind, *line.fields)
-            if seen.setdefault(key, place) != place:
-                what = f"the id {line.fields[-1]}" if line.kind == "p" else "this binding"
-                faults.append(Violation(numbers.get(line, 0), 1, f"{what} is already used"))
-        if any(line.kind != "p" for line in added.values()):
+        if into.links:
             faults += [
                 Violation(0, 0, f"{member}: {fault}") for _, member, fault in self._roles.faults()
             ]
         if len(self._lines) > MAX_RULES:
             faults.append(Violation(0, 0, f"at most {MAX_RULES} lines"))
-        if all(line.kind != "p" for line in self._lines.values()):
-            faults.append(Violation(0, 0, "expected at least one p line: this locks all out"))
         if faults:
             raise PolicyError(faults)
+        self.index = self.index.with_rules(out.rows, into.rows)
+
+    def _count(self, line: Line, step: int) -> None:
+        name = line.fields[0]
+        count = self._names.get(name, 0) + step
+        if count:
+            self._names[name] = count
+        else:
+            del self._names[name]
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Spares a build that makes many objects and no garbage Python's search for garbage.
+
+    That takes longer than the build. Whoever else runs meanwhile makes theirs a little later.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _identity(line: Line) -> str | Line:
+    """Returns what no two lines share: a rule's id, all of a binding."""
+    return line.fields[-1] if line.kind == "p" else line
 
 
 def fits(row: Row, condition: Condition, moment: Moment) -> bool:
@@ -265,6 +299,10 @@ def fits(row: Row, condition: Condition, moment: Moment) -> bool:
         return condition.holds(moment)
     except Unanswerable:
         return row.deny
+
+
+def _attributes(conditions: Iterable[Condition]) -> frozenset[str]:
+    return frozenset[str]().union(*(condition.attributes for condition in conditions))
 
 
 class _Parts:

@@ -12,8 +12,23 @@ import unicodedata
 MAX_BYTES = 512
 
 
+def is_plain(resource: str) -> bool:
+    """Says of most canonical paths that they are, in a quarter of a microsecond."""
+    return (
+        resource.isascii()
+        and resource.isprintable()
+        and "/." not in resource
+        and "//" not in resource
+        and resource[:1] == "/"
+        and resource[-1] != "/"
+        and len(resource) <= MAX_BYTES
+    )
+
+
 def fault_of_resource(resource: str) -> str:
     """Returns what keeps `resource` from being a canonical path, or an empty string."""
+    if is_plain(resource):
+        return ""
     if not resource.startswith("/") or resource == "/":
         return 'expected a path such as "/training/runs"'
     if resource.endswith("/"):

@@ -35,6 +35,7 @@ SUBJECT = re.compile(r"[a-z][a-z0-9-]{0,31}:[A-Za-z0-9][A-Za-z0-9._@/-]{0,127}")
 DOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ACTION = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _ID = re.compile(r"[a-z0-9][a-z0-9._#-]{0,79}")
+NO_RULES = "expected at least one p line: this locks all out"
 _COLUMNS = {
     "p": ("subject", "domain", "resource", "action", "condition", "effect", "id"),
     "g": ("member", "role", "domain"),
@@ -77,7 +78,7 @@ def to_csv(lines: Iterable[Line]) -> str:
 
 
 def _quoted(text: str) -> str:
-    plain = text == text.strip(" ") and not re.search(r'[",]', text)
+    plain = '"' not in text and "," not in text and text == text.strip(" ")
     return text if plain else '"' + text.replace('"', '""') + '"'
 
 
@@ -227,7 +228,7 @@ class _Reader:
         if len(self._lines) > most:
             self._faults.append(Violation(0, 0, f"at most {most} lines"))
         if not self._faults and all(line.kind != "p" for line in self._lines):
-            self._faults.append(Violation(0, 0, "expected at least one p line: this locks all out"))
+            self._faults.append(Violation(0, 0, NO_RULES))
         if self._faults:
             raise PolicyError(self._faults)
         numbers = tuple(self._numbers)
@@ -273,6 +274,7 @@ class _OwnReader(_Reader):
             self._links.append((scope, texts[0], texts[1]))
             self._member_line.setdefault((scope, texts[0]), number)
         self._lines.append(Line(kind, texts))
+        self._numbers.append(number)
 
 
 def _fault_of_text(raw: str) -> tuple[int, str] | None:
@@ -301,6 +303,12 @@ _PLAIN = re.compile(r"[^,]*")
 def _split(raw: str) -> Iterator[_Field]:
     """Cuts a line at its commas, outside quotes; raises `_Unquotable`."""
     at = 0
+    if '"' not in raw:
+        for part in raw.split(","):
+            text = part.lstrip(" ")
+            yield _Field(text.rstrip(" "), at + 1 + len(part) - len(text))
+            at += len(part) + 1
+        return
     while True:
         at += len(raw[at:]) - len(raw[at:].lstrip(" "))
         quoted = raw.startswith('"', at)
