@@ -105,6 +105,24 @@ def read_lines(lines: Iterable[Line]) -> Mapping[str, Condition]:
     return reader.conditions()
 
 
+def read_line(raw: str) -> Line:
+    """Cuts one line into its fields; raises `PolicyError` where that cannot be done.
+
+    What the fields mean, and whether they fit the other lines, is for whoever reads the whole file.
+    """
+    fault = _fault_of_text(raw)
+    if fault is not None:
+        raise PolicyError([Violation(1, *fault)])
+    try:
+        kind, *fields = _split(raw)
+    except _Unquotable as error:
+        raise PolicyError([Violation(1, error.column, error.expected)]) from None
+    if kind.text not in _COLUMNS:
+        expected = f'expected "p", "g" or "g2", found {kind.text!r}'
+        raise PolicyError([Violation(1, kind.column, expected)])
+    return Line(kind.text, tuple(each.text for each in fields))
+
+
 class _Field(NamedTuple):
     text: str
     column: int

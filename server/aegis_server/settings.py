@@ -50,6 +50,7 @@ class Settings:
     limits: str
     mail: str | None = field(repr=False)
     mail_password: Path | None
+    policy_two_person: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -108,6 +109,7 @@ class Settings:
             limits=environment.get("AEGIS_LIMITS", ""),
             mail=environment.get("AEGIS_MAIL") or None,
             mail_password=optional_file("AEGIS_MAIL_PASSWORD_FILE"),
+            policy_two_person=_switch(environment, "AEGIS_POLICY_TWO_PERSON", missing),
         )
         missing += [
             f"{name} ({environment[name]!r} is not host:port)"
@@ -131,3 +133,10 @@ def _secret(environment: Mapping[str, str], name: str, missing: list[str]) -> st
     except ValueError as error:
         missing.append(str(error))
         return None
+
+
+def _switch(environment: Mapping[str, str], name: str, missing: list[str]) -> bool:
+    value = environment.get(name) or "off"
+    if value not in ("on", "off"):
+        missing.append(f"{name} ({value!r} is neither on nor off)")
+    return value == "on"

@@ -23,9 +23,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from aegis.errors import AegisError, Unavailable
 from aegis.serving.database import Database
-from aegis_policy import Engine, PolicyError, to_csv
+from aegis_policy import PolicyError
 from aegis_server.policy import store
 from aegis_server.policy.cache import DecisionCache, Verdict
+from aegis_server.policy.loading import load
 from aegis_server.policy.question import Question
 from aegis_server.policy.snapshot import Key, Snapshot
 from aegis_server.policy.store import StoredPolicyBroken
@@ -317,11 +318,8 @@ class Decisions:
             # Also another digest under the same number is another policy: a restored database.
             if mine is not None and (mine.revision, mine.digest) == head:
                 return
-            stored = await store.read_back(connection, head.revision)
-        if stored is None or stored[0].digest != head.digest:
-            raise StoredPolicyBroken(f"revision {head.revision} is not what the head says")
-        engine = await asyncio.to_thread(Engine.from_csv, to_csv(stored[1]))
-        self._use(Snapshot(head.revision, head.digest, engine))
+            snapshot = await load(connection, head, mine)
+        self._use(snapshot)
 
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -1,36 +1,33 @@
-"""The states of the rules: imported whole, numbered without gaps, all of them kept."""
+"""The states of the rules: numbered without gaps, all of them kept, and how a new one is made."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
-from aegis.errors import (
-    Aborted,
-    AegisError,
-    FieldViolation,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-)
-from aegis.serving.auditlog import AuditLog, Entry
-from aegis.serving.database import Connection, Database
-from aegis.v1 import audit_pb2
-from aegis_policy import Engine, PolicyError, RuleFile, Violation, to_csv
+from aegis.errors import Internal, NotFound
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.database import Database
+from aegis_policy import Line, PolicyError, read_rules, to_csv
 from aegis_policy.baseline import baseline_csv
-from aegis_server.policy import store
-from aegis_server.policy.decisions import Decision, Decisions, Question, Snapshot
-from aegis_server.policy.store import Head, Revision, StoredPolicyBroken
+from aegis_server.policy import drafts, store
+from aegis_server.policy.adoption import Adoption, adopted
+from aegis_server.policy.changes import LineChange, drawn
+from aegis_server.policy.decisions import Decisions
+from aegis_server.policy.drafts import Draft
+from aegis_server.policy.lockout import RESOURCE, Lockout, Standing
+from aegis_server.policy.places import arranged, fresh
+from aegis_server.policy.store import Policy, Revision, StoredPolicyBroken
+from aegis_server.policy.wishes import Outcome, Wish
+from aegis_server.policy.writing import Writer
 
-RESOURCE = "/policy"
-_DOMAIN = "aegis"
+__all__ = ["RESOURCE", "Adopted", "Change", "Outcome", "Revisions"]
+
 _FIRST_ACTOR = "server:aegis"
-# Errors travel in HTTP/2 trailers, which peers bound at 8 KiB: name this much, count the rest.
-_VIOLATION_BYTES_MAX = 3072
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +40,23 @@ class Change:
     # The revision it was made from; 0 takes whatever is current.
     expected_revision: int = 0
     validate_only: bool = False
+    # Casbin's model.conf; empty for Aegis' own.
+    model_conf: str = ""
+
+
+class Adopted(NamedTuple):
+    """What came of adopting the baseline. Without anything to add, the current revision."""
+
+    outcome: Outcome
+    added: list[Line]
+    left_out: list[Line]
 
 
 class Revisions:
-    """Reads and imports revisions."""
+    """Reads revisions and makes new ones.
+
+    What each of the making methods raises, `Writer.write` says.
+    """
 
     def __init__(
         self,
@@ -55,179 +65,114 @@ class Revisions:
         audit: AuditLog,
         decisions: Decisions,
         clock: Callable[[], datetime],
+        two_person: bool = False,
+        standing: Standing = dict,
     ) -> None:
         self._database = database
-        self._audit = audit
-        self._decisions = decisions
-        self._clock = clock
+        lockout = Lockout(
+            held_roles=lambda subject: decisions.held_roles(subject),
+            standing=standing,
+            clock=clock,
+        )
+        self.writer = Writer(
+            database,
+            audit=audit,
+            decisions=decisions,
+            lockout=lockout,
+            clock=clock,
+            two_person=two_person,
+        )
 
     async def ensure_first(self) -> None:
         """Stores the baseline as revision 1 unless there is a policy. Any number may call it."""
-        rules = Engine.from_csv(baseline_csv()).rules
-        change = Change("", _FIRST_ACTOR, "the rules of a fresh installation")
-        async with self._database.transaction() as connection:
-            head = await store.lock_head(connection)
-            if head.revision == 0:
-                await self._store(connection, self._following(head, rules, change), rules)
+        draft = Draft(fresh(read_rules(baseline_csv()).lines))
+        await self.writer.start_with(_FIRST_ACTOR, "the rules of a fresh installation", draft)
 
     async def get(self, number: int) -> tuple[Revision, str]:
         """Returns a revision, 0 being the newest, and its rules as CSV; raises `NotFound`."""
+        policy = await self.read(number)
+        return policy.revision, await asyncio.to_thread(to_csv, policy.lines)
+
+    async def read(self, number: int) -> Policy:
+        """Returns a revision, 0 being the newest; raises `NotFound` (RESOURCE_NOT_FOUND)."""
+        if number == 0:
+            return await self.writer.current()
         async with self._database.transaction() as connection:
-            number = number or (await store.head(connection)).revision
             try:
-                stored = await store.read_back(connection, number)
+                policy = await store.read_placed(connection, number)
             except StoredPolicyBroken as error:
                 raise Internal("INTERNAL", f"revision {number} is damaged") from error
-        if stored is None:
+        if policy is None:
             resource = f"{RESOURCE}/revisions/{number}"
             raise NotFound(
                 "RESOURCE_NOT_FOUND", f"there is no revision {number}", resource=resource
             )
-        return stored[0], to_csv(stored[1])
+        return policy
 
-    async def import_rules(self, change: Change) -> Revision:
-        """Makes a rule file the next revision, in force here when this returns.
-
-        With `validate_only` nothing is stored and the revision that would follow is returned.
-        Raises `InvalidArgument` (POLICY_INVALID) naming the bad lines, `Aborted`
-        (REVISION_CONFLICT), `PermissionDenied` (POLICY_DENIED) by the newest rules, `Unavailable`.
-        """
-        may = await self._decisions.decide(_may_write(change.actor), current=True)
-        if not may.allowed:
-            raise _denied(change.actor, may)
-        try:
-            engine = await asyncio.to_thread(Engine.from_csv, change.csv)
-            self._refuse_lockout(engine, change.actor)
-        except PolicyError as error:
-            await self._record_refusal(change, may, len(error.violations))
-            raise _invalid(error) from None
+    async def list(self, *, before: int | None, limit: int) -> Sequence[Revision]:
+        """Returns revisions numbered below `before`, the newest first."""
         async with self._database.transaction() as connection:
-            head = await store.lock_head(connection)
-            # The permission above came from `may.revision`; a newer one may have taken it away.
-            if head.revision != may.revision or change.expected_revision not in (0, head.revision):
-                raise Aborted(
-                    "REVISION_CONFLICT",
-                    f"the current revision is {head.revision}; read it and change that",
-                    expected=change.expected_revision or may.revision,
-                    current=head.revision,
-                )
-            revision = self._following(head, engine.rules, change)
-            if change.validate_only:
-                return revision
-            await self._store(connection, revision, engine.rules, may)
-        self._decisions.adopt(Snapshot(revision.number, revision.digest, engine))
-        return revision
+            return await store.revisions(connection, before=before, limit=limit)
 
-    def _refuse_lockout(self, engine: Engine, actor: str) -> None:
-        """Raises `PolicyError` for rules that would keep their own author from repairing them.
+    async def lines_of(self, csv: str, model_conf: str) -> Sequence[Line]:
+        """Reads a draft that is not to be stored; raises `InvalidArgument` (POLICY_INVALID)."""
+        nothing = Policy(Revision(0, b"", b"", "", "", 0, None), ())
+        try:
+            draft = await asyncio.to_thread(drafts.of_text, nothing, csv, model_conf)
+        except PolicyError as error:
+            raise drafts.invalid(error, {}) from None
+        return draft.lines
 
-        So there is always somebody who can; another writer may still remove this one.
+    async def import_rules(self, change: Change) -> Outcome:
+        """Makes a rule file the next revision."""
+        wish = Wish(
+            change.actor,
+            change.reason,
+            expected_revision=change.expected_revision,
+            validate_only=change.validate_only,
+            details={"csv_sha256": hashlib.sha256(change.csv.encode()).hexdigest()},
+        )
+        return await self.writer.write(
+            wish, lambda before: drafts.of_text(before, change.csv, change.model_conf)
+        )
+
+    async def apply(self, wish: Wish, changes: Sequence[LineChange]) -> Outcome:
+        """Changes single lines, all of them or none; raises also what `changes.drawn` does."""
+        wish = replace(wish, outcome="changed", details={"changes": str(len(changes))})
+        return await self.writer.write(wish, lambda before: drawn(before, changes))
+
+    async def roll_back(self, wish: Wish, number: int) -> Outcome:
+        """Makes the rules of an older revision the next one; raises also `NotFound`."""
+        old = await self.read(number)
+        wish = replace(wish, outcome="rolled-back", details={"rolled_back_to": str(number)})
+        return await self.writer.write(
+            wish,
+            lambda before: Draft(arranged(before.placed, old.lines), old.revision.model_conf),
+        )
+
+    async def adopt_baseline(self, wish: Wish) -> Adopted:
+        """Adds the rules of a fresh installation that this policy never had.
+
+        Raises also `FailedPrecondition` (POLICY_NOT_COMPILED) for a model of its own.
         """
-        after = engine.decide(
-            subject=actor,
-            domain=_DOMAIN,
-            resource=RESOURCE,
-            action="write",
-            roles=self._decisions.held_roles(actor),
-            now=self._clock(),
-        )
-        if not after.allowed:
-            by = f" by rule {after.rule_id}" if after.rule_id else ""
-            text = f"under these rules {actor} could not write {RESOURCE} any more{by}"
-            raise PolicyError([Violation(0, 0, text)])
+        baseline = read_rules(baseline_csv()).lines
+        async with self._database.transaction() as connection:
+            known = await store.known_identities(connection, baseline)
+        await self.writer.permit(wish.actor)
+        current = await self.read(0)
+        adoption = await asyncio.to_thread(adopted, current, baseline, known)
+        if not adoption.added:
+            return Adopted(Outcome(current.revision), [], adoption.left_out)
 
-    def _following(self, head: Head, rules: RuleFile, change: Change) -> Revision:
-        return Revision(
-            number=head.revision + 1,
-            prev_digest=head.digest,
-            digest=store.chained_digest(head.digest, rules.lines),
-            actor=change.actor,
-            reason=change.reason,
-            rule_count=len(rules.lines),
-            at=None if change.validate_only else self._clock(),
-        )
+        def draw(before: Policy) -> Draft:
+            nonlocal adoption
+            adoption = adopted(before, baseline, known)
+            return adoption.draft
 
-    async def _store(
-        self,
-        connection: Connection,
-        revision: Revision,
-        rules: RuleFile,
-        may: Decision | None = None,
-    ) -> None:
-        before = None
-        if revision.number > 1:
-            before = await store.read_back(connection, revision.number - 1)
-        await store.append(
-            connection, revision, before=before[1] if before else [], after=rules.lines
-        )
-        await self._audit.record_in(
-            connection,
-            Entry(
-                kind=audit_pb2.AUDIT_KIND_POLICY_CHANGE,
-                actor=revision.actor,
-                action="write",
-                resource=RESOURCE,
-                outcome="imported",
-                policy_revision=may.revision if may else 0,
-                rule_id=may.rule_id if may else "",
-                subject_id=f"policy/{revision.number}",
-                details={
-                    "revision": str(revision.number),
-                    "digest": revision.digest.hex(),
-                    "lines": str(revision.rule_count),
-                },
-                attachments={"reason": revision.reason.encode()} if revision.reason else {},
-            ),
-        )
-
-    async def _record_refusal(self, change: Change, may: Decision, violations: int) -> None:
-        if change.validate_only:
-            return
-        await self._audit.record(
-            Entry(
-                kind=audit_pb2.AUDIT_KIND_POLICY_CHANGE,
-                actor=change.actor,
-                action="write",
-                resource=RESOURCE,
-                outcome="refused",
-                reason="POLICY_INVALID",
-                policy_revision=may.revision,
-                rule_id=may.rule_id,
-                details={
-                    "csv_sha256": hashlib.sha256(change.csv.encode()).hexdigest(),
-                    "violations": str(violations),
-                },
-            )
-        )
+        wish = replace(wish, outcome="adopted", details=_told(adoption))
+        outcome = await self.writer.write(wish, draw)
+        return Adopted(outcome, adoption.added, adoption.left_out)
 
 
-def _may_write(actor: str) -> Question:
-    return Question(actor, _DOMAIN, RESOURCE, "write")
-
-
-def _denied(actor: str, decision: Decision) -> AegisError:
-    return PermissionDenied(
-        "POLICY_DENIED",
-        f"{actor} may not write {RESOURCE}",
-        subject=actor,
-        resource=RESOURCE,
-        action="write",
-        rule_id=decision.rule_id,
-    )
-
-
-def _invalid(error: PolicyError) -> InvalidArgument:
-    return InvalidArgument("POLICY_INVALID", str(error), violations=_named(error))
-
-
-def _named(error: PolicyError) -> Iterator[FieldViolation]:
-    left = _VIOLATION_BYTES_MAX
-    for index, bad in enumerate(error.violations):
-        named = FieldViolation("csv", bad.expected)
-        if bad.line:
-            named = FieldViolation(f"line {bad.line}", f"column {bad.column}: {bad.expected}")
-        left -= len(named.field) + len(named.description.encode())
-        if left < 0:
-            yield FieldViolation("csv", f"and {len(error.violations) - index} more")
-            return
-        yield named
+def _told(adoption: Adoption) -> dict[str, str]:
+    return {"added": str(len(adoption.added)), "left_out": str(len(adoption.left_out))}

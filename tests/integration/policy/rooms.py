@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
 from aegis_server.policy.decisions import Decisions
+from aegis_server.policy.lockout import Standing
+from aegis_server.policy.proposals.deciding import Proposals
 from aegis_server.policy.revisions import Change, Revisions
 
 ADMIN = "user:admin"
@@ -23,16 +25,27 @@ def now() -> datetime:
 class Room:
     """One server's policy room."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, *, two_person: bool = False, standing: Standing = dict
+    ) -> None:
         self.database = database
         self.audit = AuditLog(database, log_id="test", clock=now)
         self.decisions = Decisions(
             database, cache=None, clock=now, registry=CollectorRegistry(), poll_seconds=0.02
         )
-        self.revisions = Revisions(database, audit=self.audit, decisions=self.decisions, clock=now)
+        self.revisions = Revisions(
+            database,
+            audit=self.audit,
+            decisions=self.decisions,
+            clock=now,
+            two_person=two_person,
+            standing=standing,
+        )
+        self.proposals = Proposals(self.revisions.writer)
 
     async def import_(self, csv: str, **changes: object) -> int:
         """Imports as the administrator; returns the number of the revision."""
         change = Change(csv, ADMIN, "a test")
-        revision = await self.revisions.import_rules(replace(change, **changes))  # type: ignore[arg-type]
-        return revision.number
+        outcome = await self.revisions.import_rules(replace(change, **changes))  # type: ignore[arg-type]
+        assert outcome.revision is not None
+        return outcome.revision.number

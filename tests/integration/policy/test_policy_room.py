@@ -218,15 +218,16 @@ async def test_stored_rules_this_program_cannot_parse_are_not_used(server: Room,
     """Lines with a right digest that do not parse here keep the last good revision serving."""
     from aegis_policy import Line
     from aegis_server.policy import store
+    from aegis_server.policy.places import fresh, step
 
     lines = [Line("p", ("user:ann", "*", "/training/runs", "read", "later()", "deny", "new"))]
     async with server.database.transaction() as connection:
         head = await store.lock_head(connection)
         digest = store.chained_digest(head.digest, lines)
         revision = store.Revision(2, head.digest, digest, ADMIN, "newer", 1, now())
-        before = await store.read_back(connection, 1)
+        before = await store.read_placed(connection, 1)
         assert before is not None
-        await store.append(connection, revision, before=before[1], after=lines)
+        await store.append(connection, revision, step(before.placed, fresh(lines)))
     with pytest.raises(Unavailable) as caught:
         await server.decisions.refresh()
     assert caught.value.reason == "POLICY_UNUSABLE"
