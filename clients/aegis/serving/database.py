@@ -6,10 +6,11 @@ SQL carries the concurrency of Aegis; Python only asks. `psycopg` errors that me
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import select
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +25,7 @@ from aegis.errors import Unavailable
 Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
 
 _ACQUIRE_SECONDS = 5.0
+_PING_SECONDS = 10.0
 _MIGRATION_LOCK = 0x61656769  # "aegi"
 
 
@@ -72,6 +74,33 @@ async def _check_if_suspect(connection: Connection) -> None:
     poll.register(connection.fileno(), select.POLLIN)
     if poll.poll(0):
         await AsyncConnectionPool.check_connection(connection)
+
+
+async def listen(url: str, channel: str, *, application: str) -> AsyncGenerator[str, None]:
+    """Yields an empty text once it listens, then what others notify, over a connection of its own.
+
+    A connection of the pool would be lost to everybody else. Raises `Unavailable`
+    (DATABASE_UNAVAILABLE) when Postgres cannot be reached any more, which is asked for when
+    nothing comes for a while: a connection whose other end vanished is silent, too.
+    """
+    async with _translated():
+        connection = await psycopg.AsyncConnection.connect(
+            url,
+            autocommit=True,
+            application_name=application,
+            connect_timeout=int(_ACQUIRE_SECONDS),
+        )
+        async with connection:
+            await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+            yield ""
+            while True:
+                async for notification in connection.notifies(timeout=_PING_SECONDS):
+                    yield notification.payload
+                try:
+                    async with asyncio.timeout(_ACQUIRE_SECONDS):
+                        await connection.execute("select")
+                except TimeoutError as error:
+                    raise psycopg.OperationalError("no answer") from error
 
 
 @asynccontextmanager
