@@ -1,0 +1,1 @@
+"""The rules one by one, their history, and who may change them."""
