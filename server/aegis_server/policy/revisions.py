@@ -12,13 +12,14 @@ from typing import NamedTuple
 from aegis.errors import Internal, NotFound
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
-from aegis_policy import Line, PolicyError, read_rules, to_csv
+from aegis_policy import Engine, Line, PolicyError, read_rules, to_csv
 from aegis_policy.baseline import baseline_csv
 from aegis_server.policy import drafts, store
 from aegis_server.policy.adoption import Adoption, adopted
 from aegis_server.policy.changes import LineChange, drawn
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.drafts import Draft
+from aegis_server.policy.loading import engine_at
 from aegis_server.policy.lockout import RESOURCE, Lockout, Standing
 from aegis_server.policy.places import arranged, fresh
 from aegis_server.policy.store import Policy, Revision, StoredPolicyBroken
@@ -108,6 +109,11 @@ class Revisions:
                 "RESOURCE_NOT_FOUND", f"there is no revision {number}", resource=resource
             )
         return policy
+
+    async def engine_of(self, number: int) -> Engine:
+        """Returns the engine of an older revision; raises `NotFound` (RESOURCE_NOT_FOUND)."""
+        policy = await self.read(number)
+        return await asyncio.to_thread(engine_at, policy.placed, policy.revision.model_conf)
 
     async def list(self, *, before: int | None, limit: int) -> Sequence[Revision]:
         """Returns revisions numbered below `before`, the newest first."""

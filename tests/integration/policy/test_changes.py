@@ -304,6 +304,17 @@ async def test_model_of_its_own_travels_with_its_revision(server: Room):
     assert server.decisions.snapshot.engine.model.digest != ours
 
 
+async def test_older_revision_can_still_decide(server: Room):
+    """What a revision said can be asked long after it."""
+    await server.import_(RULES)
+    await server.import_(RULES.replace("ann", "eve"))
+    engine = await server.revisions.engine_of(2)
+    asked = {"domain": "aegis", "resource": "/training/runs", "action": "read"}
+    assert engine.decide(subject="user:ann", **asked).rule_id == "ann-reads"
+    with pytest.raises(NotFound):
+        await server.revisions.engine_of(9)
+
+
 async def test_model_that_does_not_fit_is_refused(server: Room):
     """POLICY_INVALID for a model that is none, and nothing is stored."""
     with pytest.raises(InvalidArgument) as caught:

@@ -57,6 +57,7 @@ def test_everything_missing_is_named_at_once():
         ("AEGIS_LISTEN", "8443"),
         ("AEGIS_METRICS_LISTEN", "127.0.0.1:http"),
         ("AEGIS_PROFILE", "staging"),
+        ("AEGIS_POLICY_TWO_PERSON", "yes"),
         ("AEGIS_TOKEN_LISTEN", "8444"),
         ("AEGIS_TOKEN_KEYS", "/no/such/file"),
         ("AEGIS_MAIL_PASSWORD_FILE", "/no/such/file"),
