@@ -11,8 +11,8 @@ import pytest
 from tests.doors import DoorsFor
 from tests.integration.policy.rooms import ADMIN, Room, now
 from tests.integration.policy.test_policy_room import RULES
-from tests.integration.policy.test_policy_service import refusal
 
+from aegis.errors import AegisError, from_rpc_error
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
@@ -22,6 +22,12 @@ from aegis_server.policy.administration.service import PolicyAdminService
 
 Stub = policy_admin_pb2_grpc.PolicyAdminServiceStub
 ZOE = "p, user:zoe, *, /a, read, , allow, zoe-reads"
+
+
+async def refusal(call: object) -> AegisError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    return from_rpc_error(caught.value)
 
 
 async def serve(room: Room, folder: Path, caller: str, deeds: Deeds) -> grpc.aio.Server:
