@@ -2,5 +2,6 @@
 
 from aegis_server.policy.decisionlog.entry import Entry, privileged
 from aegis_server.policy.decisionlog.log import DecisionLog
+from aegis_server.policy.decisionlog.retention import Retention
 
-__all__ = ["DecisionLog", "Entry", "privileged"]
+__all__ = ["DecisionLog", "Entry", "Retention", "privileged"]
