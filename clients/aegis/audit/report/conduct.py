@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import date
 
 from aegis.audit.report.facts import (
@@ -19,7 +20,14 @@ from aegis.audit.report.facts import (
     RoleChange,
     RuleCount,
 )
-from aegis.audit.report.reading import number_of, reason_of, tally, time_of
+from aegis.audit.report.reading import (
+    count_of,
+    names_of,
+    number_of,
+    reason_of,
+    tally,
+    time_of,
+)
 from aegis.v1 import audit_pb2
 
 _SOURCES = {
@@ -30,6 +38,8 @@ _SOURCES = {
 }
 _ALLOWED = frozenset({"allow", "dispatched", "starting"})
 _DENIED = frozenset({"deny", "denied"})
+# What a summary counts and does not name.
+OTHERS = "(others)"
 _CLOSING = frozenset({"delete", "disable"})
 
 
@@ -42,10 +52,14 @@ class DecisionCounts:
         self._denied: Counter[str] = Counter()
         self._denied_subjects: Counter[str] = Counter()
         self._days: dict[date, list[int]] = {}
+        self._unrecorded = 0
 
     def take(self, record: audit_pb2.AuditRecord) -> None:
         """Takes the next record; what is no decision is left out."""
         source = _SOURCES.get(record.kind)
+        if record.kind == audit_pb2.AUDIT_KIND_DECISION and record.outcome == "logged":
+            self._take_summary(record)
+            return
         denied = record.outcome in _DENIED
         if source is None or not (denied or record.outcome in _ALLOWED):
             return
@@ -57,6 +71,19 @@ class DecisionCounts:
             asked = record.kind == audit_pb2.AUDIT_KIND_DECISION
             subject = record.details.get("subject", "") if asked else record.actor
             self._denied_subjects[subject or record.actor] += 1
+
+    def _take_summary(self, record: audit_pb2.AuditRecord) -> None:
+        """Takes a record that commits to the decision log: the decisions of some seconds."""
+        allowed, denied = count_of(record, "allow"), count_of(record, "deny")
+        named = names_of(record)
+        self._sources[_SOURCES[record.kind]] += allowed + denied
+        _add(self._allowed, named.get("allow", {}), allowed)
+        _add(self._denied, named.get("deny", {}), denied)
+        _add(self._denied_subjects, named.get("denied", {}), denied)
+        day = self._days.setdefault(time_of(record).date(), [0, 0])
+        day[0] += allowed
+        day[1] += denied
+        self._unrecorded += count_of(record, "unrecorded")
 
     def facts(self) -> DecisionFacts:
         """Returns the counts."""
@@ -70,7 +97,17 @@ class DecisionCounts:
             ),
             denied_subjects=_counts(self._denied_subjects),
             days=tuple(DayCount(day, *counts) for day, counts in sorted(self._days.items())),
+            unrecorded=self._unrecorded,
         )
+
+
+def _add(counter: Counter[str], named: Mapping[str, int], total: int) -> None:
+    """Adds what is named; a summary names the most frequent only, its total counts all."""
+    if sum(named.values()) > total:
+        named = {}
+    counter.update(named)
+    if rest := total - sum(named.values()):
+        counter[OTHERS] += rest
 
 
 class ActionCounts:

@@ -73,7 +73,10 @@ class DayCount:
 
 @dataclass(frozen=True, slots=True)
 class DecisionFacts:
-    """What the policy answered: to questions, at the doors, about actions and about runs."""
+    """What the policy answered: to questions, at the doors, about actions and about runs.
+
+    `unrecorded` answers were given while the decision log was full; nobody knows more of them.
+    """
 
     allowed: int
     denied: int
@@ -81,6 +84,7 @@ class DecisionFacts:
     rules: tuple[RuleCount, ...]
     denied_subjects: tuple[Count, ...]
     days: tuple[DayCount, ...]
+    unrecorded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,12 @@ def decisions(facts: Facts) -> Section:
     return Section(
         "decisions",
         "Policy decisions",
-        f"Allowed: {found.allowed:,}; denied: {found.denied:,}. What no rule allows is denied.",
+        f"Allowed: {found.allowed:,}; denied: {found.denied:,}. What no rule allows is denied."
+        + (
+            f" Given without a record, while the decision log was full: {found.unrecorded:,}."
+            if found.unrecorded
+            else ""
+        ),
         (
             table(
                 "By rule",

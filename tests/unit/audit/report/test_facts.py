@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
+import pytest
 from tests.reporting import (
     EXECUTOR,
     MAY,
@@ -37,6 +38,7 @@ from aegis.audit.report.facts import (
     VerdictCount,
 )
 from aegis.audit.report.gathering import gather
+from aegis.v1 import audit_pb2
 
 
 def test_records_are_counted_by_log_and_kind():
@@ -93,6 +95,45 @@ def test_decisions_are_counted_by_rule_subject_source_and_day():
             *(DayCount(noon + timedelta(days=number), 0, 1) for number in (1, 2, 3)),
         ),
     )
+
+
+def summary(allow: str, deny: str, names: bytes, **details: str) -> audit_pb2.AuditRecord:
+    return record(
+        "DECISION",
+        "evaluate",
+        "logged",
+        actor="server:aegis",
+        details={"allow": allow, "deny": deny, **details},
+        evidence={"counts.json": names},
+    )
+
+
+def test_summaries_of_the_decision_log_count_beside_single_records():
+    """Totals are those of the details; what they count and do not name is there as others."""
+    single = record("DECISION", "read", "deny", details={"subject": "user:bob"})
+    names = b'{"allow": {"reads": 7}, "deny": {"": 2}, "denied": {"user:bob": 1}}'
+    logged = summary("9", "2", names, unrecorded="3")
+    dropped = record("DECISION", "drop", "dropped", details={"decisions": "500"})
+    decisions = gather([(SERVER, each) for each in (single, logged, dropped)], MAY).decisions
+    assert decisions == DecisionFacts(
+        allowed=9,
+        denied=3,
+        sources=(Count("asked by programs", 12),),
+        rules=(RuleCount("reads", 7, 0), RuleCount("", 0, 3), RuleCount("(others)", 2, 0)),
+        denied_subjects=(Count("user:bob", 2), Count("(others)", 1)),
+        days=(DayCount(NOON.date(), 9, 3),),
+        unrecorded=3,
+    )
+
+
+@pytest.mark.parametrize(
+    "names", [b"", b"{", b"[]", b'{"allow": 3}', b'{"allow": {"x": 99}}', b'{"allow": {"x": -1}}']
+)
+def test_odd_names_in_a_summary_are_left_out(names: bytes):
+    """Its totals still count."""
+    decisions = gather([(SERVER, summary("4", "x", names))], MAY).decisions
+    assert (decisions.allowed, decisions.denied) == (4, 0)
+    assert decisions.rules == (RuleCount("(others)", 4, 0),)
 
 
 def test_runs_tell_their_configuration_and_cost():
