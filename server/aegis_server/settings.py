@@ -18,6 +18,40 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionLogSettings:
+    """How decisions are recorded. `strict`: none without a record, not even a denial."""
+
+    strict: bool
+    keep_attributes: bool
+    retention_days: int
+    capacity: int
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], missing: list[str]) -> DecisionLogSettings:
+        """Reads its variables; adds those that are wrong to `missing`."""
+
+        def word(name: str, *words: str) -> str:
+            value = environment.get(name) or words[0]
+            if value not in words:
+                missing.append(f"{name} ({value!r} is neither {' nor '.join(words)})")
+            return value
+
+        def number(name: str, usual: int) -> int:
+            value = environment.get(name) or str(usual)
+            if re.fullmatch(r"[1-9][0-9]{0,8}", value) is None:
+                missing.append(f"{name} ({value!r} is no number from 1 on)")
+                return usual
+            return int(value)
+
+        return cls(
+            strict=word("AEGIS_DECISION_LOG", "lenient", "strict") == "strict",
+            keep_attributes=word("AEGIS_DECISION_ATTRIBUTES", "digest", "keep") == "keep",
+            retention_days=number("AEGIS_DECISION_RETENTION_DAYS", 30),
+            capacity=number("AEGIS_DECISION_BUFFER", 50_000),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything `aegis-server` can be told, each from the variable named in `from_environment`.
 
@@ -50,7 +84,8 @@ class Settings:
     limits: str
     mail: str | None = field(repr=False)
     mail_password: Path | None
-    policy_two_person: bool = False
+    policy_two_person: bool
+    decision_log: DecisionLogSettings
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -110,6 +145,7 @@ class Settings:
             mail=environment.get("AEGIS_MAIL") or None,
             mail_password=optional_file("AEGIS_MAIL_PASSWORD_FILE"),
             policy_two_person=_switch(environment, "AEGIS_POLICY_TWO_PERSON", missing),
+            decision_log=DecisionLogSettings.read(environment, missing),
         )
         missing += [
             f"{name} ({environment[name]!r} is not host:port)"

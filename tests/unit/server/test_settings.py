@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis_server.settings import Settings, SettingsError
+from aegis_server.settings import DecisionLogSettings, Settings, SettingsError
 
 FILES = (
     "AEGIS_TLS_CERT",
@@ -61,12 +61,32 @@ def test_everything_missing_is_named_at_once():
         ("AEGIS_TOKEN_LISTEN", "8444"),
         ("AEGIS_TOKEN_KEYS", "/no/such/file"),
         ("AEGIS_MAIL_PASSWORD_FILE", "/no/such/file"),
+        ("AEGIS_DECISION_LOG", "loose"),
+        ("AEGIS_DECISION_ATTRIBUTES", "yes"),
+        ("AEGIS_DECISION_RETENTION_DAYS", "0"),
+        ("AEGIS_DECISION_BUFFER", "-1"),
     ],
 )
 def test_wrong_setting_is_refused_by_name(environment: dict[str, str], name: str, value: str):
     """A value that makes no sense stops the start, not the first call."""
     with pytest.raises(SettingsError, match=name):
         Settings.from_environment(environment | {name: value})
+
+
+def test_decision_log_is_lenient_and_keeps_digests_for_a_month(environment: dict[str, str]):
+    """Unless it is told otherwise, by each variable."""
+    assert Settings.from_environment(environment).decision_log == DecisionLogSettings(
+        strict=False, keep_attributes=False, retention_days=30, capacity=50_000
+    )
+    told = {
+        "AEGIS_DECISION_LOG": "strict",
+        "AEGIS_DECISION_ATTRIBUTES": "keep",
+        "AEGIS_DECISION_RETENTION_DAYS": "7",
+        "AEGIS_DECISION_BUFFER": "100",
+    }
+    assert Settings.from_environment(environment | told).decision_log == DecisionLogSettings(
+        strict=True, keep_attributes=True, retention_days=7, capacity=100
+    )
 
 
 def test_port_for_people_needs_keys_to_sign_their_sessions(environment: dict[str, str]):
