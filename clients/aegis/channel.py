@@ -37,6 +37,8 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.keepalive_time_ms", 60_000),
     # Sooner than the default second, so that a retry finds a server that has just come back.
     ("grpc.initial_reconnect_backoff_ms", 200),
+    # gRPC would let two minutes pass between its tries.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
     # A policy of 16 MiB comes back with a few words around it.
     ("grpc.max_receive_message_length", 20 * 1024 * 1024),
 )

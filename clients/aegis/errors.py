@@ -163,12 +163,24 @@ def from_rpc_error(error: grpc.RpcError) -> AegisError:
     """
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     text = (error.details() if hasattr(error, "details") else None) or str(code)
-    cls = _BY_CODE.get(code, Internal)
     status = rpc_status.from_call(error)
+    return _error(code, text, status.details if status is not None else ())
+
+
+def from_status(status: status_pb2.Status) -> AegisError:
+    """Turns a status inside a message, one item's in a batch, back into the error it tells of."""
+    return _error(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status.details)
+
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _error(code: grpc.StatusCode, text: str, details: Iterable[any_pb2.Any]) -> AegisError:
+    cls = _BY_CODE.get(code, Internal)
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
     wait = error_details_pb2.RetryInfo()
-    for detail in status.details if status is not None else ():
+    for detail in details:
         detail.Unpack(info) or detail.Unpack(bad_request) or detail.Unpack(wait)
     violations = tuple(FieldViolation(v.field, v.description) for v in bad_request.field_violations)
     known = info.domain == DOMAIN and _PREFIX + info.reason in _REASONS
