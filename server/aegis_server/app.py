@@ -31,8 +31,6 @@ from aegis.v1 import (
     audit_pb2_grpc,
     execution_pb2_grpc,
     identity_pb2_grpc,
-    policy_admin_pb2_grpc,
-    policy_pb2_grpc,
     review_pb2_grpc,
     training_pb2_grpc,
 )
@@ -55,12 +53,8 @@ from aegis_server.foundation import (
 from aegis_server.identity.directory import Directory
 from aegis_server.identity.machines.verification import Uses
 from aegis_server.identity.service import IdentityService
-from aegis_server.policy.administration.service import PolicyAdminService
+from aegis_server.policies import decision_log, serve_policy
 from aegis_server.policy.decisions import Decisions
-from aegis_server.policy.following import Following as Hearing
-from aegis_server.policy.proposals.deciding import Proposals
-from aegis_server.policy.revisions import Revisions
-from aegis_server.policy.service import PolicyService
 from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Updates
@@ -116,12 +110,15 @@ async def assemble(
             stack.push_async_callback(cache.close)
         directory = Directory(database, clock=clock)
         await directory.open()
+        log = decision_log(settings, database, audit, clock=clock, registry=registry)
         decisions = Decisions(
             database,
             cache=cache,
             clock=clock,
             registry=registry,
             held_roles=directory.held_roles,
+            cache_use=settings.cache_use,
+            next_id=log.next_id,
         )
         base = Base(
             settings=settings,
@@ -138,11 +135,8 @@ async def assemble(
             blobs=BlobStore(settings.data_dir),
             clock=clock,
         )
-        revisions = _revisions(base)
-        await revisions.ensure_first()
-        await decisions.open()
         port, revoking = open_doors(base, registry)
-        _policy(base, port, revisions)
+        ruling = await serve_policy(base, port, log)
         us = Identity(settings.tls.certificate, settings.tls.key, settings.tls.roots)
         executor = Following(settings.executor_address, us, retries=False)
         stack.push_async_callback(executor.close)
@@ -160,9 +154,7 @@ async def assemble(
             clock=clock,
             changes=changes,
         )
-        news = Hearing(settings.database_url, decisions.refresh)
-        parts = [audit.run(), *around, decisions.run(), news.run(), directory.run()]
-        parts.append(base.key_uses.run())
+        parts = [audit.run(), *around, log.run(), *ruling, directory.run(), base.key_uses.run()]
         parts += [each.run() for each in people]
         if base.provider is not None:
             parts.append(base.provider.run())
@@ -178,39 +170,6 @@ async def assemble(
             _watch_health(base, port),
         ]
         yield ControlPlane(address, port.token_address, tuple(parts))
-
-
-def _revisions(base: Base) -> Revisions:
-    def standing() -> dict[str, tuple[str, ...] | None]:
-        accounts = base.directory.snapshot.accounts
-        return {name: None if who.disabled else who.roles for name, who in accounts.items()}
-
-    return Revisions(
-        base.database,
-        audit=base.audit,
-        decisions=base.decisions,
-        clock=base.clock,
-        two_person=base.settings.policy_two_person,
-        standing=standing,
-    )
-
-
-def _policy(base: Base, port: Port, revisions: Revisions) -> None:
-    policy_pb2_grpc.add_PolicyServiceServicer_to_server(
-        PolicyService(
-            decisions=base.decisions, revisions=revisions, audit=base.audit, deeds=base.deeds
-        ),
-        port.server,
-    )
-    policy_admin_pb2_grpc.add_PolicyAdminServiceServicer_to_server(
-        PolicyAdminService(
-            revisions=revisions,
-            proposals=Proposals(revisions.writer),
-            deeds=base.deeds,
-            clock=base.clock,
-        ),
-        port.server,
-    )
 
 
 def _keep_the_record(

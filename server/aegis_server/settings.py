@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from aegis.secretfiles import text_of
 from aegis.serving.tls import TlsFiles
@@ -85,6 +86,7 @@ class Settings:
     mail: str | None = field(repr=False)
     mail_password: Path | None
     policy_two_person: bool
+    cache_use: Literal["auto", "redis"]
     decision_log: DecisionLogSettings
 
     @classmethod
@@ -144,6 +146,7 @@ class Settings:
             limits=environment.get("AEGIS_LIMITS", ""),
             mail=environment.get("AEGIS_MAIL") or None,
             mail_password=optional_file("AEGIS_MAIL_PASSWORD_FILE"),
+            cache_use=_cache_use(environment, missing),
             policy_two_person=_switch(environment, "AEGIS_POLICY_TWO_PERSON", missing),
             decision_log=DecisionLogSettings.read(environment, missing),
         )
@@ -176,3 +179,10 @@ def _switch(environment: Mapping[str, str], name: str, missing: list[str]) -> bo
     if value not in ("on", "off"):
         missing.append(f"{name} ({value!r} is neither on nor off)")
     return value == "on"
+
+
+def _cache_use(environment: Mapping[str, str], missing: list[str]) -> Literal["auto", "redis"]:
+    value = environment.get("AEGIS_CACHE") or "auto"
+    if value not in ("auto", "redis"):
+        missing.append(f"AEGIS_CACHE ({value!r} is neither auto nor redis)")
+    return "redis" if value == "redis" else "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC
+from datetime import datetime
 
 from google.rpc import status_pb2
 
@@ -16,6 +16,7 @@ from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import policy_pb2, policy_pb2_grpc
 from aegis_server.policy.decisionlog import DecisionLog
 from aegis_server.policy.decisionlog.entry import Entry
+from aegis_server.policy.decisionlog.service import report
 from aegis_server.policy.decisions import Decision, Decisions
 from aegis_server.policy.messages import revision_message
 from aegis_server.policy.question import Question
@@ -45,6 +46,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         log: DecisionLog,
         news: Source,
         deeds: Deeds,
+        clock: Callable[[], datetime],
         standing: Standing = dict,
     ) -> None:
         self._decisions = decisions
@@ -52,6 +54,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self._log = log
         self._news = news
         self._deeds = deeds
+        self._clock = clock
         self._standing = standing
 
     async def Evaluate(
@@ -161,7 +164,13 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.ReportDecisionsRequest, context: Context
     ) -> policy_pb2.ReportDecisionsResponse:
         """Takes what a replica decided by itself into the log, under that replica's name."""
-        await self._log.take([_reported(each) for each in request.decisions])
+        await report(
+            self._log,
+            request.decisions,
+            caller=current_call().caller.subject,
+            entries_of=_domain_and_attributes,
+            now=self._clock(),
+        )
         return policy_pb2.ReportDecisionsResponse()
 
     async def WatchPolicy(
@@ -230,20 +239,8 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         )
 
 
-def _reported(each: policy_pb2.ReportedDecision) -> Entry:
-    question = question_of(each.request, "decisions.request.")
-    return Entry(
-        each.time.ToDatetime(UTC),
-        each.decision_id,
-        current_call().caller.subject,
-        question.subject,
-        question.domain,
-        question.resource,
-        question.action,
-        question.attributes,
-        each.effect == policy_pb2.EFFECT_ALLOW,
-        each.rule_id,
-        each.revision,
-        "local",
-        each.microseconds,
-    )
+def _domain_and_attributes(
+    request: policy_pb2.EvaluateRequest,
+) -> tuple[str, dict[str, object]]:
+    question = question_of(request)
+    return question.domain, dict(question.attributes)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.integration.policy import standins  # noqa: F401
 from tests.integration.policy.rooms import Room
 
 from aegis.serving.database import Database, migrate

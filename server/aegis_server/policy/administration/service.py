@@ -12,11 +12,14 @@ from aegis.serving.doors import Context, current_call
 from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import policy_admin_pb2 as pb
 from aegis.v1 import policy_admin_pb2_grpc
-from aegis_policy import Line, to_csv
+from aegis_policy import Engine, Line, PolicyError, to_csv
 from aegis_policy.differences import Difference, differences
 from aegis_policy.lint import Finding, lint_csv
+from aegis_server.policy import drafts
 from aegis_server.policy.administration.rules import Filter, page_of
 from aegis_server.policy.changes import Create, Delete, LineChange, Replace, etag_of
+from aegis_server.policy.decisionlog import DecisionLog
+from aegis_server.policy.decisionlog.service import DecisionLogMethods
 from aegis_server.policy.messages import revision_message
 from aegis_server.policy.places import Placed
 from aegis_server.policy.proposals.deciding import Proposals
@@ -40,9 +43,7 @@ _STATES = {
 }
 
 
-# ListDecisions, ExportDecisions and SimulatePolicy come from the decision log, as a base class
-# beside the servicer: class PolicyAdminService(DecisionLogMethods, ...Servicer).
-class PolicyAdminService(policy_admin_pb2_grpc.PolicyAdminServiceServicer):
+class PolicyAdminService(DecisionLogMethods, policy_admin_pb2_grpc.PolicyAdminServiceServicer):
     """Changes rules, and shows what they are, were and would be."""
 
     def __init__(
@@ -50,11 +51,16 @@ class PolicyAdminService(policy_admin_pb2_grpc.PolicyAdminServiceServicer):
         *,
         revisions: Revisions,
         proposals: Proposals,
+        decision_log: DecisionLog,
+        held_roles: Callable[[str], tuple[str, ...]],
         deeds: Deeds,
         clock: Callable[[], datetime],
     ) -> None:
         self._revisions = revisions
         self._proposals = proposals
+        self._decision_log = decision_log
+        self._held_roles = held_roles
+        self._engine_of = _engine_of
         self._deeds = deeds
         self._clock = clock
 
@@ -223,6 +229,13 @@ def _change(change: pb.PolicyChange) -> LineChange:
             return Replace(change.replace.place, change.replace.etag, change.replace.line)
         case _:
             return Delete(change.delete.place, change.delete.etag)
+
+
+def _engine_of(draft: pb.PolicyDraft) -> Engine:
+    try:
+        return Engine.from_csv(draft.csv, draft.model_conf or None)
+    except PolicyError as error:
+        raise drafts.invalid(error, {}) from None
 
 
 def _rule(placed: Placed) -> pb.PolicyRule:
