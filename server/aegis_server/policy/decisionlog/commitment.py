@@ -14,7 +14,7 @@ import json
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 from aegis.errors import AegisError
@@ -38,7 +38,7 @@ _LEFT_BEHIND_MAX = timedelta(days=7)
 
 
 class Commitment:
-    """Commits to one process' batches, and at its start to those that nobody else will."""
+    """Commits to one process' batches, and to those that nobody else will."""
 
     def __init__(
         self,
@@ -68,7 +68,6 @@ class Commitment:
 
     async def run(self) -> None:
         """Commits until cancelled."""
-        await self._try(self.commit_left_behind)
         while True:
             await self._some.wait()
             with contextlib.suppress(TimeoutError):
@@ -76,6 +75,12 @@ class Commitment:
                     await self._plenty.wait()
             if not await self._try(self.commit):
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def run_for_others(self) -> None:
+        """Looks for what crashed servers left behind, at the start and now and then."""
+        while True:
+            await self._try(self.commit_left_behind)
+            await asyncio.sleep(_LEFT_BEHIND.total_seconds())
 
     async def commit(self) -> None:
         """Commits to all batches so far; raises what an absent database raises."""
@@ -101,9 +106,9 @@ class Commitment:
             while await self._commit_some(log_id):
                 pass
 
-    async def _try(self, deed: Callable[[], object]) -> bool:
+    async def _try(self, deed: Callable[[], Awaitable[None]]) -> bool:
         try:
-            await deed()  # type: ignore[misc]
+            await deed()
         except AegisError as error:
             log.warning("the audit log has no record of the last decisions yet: %s", error.message)
             return False

@@ -108,6 +108,7 @@ class DecisionLog:
                 group.create_task(self._gather_forever())
                 group.create_task(self._writer.run())
                 group.create_task(self._commitment.run())
+                group.create_task(self._commitment.run_for_others())
         finally:
             await self._finish()
 
