@@ -29,10 +29,13 @@ class _AuditKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditKind.V
     AUDIT_KIND_UNSPECIFIED: _AuditKind.ValueType  # 0
     """Never stored."""
     AUDIT_KIND_DECISION: _AuditKind.ValueType  # 1
-    """The answer to an Evaluate."""
+    """The answers to Evaluate of some seconds (outcome "logged"): how many, and
+    the chain of the decision log they are in. A day of that log that was
+    dropped (outcome "dropped"). Before there was a decision log, one answer.
+    """
     AUDIT_KIND_ACCESS: _AuditKind.ValueType  # 2
     """May this caller call this method? Every denial, and every allowed call
-    except those of Evaluate, whose DECISION record holds it, and of WhoAmI,
+    except those of Evaluate, which are in the decision log, and of WhoAmI,
     which needs no permission.
     """
     AUDIT_KIND_POLICY_CHANGE: _AuditKind.ValueType  # 3
@@ -60,10 +63,13 @@ class AuditKind(_AuditKind, metaclass=_AuditKindEnumTypeWrapper):
 AUDIT_KIND_UNSPECIFIED: AuditKind.ValueType  # 0
 """Never stored."""
 AUDIT_KIND_DECISION: AuditKind.ValueType  # 1
-"""The answer to an Evaluate."""
+"""The answers to Evaluate of some seconds (outcome "logged"): how many, and
+the chain of the decision log they are in. A day of that log that was
+dropped (outcome "dropped"). Before there was a decision log, one answer.
+"""
 AUDIT_KIND_ACCESS: AuditKind.ValueType  # 2
 """May this caller call this method? Every denial, and every allowed call
-except those of Evaluate, whose DECISION record holds it, and of WhoAmI,
+except those of Evaluate, which are in the decision log, and of WhoAmI,
 which needs no permission.
 """
 AUDIT_KIND_POLICY_CHANGE: AuditKind.ValueType  # 3
