@@ -93,7 +93,7 @@ class News:
                 await self._decisions.refresh()
                 await self._directory.refresh()
                 self._began, self._looked_at = began, at
-        self._tell()
+        self.tell()
         return self.state()
 
     def state(self) -> State:
@@ -137,7 +137,8 @@ class News:
             with contextlib.suppress(Unavailable):
                 await self.look()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Wakes the replicas' streams if there is something new, without looking for it."""
         known = (self._decisions.snapshot.digest, self._directory.snapshot.version)
         if known != self._told:
             self._told = known
