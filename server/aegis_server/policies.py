@@ -89,6 +89,7 @@ async def serve_policy(base: Base, port: Port, log: DecisionLog) -> list[Part]:
         ),
         port.server,
     )
+    base.directory.on_change(lambda _: news.tell())
     hearing = Following(base.settings.database_url, news.look)
     return [base.decisions.run(), hearing.run(), retention.run()]
 

@@ -51,7 +51,9 @@ from aegis_server.identity.people.sessions import Attempt, Sessions
 from aegis_server.identity.register import Register
 from aegis_server.identity.service import IdentityService
 from aegis_server.identity.tokens import AccessTokens, TokenKeys
+from aegis_server.policy.decisionlog import DecisionLog
 from aegis_server.policy.decisions import Decisions
+from aegis_server.policy.news import News
 from aegis_server.policy.revisions import Revisions
 from aegis_server.policy.service import PolicyService
 
@@ -148,6 +150,13 @@ class House:
             self.throttle,
             file=self.bootstrap_file,
         )
+        self.log = DecisionLog(
+            database,
+            audit=self.audit,
+            replica="test",
+            clock=clock,
+            registry=CollectorRegistry(),
+        )
         self.openid: Verify | None = None
         self.uses = Uses(database, clock=clock)
         self.address = ""
@@ -198,7 +207,14 @@ class House:
             deeds,
         )
         service_account_pb2_grpc.add_ServiceAccountServiceServicer_to_server(machines, server)
-        policy = PolicyService(decisions=self.decisions, revisions=revisions, audit=self.audit)
+        policy = PolicyService(
+            decisions=self.decisions,
+            revisions=revisions,
+            log=self.log,
+            news=News(self.database, self.decisions, self.directory, clock=self.clock),
+            deeds=deeds,
+            clock=self.clock,
+        )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policy, server)
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityService(None, lambda who: self.decisions.roles_of(who, DOMAIN)),  # type: ignore[arg-type]
@@ -209,7 +225,12 @@ class House:
         self.address = f"127.0.0.1:{port}"
         parts = [
             asyncio.create_task(part)
-            for part in (self.audit.run(), self.directory.run(), self.outbox.run())
+            for part in (
+                self.audit.run(),
+                self.log.run(),
+                self.directory.run(),
+                self.outbox.run(),
+            )
         ]
         try:
             yield

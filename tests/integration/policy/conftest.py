@@ -21,9 +21,11 @@ async def database(database_url: str, server_database_url: str) -> AsyncIterator
 @pytest.fixture
 async def server(database: Database) -> AsyncIterator[Room]:
     started = Room(database)
-    writer = asyncio.create_task(started.audit.run())
     await started.revisions.ensure_first()
     await started.decisions.open()
+    # As in the program: decisions are written to their end while the audit log still is.
+    running = [asyncio.create_task(part) for part in (started.log.run(), started.audit.run())]
     yield started
-    writer.cancel()
-    await asyncio.gather(writer, return_exceptions=True)
+    for part in running:
+        part.cancel()
+        await asyncio.gather(part, return_exceptions=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from tests.doors import DoorsFor
-from tests.integration.policy.rooms import ADMIN, Room, now
+from tests.integration.policy.rooms import ADMIN, Room
 from tests.integration.policy.test_policy_room import RULES
 
 from aegis.errors import AegisError, from_rpc_error
@@ -18,7 +18,6 @@ from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
 from aegis.v1 import policy_admin_pb2 as pb
 from aegis.v1 import policy_admin_pb2_grpc
-from aegis_server.policy.administration.service import PolicyAdminService
 
 Stub = policy_admin_pb2_grpc.PolicyAdminServiceStub
 ZOE = "p, user:zoe, *, /a, read, , allow, zoe-reads"
@@ -36,10 +35,9 @@ async def serve(room: Room, folder: Path, caller: str, deeds: Deeds) -> grpc.aio
 
     doors = DoorsFor(Caller(caller, "spiffe://aegis.local/user/admin"), admit)
     serving = grpc.aio.server(interceptors=[doors])
-    service = PolicyAdminService(
-        revisions=room.revisions, proposals=room.proposals, deeds=deeds, clock=now
+    policy_admin_pb2_grpc.add_PolicyAdminServiceServicer_to_server(
+        room.admin_service(deeds), serving
     )
-    policy_admin_pb2_grpc.add_PolicyAdminServiceServicer_to_server(service, serving)
     serving.add_insecure_port(f"unix:{folder}/s")
     await serving.start()
     return serving
