@@ -7,6 +7,7 @@ once a thread.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -23,11 +24,11 @@ from aegis_policy.conditions import Condition, Moment, Unanswerable
 from aegis_policy.faults import PolicyError, RequestError, Violation
 from aegis_policy.models import Model
 from aegis_policy.paths import MAX_BYTES, matches
+from aegis_policy.requests import segments_of
 from aegis_policy.roles import EVERYWHERE, Link, Roles
 from aegis_policy.rulefile import Line, RuleFile
 
-# Between a subject and each role it holds beside the rules; no name has it.
-_HOLDS = "\0"
+_log = logging.getLogger(__name__)
 _SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -40,16 +41,23 @@ class Interpreter:
         self._managers = {kind: _Links() for kind in model.roles}
         self._enforcer = _enforcer(rules, model, self._managers)
         self._id_at = model.rule.index("id") if "id" in model.rule else None
-        self._rows = [line.fields for line in rules.lines if line.kind == "p"]
-        self.names = Counter(name for line in rules.lines for name in line.fields[:1])
+        # Rows without ids are named by their number, equal ones by the first.
+        rows = [line.fields for line in rules.lines if line.kind == "p"]
+        self._number = {row: len(rows) - at for at, row in enumerate(reversed(rows))}
+        self._wants_paths = any(call.name == "resMatch" for call in model.matcher.calls)
+        sub_at = model.rule.index("sub") if "sub" in model.rule else 0
+        self.names = Counter(line.fields[sub_at if line.kind == "p" else 0] for line in rules.lines)
         self.attributes = frozenset[str]().union(
             *(condition.attributes for condition in rules.conditions.values())
         )
         # The first decision fills Casbin's shared function table. Doing it here proves that the
-        # model runs, and leaves nothing for two threads to fill at once.
-        moment = Moment({}, _SOME_TIME)
+        # model runs, and leaves nothing for two threads to fill at once. An address is what every
+        # function takes.
+        probe: dict[str, object] = dict.fromkeys(model.request, "192.0.2.1")
+        if "ctx" in probe:
+            probe["ctx"] = Moment({}, _SOME_TIME)
         try:
-            self.decide("user:nobody", "none", "/nothing", "none", moment, ())
+            self._enforcer.enforce_ex(*probe.values())
         except Exception as error:  # whatever PyCasbin raises, the model is what is wrong
             raise PolicyError([Violation(0, 0, f"model: does not run: {error}")]) from error
 
@@ -62,31 +70,58 @@ class Interpreter:
         moment: Moment,
         roles: Iterable[str],
     ) -> tuple[bool, str]:
-        """Returns whether it is allowed and by which rule; raises `RequestError`."""
+        """Returns whether it is allowed and by which rule; raises `RequestError`.
+
+        Where the model cannot be evaluated nothing is allowed, and "model: KIND OF ERROR" stands
+        in place of the rule.
+        """
         named = {"sub": subject, "dom": domain, "obj": resource, "act": action}
         for name, text in named.items():
             _check(name, text)
-        values = {**named, "sub": _HOLDS.join((subject, *sorted(set(roles)))), "ctx": moment}
-        allowed, rule = self._enforcer.enforce_ex(*(values[name] for name in self._model.request))
+        if self._wants_paths:
+            segments_of(resource)
+        values = {**named, "sub": _Asking(subject, roles), "ctx": moment}
+        try:
+            allowed, rule = self._enforcer.enforce_ex(*(values[n] for n in self._model.request))
+        except Exception as error:  # e.g. ipMatch of what is no address
+            # Without the request, whose names and attributes may be personal.
+            _log.warning("a model could not be evaluated: %s", type(error).__name__)
+            return False, f"model: {type(error).__name__}"
         if not rule:
             return bool(allowed), ""
-        # Rows without ids are named by their number.
-        number = None if self._id_at is not None else self._rows.index(tuple(rule)) + 1
-        return bool(allowed), f"p#{number}" if self._id_at is None else rule[self._id_at]
+        if self._id_at is not None:
+            return bool(allowed), rule[self._id_at]
+        return bool(allowed), f"p#{self._number[tuple(rule)]}"
 
     def roles_of(self, subject: str, domain: str, roles: Iterable[str]) -> frozenset[str]:
         """Returns every role of a subject in a domain."""
-        holding = _HOLDS.join((subject, *roles))
+        asking = _Asking(subject, roles)
         return frozenset().union(
-            *(manager.reached(holding, domain) for manager in self._managers.values()),
-            *(manager.reached(holding, EVERYWHERE) for manager in self._managers.values()),
+            *(manager.reached(asking, domain) for manager in self._managers.values()),
+            *(manager.reached(asking, EVERYWHERE) for manager in self._managers.values()),
         )
 
 
 def _check(name: str, text: str) -> None:
-    if not text or len(text.encode()) > MAX_BYTES or not text.isprintable():
-        field = {"sub": "subject", "dom": "domain", "obj": "resource", "act": "action"}[name]
+    field = {"sub": "subject", "dom": "domain", "obj": "resource", "act": "action"}[name]
+    # A lone surrogate is not printable, and has no bytes to be counted.
+    if not text or not text.isprintable() or len(text.encode()) > MAX_BYTES:
         raise RequestError(field, f"expected 1 to {MAX_BYTES} bytes of printable text")
+    if name == "sub" and text.startswith("role:"):
+        raise RequestError(field, "a role cannot ask, only its members")
+
+
+class _Asking(str):
+    """A subject, with the roles it holds beside the rules; it compares as its name."""
+
+    __slots__ = ("held",)
+    held: tuple[str, ...]
+
+    def __new__(cls, name: str, held: Iterable[str]) -> _Asking:
+        """Both together."""
+        asking = super().__new__(cls, name)
+        asking.held = tuple(held)
+        return asking
 
 
 class _Links(RoleManager):  # type: ignore[misc]  # casbin carries no types
@@ -111,12 +146,11 @@ class _Links(RoleManager):  # type: ignore[misc]  # casbin carries no types
     def has_link(self, name1: str, name2: str, *domain: str) -> bool:
         """Says whether `name1`, maybe with roles it holds, is `name2` or has it as a role."""
         scope = domain[0] if domain else EVERYWHERE
-        return name1.partition(_HOLDS)[0] == name2 or name2 in self.reached(name1, scope)
+        return name1 == name2 or name2 in self.reached(name1, scope)
 
-    def reached(self, holding: str, scope: str) -> frozenset[str]:
-        """Returns the roles of a subject with what it holds."""
-        subject, *held = holding.split(_HOLDS)
-        return self._roles.of(subject, scope, held)
+    def reached(self, name: str, scope: str) -> frozenset[str]:
+        """Returns the roles of a name, with what it holds if it is who asks."""
+        return self._roles.of(name, scope, getattr(name, "held", ()))
 
 
 _PARSING = threading.Lock()
@@ -144,7 +178,7 @@ class _Enforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin carries no typ
 
 def _enforcer(rules: RuleFile, model: Model, managers: Mapping[str, _Links]) -> casbin.Enforcer:
     read = CasbinModel()
-    read.load_model_from_text(model.text)
+    read.load_model_from_text(model.to_conf())
     enforcer = _Enforcer(read)
     enforcer.enable_auto_save(False)
     for name, manager in managers.items():

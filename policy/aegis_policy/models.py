@@ -16,12 +16,17 @@ from functools import cached_property
 from importlib import resources
 
 from aegis_policy.faults import PolicyError, Violation
+from aegis_policy.matchers import Matcher, MatcherError, read_matcher
 
 DEFAULT_MODEL = resources.files("aegis_policy").joinpath("model.conf").read_text("utf-8")
 
-DENY_OVERRIDES = "some(where(p.eft==allow))&&!some(where(p.eft==deny))"
-FIRST_MATCH = "priority(p.eft)||deny"
-_EFFECTS = (DENY_OVERRIDES, FIRST_MATCH, "some(where(p.eft==allow))")
+DENY_OVERRIDES = "some(where (p.eft == allow)) && !some(where (p.eft == deny))"
+FIRST_MATCH = "priority(p.eft) || deny"
+# Spelled as PyCasbin compares them, space by space.
+_EFFECTS = {
+    "".join(effect.split()): effect
+    for effect in (DENY_OVERRIDES, FIRST_MATCH, "some(where (p.eft == allow))")
+}
 
 _SECTIONS = {
     "request_definition": re.compile(r"r"),
@@ -32,12 +37,8 @@ _SECTIONS = {
 }
 _REQUEST = ("sub", "dom", "obj", "act", "ctx")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
-_FUNCTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*\(")
-# Bounded, and without a way to program text: no eval, no regexMatch, no keyGet.
-FUNCTIONS = frozenset(
-    {"cond", "g", "g2", "globMatch", "ipMatch", "keyMatch", "keyMatch2", "keyMatch3", "resMatch"}
-)
-_MATCHER_BYTES_MAX = 2048
+_FIELDS = range(1, 33)
+_BYTES_MAX = 16_384
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Model:
     # By "g" or "g2": how many fields a binding has.
     roles: Mapping[str, int]
     effect: str
-    matcher: str
+    matcher: Matcher
 
     @cached_property
     def compiled(self) -> bool:
@@ -70,7 +71,17 @@ class Model:
     @property
     def shape(self) -> tuple[object, ...]:
         """What it means, its effect aside: two models of one shape differ in their layout."""
-        return self.request, self.rule, dict(self.roles), "".join(self.matcher.split())
+        return self.request, self.rule, dict(self.roles), self.matcher.text
+
+    def to_conf(self) -> str:
+        """Returns what was understood, as Casbin reads it: what was checked is what runs."""
+        roles = "".join(f"{k} = {', '.join('_' * n)}\n" for k, n in self.roles.items())
+        return (
+            f"[request_definition]\nr = {', '.join(self.request)}\n"
+            f"[policy_definition]\np = {', '.join(self.rule)}\n"
+            + (f"[role_definition]\n{roles}" if roles else "")
+            + f"[policy_effect]\ne = {self.effect}\n[matchers]\nm = {self.matcher.text}\n"
+        )
 
 
 def read_model(text: str | None = None) -> Model:
@@ -89,84 +100,108 @@ def _default() -> Model:
     return _cached[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Definition:
+    """The text right of a "=", with its line and column."""
+
+    text: str
+    line: int
+    column: int
+
+
 def _read(text: str) -> Model:
-    found, lines = _sections(text)
+    if len(text.encode(errors="replace")) > _BYTES_MAX:
+        raise PolicyError([Violation(0, 0, f"model: at most {_BYTES_MAX} bytes")])
+    found = _definitions(text)
     faults = []
 
-    def fault(key: str, expected: str) -> None:
-        faults.append(Violation(lines.get(key, 0), 1 if key in lines else 0, f"model: {expected}"))
+    def fault(key: str, expected: str, offset: int = 0) -> None:
+        at = found.get(key)
+        line, column = (at.line, at.column + offset) if at else (0, 0)
+        faults.append(Violation(line, column, f"model: {expected}"))
 
     for key in ("r", "p", "e", "m"):
         if key not in found:
             fault(key, f"expected a definition of {key}")
-    request, rule = _fields(found.get("r", "")), _fields(found.get("p", ""))
-    roles: dict[str, int] = {k: len(_fields(found[k])) for k in ("g", "g2") if k in found}
-    effect = "".join(found.get("e", "").replace("p_eft", "p.eft").split())
-    for key, expected in _field_faults(request, rule, {k: found[k] for k in roles}):
+    fields = {key: _fields(at.text) for key, at in found.items() if key not in ("e", "m")}
+    for key, expected in _field_faults(fields):
         fault(key, expected)
-    if effect not in _EFFECTS:
+    effect = _effect(found["e"].text) if "e" in found else ""
+    if not effect and "e" in found:
         # `!some(where (p.eft == deny))` alone allows everything that no rule speaks of.
-        fault("e", "the effect has to need an allow; there are: " + "; ".join(_EFFECTS))
-    for wrong in _matcher_faults(found.get("m", ""), roles):
-        fault("m", wrong)
+        effects = "; ".join(_EFFECTS.values())
+        fault("e", f"the effect has to need an allow; there are: {effects}")
+    matcher = Matcher("", ())
+    try:
+        matcher = _matcher(found["m"].text, fields) if "m" in found else matcher
+    except MatcherError as error:
+        fault("m", error.message, error.offset)
     if faults:
         raise PolicyError(faults)
-    return Model(text, request, rule, roles, effect, found["m"])
+    roles = {key: len(names) for key, names in fields.items() if key in ("g", "g2")}
+    return Model(text, fields["r"], fields["p"], roles, effect, matcher)
 
 
-def _field_faults(
-    request: tuple[str, ...], rule: tuple[str, ...], roles: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
-    if not request or not set(request) <= set(_REQUEST):
-        yield "r", f"a request has fields among {', '.join(_REQUEST)}"
-    if any(_NAME.fullmatch(name) is None for name in rule) or len(set(rule)) < len(rule):
-        yield "p", "expected different names such as sub, obj, act"
-    for key, fields in roles.items():
-        if set(_fields(fields)) != {"_"} or len(_fields(fields)) not in (2, 3):
+def _effect(text: str) -> str:
+    return _EFFECTS.get("".join(text.replace("p_eft", "p.eft").split()), "")
+
+
+def _matcher(text: str, fields: Mapping[str, tuple[str, ...]]) -> Matcher:
+    matcher = read_matcher(text, fields)
+    if "cond" in fields.get("p", ()) and all(call.name != "cond" for call in matcher.calls):
+        # A rule would count whatever its condition says.
+        raise MatcherError("rules have a field cond, so the matcher needs cond(p.cond, ...)", 0)
+    return matcher
+
+
+def _field_faults(fields: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
+    if "g2" in fields and "g" not in fields:
+        yield "g2", "PyCasbin finds g2 only where there is g"
+    for key, names in fields.items():
+        if key == "r":
+            if not set(names) <= set(_REQUEST) or len(set(names)) < len(names) or not names:
+                yield key, f"a request has different fields among {', '.join(_REQUEST)}"
+        elif key == "p":
+            if not all(map(_NAME.fullmatch, names)) or len({*names}) not in _FIELDS:
+                yield key, f"expected 1 to {_FIELDS[-1]} names such as sub, obj, act"
+            elif len(set(names)) < len(names):
+                yield key, "expected different names"
+        elif set(names) != {"_"} or len(names) not in (2, 3):
             yield key, 'expected "_, _" or "_, _, _"'
 
 
-def _matcher_faults(matcher: str, roles: Mapping[str, int]) -> list[str]:
-    faults = []
-    if len(matcher.encode()) > _MATCHER_BYTES_MAX:
-        faults.append(f"a matcher has at most {_MATCHER_BYTES_MAX} bytes")
-    for name in sorted(set(_FUNCTION.findall(matcher)) - {"or", "and", "not", "in"}):
-        if name == "eval":
-            faults.append("eval() splices rules into the matcher as program text")
-        elif name not in FUNCTIONS:
-            faults.append(f"{name} is no function here; there are {', '.join(sorted(FUNCTIONS))}")
-        elif name in ("g", "g2") and name not in roles:
-            faults.append(f"{name} has no role_definition")
-    if re.search(r"\*\*|<<|\*\s*\d", matcher):
-        faults.append("no arithmetic: it can take minutes")
-    return faults
+def _definitions(text: str) -> dict[str, _Definition]:
+    """Returns definitions by their names; raises `PolicyError`.
 
-
-def _sections(text: str) -> tuple[dict[str, str], dict[str, int]]:
-    """Returns definitions and their line numbers, by their names; raises `PolicyError`."""
-    found: dict[str, str] = {}
-    lines: dict[str, int] = {}
+    A "#" begins a comment anywhere, as in Go; PyCasbin would take it into the last field.
+    """
+    found: dict[str, _Definition] = {}
     names: re.Pattern[str] | None = None
     faults = []
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.partition("#")[0].strip()
-        if not line:
+        if not line or line.startswith(";"):
             continue
+        column = raw.index(line) + 1
         if line.startswith("["):
-            names = _SECTIONS.get(line.strip("[]"))
+            names = _SECTIONS.get(line[1:-1]) if line.endswith("]") else None
             if names is None:
-                faults.append(Violation(number, 1, f"model: there is no section {line}"))
+                faults.append(Violation(number, column, f"model: no section {line[:60]!r}"))
                 names = re.compile(".*")
             continue
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals or names is None or names.fullmatch(key) is None or key in found:
             expected = "expected name = definition, once, in its section"
-            faults.append(Violation(number, 1, f"model: {expected}, found {line[:60]!r}"))
-            continue
-        found[key], lines[key] = value, number
+            faults.append(Violation(number, column, f"model: {expected}, found {line[:60]!r}"))
+        elif value.endswith("\\"):
+            faults.append(Violation(number, column, "model: a definition stands in one line"))
+        else:
+            begins = line.index("=") + 1
+            gap = len(line[begins:]) - len(line[begins:].lstrip())
+            found[key] = _Definition(value, number, column + begins + gap)
     if faults:
         raise PolicyError(faults)
-    return found, lines
+    return found
 
 
 def _fields(text: str) -> tuple[str, ...]:

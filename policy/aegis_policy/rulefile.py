@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from aegis_policy.conditions import Condition, compile_condition
 from aegis_policy.faults import PolicyError, Violation
+from aegis_policy.matchers import PATTERNS
 from aegis_policy.models import Model, read_model
 from aegis_policy.paths import fault_of_pattern
 from aegis_policy.roles import EVERYWHERE, Link, Roles
@@ -41,8 +42,7 @@ _COLUMNS = {
     "g": ("member", "role", "domain"),
     "g2": ("member", "role"),
 }
-# What would make a program of a pattern that keyMatch2 and keyMatch3 hand to `re`.
-_REGEX_SIGNS = re.compile(r"[()\[\]+?|\\^$]")
+_PRIORITY = re.compile(r"0|[1-9][0-9]{0,8}")
 _FIELD_BYTES_MAX = 512
 
 
@@ -260,7 +260,10 @@ class _OwnReader(_Reader):
         super().__init__()
         bindings = {kind: ("member", "role", "domain")[:n] for kind, n in model.roles.items()}
         self._columns = {"p": model.rule, **bindings}
-        self._uses_regex = re.search(r"keyMatch[23]|globMatch", model.matcher) is not None
+        # By field, the functions that it is a pattern of.
+        self._patterns: dict[str, list[str]] = {}
+        for function, pattern in model.matcher.patterns():
+            self._patterns.setdefault(pattern.removeprefix("p."), []).append(function)
 
     def _rule(self, number: int, fields: Sequence[_Field]) -> None:
         named = dict(zip(self._columns["p"], fields, strict=True))
@@ -269,16 +272,19 @@ class _OwnReader(_Reader):
                 self._fault(number, item, f"a field has at most {_FIELD_BYTES_MAX} bytes")
             if name == "cond":
                 self._condition(number, item)
-            elif self._uses_regex and _REGEX_SIGNS.search(item.text):
-                self._fault(number, item, "no signs of regular expressions: they can take minutes")
+            for function in self._patterns.get(name, ()):
+                if fault := PATTERNS[function](item.text):
+                    self._fault(number, item, fault)
         if "eft" in named and named["eft"].text not in ("allow", "deny"):
-            found = named["eft"].text
-            self._fault(
-                number, named["eft"], f'expected exactly "allow" or "deny", found {found!r}'
-            )
+            wanted = 'exactly "allow" or "deny"'
+            self._fault(number, named["eft"], f"expected {wanted}, found {named['eft'].text!r}")
+        if "priority" in named:
+            # Casbin sorts by it: digits as numbers, others as text, and both at once not at all.
+            self._match(number, named["priority"], _PRIORITY, "a number from 0 to 999999999")
         if "id" in named:
             rule_id = named["id"]
-            self._once(number, rule_id, ("p", rule_id.text), f"the id {rule_id.text}")
+            if self._match(number, rule_id, _ID, 'an id such as "automation-restarts-pods"'):
+                self._once(number, rule_id, ("p", rule_id.text), f"the id {rule_id.text}")
         self._lines.append(Line("p", tuple(item.text for item in fields)))
         self._numbers.append(number)
 
@@ -316,6 +322,7 @@ class _Unquotable(Exception):
 
 _QUOTED = re.compile(r'"((?:[^"]|"")*)" *')
 _PLAIN = re.compile(r"[^,]*")
+_SPACES = re.compile(" *")
 
 
 def _split(raw: str) -> Iterator[_Field]:
@@ -328,7 +335,7 @@ def _split(raw: str) -> Iterator[_Field]:
             at += len(part) + 1
         return
     while True:
-        at += len(raw[at:]) - len(raw[at:].lstrip(" "))
+        at = _SPACES.match(raw, at).end()  # type: ignore[union-attr]  # it always matches
         quoted = raw.startswith('"', at)
         match = (_QUOTED if quoted else _PLAIN).match(raw, at)
         if match is None:
