@@ -11,7 +11,7 @@ from casbin.rbac.default_role_manager import RoleManager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aegis_policy import Engine, PolicyError, RequestError, read_rules
+from aegis_policy import Engine, Line, PolicyError, RequestError, read_rules
 from aegis_policy.models import DEFAULT_MODEL
 from aegis_policy.roles import Roles
 from aegis_policy.rulefile import MAX_RULES
@@ -21,6 +21,18 @@ DENIED_BY_ROLE = """
 p, user:ann, *, /**, *, , allow, ann-may-all
 p, role:banned, *, /**, *, , deny, banned
 g, user:ann, role:banned, aegis
+"""
+# An admin's own model, with roles and both effects.
+OWN = """[request_definition]
+r = sub, obj, act
+[policy_definition]
+p = sub, obj, act, eft
+[role_definition]
+g = _, _
+[policy_effect]
+e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
+[matchers]
+m = g(r.sub, p.sub) && keyMatch2(r.obj, p.obj) && r.act == p.act
 """
 
 
@@ -58,6 +70,32 @@ def test_new_rules_never_disturb_who_is_asking_meanwhile() -> None:
         thread.start()
     for _ in range(40):
         current = Engine.from_csv(DENIED_BY_ROLE)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_new_rules_never_disturb_who_is_asking_an_own_model_meanwhile() -> None:
+    """Reload race: nor where PyCasbin evaluates; every engine has an enforcer of its own."""
+    rows = "p, ann, /a, read, allow\np, banned, /a, read, deny\ng, ann, banned\n"
+    current = Engine.from_csv(rows, OWN)
+    wrong: list[object] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                if decided(current, "ann") != (False, "p#2"):
+                    wrong.append("allowed")
+            except Exception as error:  # whatever it is, the test must show it
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        current = Engine.from_csv(rows, OWN)
     done.set()
     for thread in threads:
         thread.join()
@@ -285,3 +323,161 @@ def test_denied_request_is_not_written_to_casbins_log(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.DEBUG):
         decided(Engine.from_csv(DENIED_BY_ROLE), secret="patient 4711")
     assert caplog.records == []
+
+
+def test_denied_request_of_an_own_model_is_not_logged_either(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Logging: PyCasbin, which writes "Request: ..." itself, is kept quiet."""
+    with caplog.at_level(logging.DEBUG):
+        engine = Engine.from_csv("p, ann, /a, read, deny\n", OWN)
+        assert decided(engine, "ann") == (False, "p#1")
+        assert decided(engine, "patient-4711") == (False, "")
+    assert caplog.records == []
+
+
+def test_pattern_deny_of_an_own_model_is_seen() -> None:
+    """FastEnforcer: own models are scanned row by row, in their order."""
+    rows = "p, ann, /a/b, read, allow\np, ann, /a/:x, read, deny\n"
+    assert decided(Engine.from_csv(rows, OWN), "ann", "/a/b") == (False, "p#2")
+
+
+@pytest.mark.parametrize("effect", ["Deny", "denied", "deny # comment", "", "block"])
+def test_misspelt_deny_of_an_own_model_is_refused(effect: str) -> None:
+    """Effects: what a model calls eft is checked as in ours."""
+    with pytest.raises(PolicyError, match="exactly"):
+        Engine.from_csv(f"p, ann, /a, read, allow\np, ann, /a, read, {effect}\n", OWN)
+
+
+def test_case_of_a_name_is_significant() -> None:
+    """Names: Ann is not ann, for PyCasbin and for us; a deny about one is none about the other."""
+    assert decided(Engine.from_csv("p, Ann, /a, read, allow\n", OWN), "ann") == (False, "")
+    engine = Engine.from_csv("p, user:Ann, *, /a, read, , allow, x\n")
+    assert decided(engine, "user:ann") == (False, "")
+    assert decided(engine, "user:Ann") == (True, "x")
+
+
+@pytest.mark.parametrize("mark", ["]", "[", "(", ")", "](", "'"])
+def test_unbalanced_bracket_is_a_letter(mark: str) -> None:
+    """Brackets: Casbin counts them, and a single one fails its whole load."""
+    line = f"p, user:ann, *, /a{mark}, read, , allow, x\n"
+    assert decided(Engine.from_csv(line), resource=f"/a{mark}") == (True, "x")
+    own = Engine.from_csv(f"p, ann{mark}, /a, read, allow\n", OWN)
+    assert decided(own, f"ann{mark}") == (True, "p#1")
+
+
+def test_priorities_of_an_own_model_are_numbers() -> None:
+    """Priorities: one that is negative or a word fails Casbin's load, or sorts as text."""
+    model = OWN.replace("p = sub", "p = priority, sub").replace(
+        "some(where (p.eft == allow)) && !some(where (p.eft == deny))", "priority(p.eft) || deny"
+    )
+    rows = "p, 10, ann, /a, read, deny\np, {}, ann, /a, read, allow\n"
+    assert decided(Engine.from_csv(rows.format(9), model), "ann") == (True, "p#2")
+    for priority in ("-1", "first", "1e3", "\u0661"):
+        with pytest.raises(PolicyError, match="a number from 0"):
+            Engine.from_csv(rows.format(priority), model)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("function", "pattern", "resource"),
+    [
+        ("keyMatch2", "/*/:a/:b/z", "/a" * 255),
+        ("keyMatch2", "/*/x", "/" * 511),
+        ("keyMatch3", "/{a}x/{b}x/*/y", "/" + "x" * 250 + "/" + "x" * 255),
+        ("globMatch", "/**/a*b", "/" + "a" * 510),
+        ("globMatch", "/*a/*a/**/*b", "/aaaa" * 100),
+    ],
+)
+def test_worst_resource_for_a_permitted_pattern_is_answered(
+    function: str, pattern: str, resource: str
+) -> None:
+    """ReDoS: /*/*/*/*/* and {a}{b}{c} take minutes for some path; what is left cannot multiply."""
+    rows = f"p, ann, {pattern}, read, allow\n" * 20
+    engine = Engine.from_csv(rows, OWN.replace("keyMatch2", function))
+    for _ in range(20):
+        assert not decided(engine, "ann", resource)[0]
+
+
+@pytest.mark.parametrize("pattern", ["/*/*/*/*/*/x", "/a*a*a*a*a*b", "/**", "*a", "/:id*"])
+def test_pattern_with_more_stars_than_one_is_refused(pattern: str) -> None:
+    """ReDoS: they multiply, or PyCasbin's own translation of them is no regular expression."""
+    with pytest.raises(PolicyError):
+        Engine.from_csv(f"p, ann, {pattern}, read, allow\n", OWN)
+
+
+@pytest.mark.timeout(60)
+def test_roles_of_an_own_model_with_domains_build_in_linear_time() -> None:
+    """Role manager: Casbin's compares each new name of a domain with all there are."""
+    model = OWN.replace("g = _, _", "g = _, _, _").replace("r = sub", "r = sub, dom")
+    model = model.replace("g(r.sub, p.sub)", "g(r.sub, p.sub, r.dom)")
+    links = "".join(f"g, u{n}, r{n}, aegis\n" for n in range(9_000))
+    engine = Engine.from_csv(links + "p, r8999, /a, read, allow\n", model)
+    assert decided(engine, "u8999") == (True, "p#1")
+    assert decided(engine, "u1") == (False, "")
+
+
+def test_unknown_subjects_leave_nothing_behind_in_an_own_model() -> None:
+    """Memory: PyCasbin gets role managers that answer from links alone."""
+    engine = Engine.from_csv("p, admin, /a, read, allow\ng, ann, admin\n", OWN)
+    interpreter = engine._interpreter
+    assert interpreter is not None
+    for index in range(200):
+        assert decided(engine, f"stranger-{index}") == (False, "")
+    assert [*interpreter._managers["g"]._roles.members()] == [("", "ann")]
+    assert interpreter._enforcer.get_role_manager() is interpreter._managers["g"]
+
+
+def test_change_shares_what_stays() -> None:
+    """add_policy: one more rule costs the way to it, not a copy of all the others."""
+    lines = "".join(f"p, user:ann, north, /a/{n}, read, , allow, n{n}\n" for n in range(50))
+    engine = Engine.from_csv(lines + "p, user:ann, south, /a, read, , allow, s\n")
+    added = Line("p", ("user:ann", "south", "/b", "read", "", "allow", "t"))
+    changed = engine.updated((), [(1, added)])
+    assert changed.index._roots["north"] is engine.index._roots["north"]
+    assert changed.index._roots["south"] is not engine.index._roots["south"]
+
+
+@pytest.mark.parametrize("model", [None, OWN], ids=["compiled", "own"])
+def test_change_that_is_refused_leaves_everything_as_it_was(model: str | None) -> None:
+    """Order of effects: nothing is told, removed or written before the whole change is good."""
+    rows = "p, ann, /a, read, allow\n" if model else "p, user:ann, *, /a, read, , allow, x\n"
+    engine = Engine.from_csv(rows, model)
+    ((place, line),) = engine.lines()
+    for removed, added in ([place], []), ([], [(place + 1, Line("p", ("ann", "/a")))]):
+        with pytest.raises(PolicyError):
+            engine.updated(removed, added)
+    assert engine.lines() == [(place, line)]
+    assert decided(engine, line.fields[0])[0]
+
+
+def test_enforcer_of_an_own_model_has_nowhere_to_write() -> None:
+    """Persistence: FileAdapter empties its file before it writes; ours cannot, nobody tells it."""
+    interpreter = Engine.from_csv("p, ann, /a, read, allow\n", OWN)._interpreter
+    assert interpreter is not None
+    enforcer = interpreter._enforcer
+    assert not enforcer.auto_save
+    assert enforcer.watcher is None
+    enforcer.save_policy()  # the base class of adapters does nothing
+    assert decided(Engine.from_csv("p, ann, /a, read, allow\n", OWN), "ann") == (True, "p#1")
+
+
+def test_domain_is_never_loaded_in_part() -> None:
+    """Filtered policies: a deny that was not loaded would allow, so there is no filter."""
+    engine = Engine.from_csv(DENIED_BY_ROLE)
+    assert engine.size == len(read_rules(DENIED_BY_ROLE).lines)
+    own = Engine.from_csv("p, ann, /a, read, allow\n", OWN)._interpreter
+    assert own is not None
+    assert not own._enforcer.is_filtered()
+
+
+def test_nobody_can_ask_as_a_role_in_an_own_model() -> None:
+    """Names: what is called role: is one there, too."""
+    with pytest.raises(RequestError, match="a role cannot ask"):
+        decided(Engine.from_csv("p, role:admin, /a, read, allow\n", OWN), "role:admin")
+
+
+def test_trailing_newline_is_no_resource_of_an_own_model() -> None:
+    """Matchers: keyMatch2 would take it, and a deny about the path would not be met."""
+    with pytest.raises(RequestError, match="printable"):
+        decided(Engine.from_csv("p, ann, /a, read, allow\n", OWN), "ann", "/a\n")
