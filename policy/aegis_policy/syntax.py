@@ -120,7 +120,11 @@ _RESERVED = frozenset({"and", "or", "not", "in", "true", "false", "ctx"})
 
 def parse(source: str) -> Node:
     """Returns the syntax tree of a condition; raises `ConditionError`."""
-    if len(source.encode()) > MAX_BYTES:
+    try:
+        size = len(source.encode())
+    except UnicodeEncodeError as error:
+        raise ConditionError("half a character is no text", error.start) from None
+    if size > MAX_BYTES:
         raise ConditionError(f"a condition has at most {MAX_BYTES} bytes", 0)
     parser = _Parser(_tokens(source), len(source))
     tree = parser.condition()
