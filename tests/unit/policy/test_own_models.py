@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import casbin
 import pytest
@@ -19,6 +21,7 @@ ALLOW = "some(where (p.eft == allow))"
 BOTH = "some(where (p.eft == allow)) && !some(where (p.eft == deny))"
 FIRST = "priority(p.eft) || deny"
 ACL = "r.sub == p.sub && r.obj == p.obj && r.act == p.act"
+DOCUMENTATION = Path(__file__).parents[3] / "docs/casbin.md"
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
@@ -216,6 +219,18 @@ def test_what_was_understood_reads_back_as_the_same_model() -> None:
     assert first.matcher.text == (
         '! ( r.sub in ["a", "b"] || r.obj == p.obj ) || keyMatch(r.act, "x*")'
     )
+
+
+def test_examples_of_the_documentation_decide() -> None:
+    """docs/casbin.md: the rules of our model, then a model with its rules."""
+    ours, model, rows = re.findall(r"```(?:ini)?\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    engine = Engine.from_csv(ours)
+    start = {"domain": "aegis", "resource": "/training/runs/1", "action": "start"}
+    assert ask(engine, "user:olga", **start, review="on") == (True, "operators-start-reviewed")
+    assert ask(engine, "user:mallory", **start, review="on") == (False, "banned")
+    own = Engine.from_csv(rows, model)
+    assert ask(own, "alice", "/data/1", "GET") == (True, "p#1")
+    assert ask(own, "mallory", "/data/1", "GET") == (False, "p#2")
 
 
 # --- equivalence ---
