@@ -7,7 +7,9 @@ role by `g2` would not hold a member by `g`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TypeAlias
 
 # Casbin walks no further than this; a longer chain would silently lose its end.
@@ -19,6 +21,8 @@ EVERYWHERE = ""
 Links: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
 Link: TypeAlias = tuple[str, str, str]  # scope, member, role
 
+# In place of the height of a name that is being climbed.
+_CLIMBING = -1.0
 _NONE: Mapping[str, tuple[str, ...]] = {}
 
 
@@ -92,24 +96,46 @@ class Roles:
             members[member] = (*members.get(member, ()), role)
         return Roles(links)
 
-    def faults(self) -> Iterable[tuple[str, str, str]]:
-        """Returns scope, member and what is wrong, for members in a cycle or too long a chain."""
+    def faults(self) -> Iterator[tuple[str, str, str]]:
+        """Yields scope, member and what is wrong, for members in a cycle or too long a chain."""
         for scope, members in self._links.items():
+            here = members if scope != EVERYWHERE else _NONE
+            heights: dict[str, float] = {}
             for member in members:
-                if fault := fault_of_chain(member, self._everywhere, members):
-                    yield scope, member, fault
+                if self._height(member, here, heights) > MAX_DEPTH:
+                    circle = member in self.of(member, scope)
+                    wrong = f"more than {MAX_DEPTH} roles in a chain above {member}"
+                    yield scope, member, f"{member} would be its own role" if circle else wrong
 
+    def _height(
+        self, start: str, here: Mapping[str, tuple[str, ...]], heights: dict[str, float]
+    ) -> float:
+        """Returns the length of the longest chain above a name; infinite where it is a circle.
 
-def fault_of_chain(start: str, *links: Mapping[str, Iterable[str]]) -> str:
-    """Returns what is wrong with the roles above `start`: a cycle, too long a chain, or nothing.
+        `heights` are those that are known already: each name is climbed once.
+        """
+        if start in heights:
+            return heights[start]
+        way: list[tuple[str, Iterator[str]]] = [(start, self._above(start, here))]
+        heights[start] = _CLIMBING
+        best = [0.0]
+        while way:
+            name, above = way[-1]
+            role = next(above, None)
+            if role is None:
+                way.pop()
+                heights[name] = height = best.pop()
+                if best:
+                    best[-1] = max(best[-1], height + 1)
+            elif role not in heights:
+                heights[role] = _CLIMBING
+                way.append((role, self._above(role, here)))
+                best.append(0.0)
+            else:
+                # Whoever is being climbed is below itself.
+                height = math.inf if heights[role] == _CLIMBING else heights[role]
+                best[-1] = max(best[-1], height + 1)
+        return heights[start]
 
-    Walks level by level, so its cost is bounded by `MAX_DEPTH` times the number of links.
-    """
-    level = {start}
-    for _ in range(MAX_DEPTH + 1):
-        level = {role for name in level for members in links for role in members.get(name, ())}
-        if start in level:
-            return f"{start} would be its own role"
-        if not level:
-            return ""
-    return f"more than {MAX_DEPTH} roles in a chain above {start}"
+    def _above(self, name: str, here: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+        return chain(self._everywhere.get(name, ()), here.get(name, ()))

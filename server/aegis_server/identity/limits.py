@@ -58,6 +58,7 @@ _OF_METHOD = {
     "/aegis.v1.UserService/UpdateProfile": MUTATE,
     "/aegis.v1.UserService/ChangePassword": MUTATE,
     "/aegis.v1.ReviewService/SubmitUpdate": TRAIN,
+    "/aegis.v1.PolicyService/ReportDecisions": EVALUATE,
 }
 _ENTRY = re.compile(r"([a-z]+)=(\d{1,6}(?:\.\d{1,3})?)/(\d{1,6})")
 _LEASES_MAX = 10_000
