@@ -22,7 +22,7 @@ from aegis_policy.models import read_model
 from aegis_policy.requests import check_action, check_subject, segments_of
 from aegis_policy.roles import EVERYWHERE, Link, Roles
 from aegis_policy.rulefile import (
-    MAX_RULES,
+    MAX_LINES,
     NO_RULES,
     Line,
     RuleFile,
@@ -258,8 +258,8 @@ class Engine:
             faults += [
                 Violation(0, 0, f"{member}: {fault}") for _, member, fault in self._roles.faults()
             ]
-        if len(self._lines) > MAX_RULES:
-            faults.append(Violation(0, 0, f"at most {MAX_RULES} lines"))
+        if len(self._lines) > MAX_LINES:
+            faults.append(Violation(0, 0, f"at most {MAX_LINES} lines"))
         if faults:
             raise PolicyError(faults)
         self.index = self.index.with_rules(out.rows, into.rows)

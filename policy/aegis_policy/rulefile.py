@@ -29,9 +29,10 @@ from aegis_policy.paths import fault_of_pattern
 from aegis_policy.roles import EVERYWHERE, Link, Roles
 from aegis_policy.syntax import ConditionError
 
-MAX_RULES = 100_000
+# A hundred thousand rules and as many bindings: some seconds to build, some 200 MB.
+MAX_LINES = 200_000
 # PyCasbin looks at every rule for every decision, at some microseconds a rule.
-MAX_RULES_OF_OWN_MODEL = 10_000
+MAX_LINES_OF_OWN_MODEL = 10_000
 SUBJECT = re.compile(r"[a-z][a-z0-9-]{0,31}:[A-Za-z0-9][A-Za-z0-9._@/-]{0,127}")
 DOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ACTION = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -242,7 +243,7 @@ class _Reader:
     def finish(self, model: Model) -> RuleFile:
         for scope, member, fault in Roles({}).with_links((), self._links).faults():
             self._faults.append(Violation(self._member_line[scope, member], 1, fault))
-        most = MAX_RULES if model.compiled else MAX_RULES_OF_OWN_MODEL
+        most = MAX_LINES if model.compiled else MAX_LINES_OF_OWN_MODEL
         if len(self._lines) > most:
             self._faults.append(Violation(0, 0, f"at most {most} lines"))
         if not self._faults and all(line.kind != "p" for line in self._lines):

@@ -356,3 +356,23 @@ async def test_imports_under_load_mix_no_two_revisions(stub: Stub, server: Room)
         for answer in await answers:
             if answer.revision > 1:
                 assert (answer.rule_id == "even") is (answer.revision % 2 == 0)
+
+
+async def test_attribute_of_a_megabyte_is_refused(stub: Stub):
+    """REQUEST_TOO_LARGE, before anybody reads it; so is a batch of such."""
+    large = asked(attributes={"note": "x" * 1_000_000})
+    error = await refusal(stub.Evaluate(large))
+    assert (error.reason, error.metadata["limit_bytes"]) == ("REQUEST_TOO_LARGE", "262144")
+
+
+async def test_batch_of_a_hundred_thousand_questions_is_refused(stub: Stub):
+    """A thousand are the most; none of them is decided."""
+    question = policy_pb2.EvaluateRequest(subject="user:a", resource="/a", action="read")
+    batch = policy_pb2.BatchEvaluateRequest(requests=[question] * 100_000)
+    error = await refusal(stub.BatchEvaluate(batch))
+    assert error.reason in ("REQUEST_TOO_LARGE", "FIELD_INVALID")
+    batch = policy_pb2.BatchEvaluateRequest(requests=[question] * 1001)
+    error = await refusal(stub.BatchEvaluate(batch))
+    assert (error.reason, error.violations[0].field) == ("FIELD_INVALID", "requests")
+    empty = await refusal(stub.BatchEvaluate(policy_pb2.BatchEvaluateRequest()))
+    assert empty.violations[0].field == "requests"

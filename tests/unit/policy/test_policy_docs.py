@@ -46,3 +46,10 @@ def test_stories_of_the_page_can_be_read() -> None:
     """The example is a file that `aegis policy test` takes."""
     (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     assert len(read_cases("page", yaml.safe_load(example)).cases) == 2
+
+
+def test_library_example_of_the_page_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    """The engine works as it is shown, without a server."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(example, "docs/policy.md", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out == "True restarts-few None\n"
