@@ -139,14 +139,14 @@ async def health(channel: grpc.aio.Channel) -> int:
     return (await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)).status
 
 
-async def test_without_postgres_health_says_so_and_nothing_is_answered(
+async def test_without_postgres_health_says_so_and_nothing_changes(
     tmp_path: Path,
     postgres_url: str,
     database_name: str,
     database_url: str,
     server_database_url: str,
 ):
-    """NOT_SERVING and UNAVAILABLE while it is away, and both are over when it is back."""
+    """While it is away questions are answered by the last known rules, and changes refused."""
     server = await started(tmp_path, database_url, server_database_url)
     serving = health_pb2.HealthCheckResponse.SERVING
     identity = Identity.of("admin", tmp_path)
@@ -162,8 +162,11 @@ async def test_without_postgres_health_says_so_and_nothing_is_answered(
                 async with asyncio.timeout(30):
                     while await health(channel) == serving:
                         await asyncio.sleep(0.2)
+                assert (await evaluate(channel)).effect == policy_pb2.EFFECT_DENY
+                stub = policy_pb2_grpc.PolicyServiceStub(channel)
+                change = policy_pb2.ImportPolicyRequest(csv="# nothing", reason="a test")
                 with pytest.raises(grpc.aio.AioRpcError) as refusal:
-                    await evaluate(channel)
+                    await stub.ImportPolicy(change, timeout=20)
                 assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
                 owner.execute(f"alter database {database_name} allow_connections true")
             async with asyncio.timeout(30):

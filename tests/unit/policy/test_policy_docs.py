@@ -51,5 +51,5 @@ def test_stories_of_the_page_can_be_read() -> None:
 def test_library_example_of_the_page_decides(capsys: pytest.CaptureFixture[str]) -> None:
     """The engine works as it is shown, without a server."""
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(compile(example, "docs/policy.md", "exec"), {})  # noqa: S102
+    exec(compile(example, "docs/policy.md", "exec"), {})
     assert capsys.readouterr().out == "True restarts-few None\n"
