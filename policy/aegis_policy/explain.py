@@ -123,8 +123,8 @@ def _wishes(
     """Says what would have to be otherwise, the nearest first."""
     denies = [trace.row for trace in matched if trace.row.deny]
     for row in denies:
-        way = f"its condition did not hold: {row.condition.source}" if row.condition else ""
-        yield f"if {row.rule_id} did not deny: " + (way or "it denies without a condition")
+        way = f"not ({row.condition.source})" if row.condition else "it has no condition"
+        yield f"if {row.rule_id} did not deny: {way}"
     if any(not trace.row.deny for trace in matched):
         return
     for trace in failed:

@@ -83,7 +83,7 @@ async def serve_policy(base: Base, port: Port, log: DecisionLog) -> list[Part]:
             revisions=revisions,
             proposals=Proposals(revisions.writer),
             decision_log=log,
-            held_roles=base.decisions.held_roles,
+            decisions=base.decisions,
             deeds=base.deeds,
             clock=base.clock,
         ),

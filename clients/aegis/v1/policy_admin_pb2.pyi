@@ -658,7 +658,9 @@ class SimulatePolicyResponse(_message.Message):
     flipped_requests: _builtins.int
     flipped_decisions: _builtins.int
     without_attributes: _builtins.int
-    """Asked without their attributes being kept: decided again without them."""
+    """Requests whose answer hangs on attributes that were not kept: they are not
+    among the flips, since nothing can be said of them.
+    """
     @_builtins.property
     def flips(self) -> _containers.RepeatedCompositeFieldContainer[Global___Flip]:
         """Those that would be decided otherwise, the most frequent first; at most 1,000."""

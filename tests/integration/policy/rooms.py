@@ -87,7 +87,7 @@ class Room:
             revisions=self.revisions,
             proposals=self.proposals,
             decision_log=self.log,
-            held_roles=self.decisions.held_roles,
+            decisions=self.decisions,
             deeds=deeds,
             clock=now,
         )

@@ -216,7 +216,7 @@ def test_simulation_tells_what_would_flip(server: Answers, draft: Path) -> None:
     words = " ".join(done.stdout.split())
     assert "allow r deny user:ann read /a 3" in words
     assert "1 of 9 different requests would be decided otherwise, 3 of 20 decisions" in words
-    assert "2 requests were decided again without their attributes" in words
+    assert "2 requests cannot be decided again: they hang on attributes" in words
 
 
 def test_difference_is_told_in_words(server: Answers, draft: Path) -> None:

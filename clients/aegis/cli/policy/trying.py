@@ -76,8 +76,8 @@ def simulate(
     )
     if answer.without_attributes:
         out.print(
-            f"{answer.without_attributes} requests were decided again without their attributes,"
-            " which the log does not keep",
+            f"{answer.without_attributes} requests cannot be decided again: they hang on attributes"
+            " that the log does not keep (AEGIS_DECISION_ATTRIBUTES=keep keeps them)",
             highlight=False,
         )
 

@@ -20,6 +20,7 @@ from aegis_server.policy.administration.rules import Filter, page_of
 from aegis_server.policy.changes import Create, Delete, LineChange, Replace, etag_of
 from aegis_server.policy.decisionlog import DecisionLog
 from aegis_server.policy.decisionlog.service import DecisionLogMethods
+from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.messages import revision_message
 from aegis_server.policy.places import Placed
 from aegis_server.policy.proposals.deciding import Proposals
@@ -52,14 +53,15 @@ class PolicyAdminService(DecisionLogMethods, policy_admin_pb2_grpc.PolicyAdminSe
         revisions: Revisions,
         proposals: Proposals,
         decision_log: DecisionLog,
-        held_roles: Callable[[str], tuple[str, ...]],
+        decisions: Decisions,
         deeds: Deeds,
         clock: Callable[[], datetime],
     ) -> None:
         self._revisions = revisions
         self._proposals = proposals
         self._decision_log = decision_log
-        self._held_roles = held_roles
+        self._held_roles = decisions.held_roles
+        self._current = lambda: decisions.snapshot.engine
         self._engine_of = _engine_of
         self._deeds = deeds
         self._clock = clock

@@ -46,6 +46,8 @@ class DecisionLogMethods:
     _decision_log: DecisionLog
     _clock: Callable[[], datetime]
     _held_roles: Callable[[str], tuple[str, ...]]
+    # The engine of the rules in force.
+    _current: Callable[[], Engine]
     # Raises `InvalidArgument` (POLICY_INVALID); run in a thread.
     _engine_of: Callable[[policy_admin_pb2.PolicyDraft], Engine]
 
@@ -94,6 +96,7 @@ class DecisionLogMethods:
         found = await simulate(
             self._decision_log.database,
             draft,
+            current=self._current(),
             since=since,
             until=now,
             limit=request.limit or REQUESTS_DEFAULT,

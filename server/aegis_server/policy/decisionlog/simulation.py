@@ -2,7 +2,9 @@
 
 Recorded decisions are read from the newest on; equal requests are one, with how often it was asked.
 Each is decided again by the draft, at the time it was asked last and with the roles its subject has
-in the directory today. Attributes that were not kept are missing: such requests are counted.
+in the directory today. Where attributes were not kept, the rules in force are asked without them,
+too. Where they do not give the recorded answer either, it hung on what is missing, and nothing can
+be said of the draft: those requests are counted and left out.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ async def simulate(
     database: Database,
     draft: Engine,
     *,
+    current: Engine,
     since: datetime,
     until: datetime,
     limit: int,
@@ -73,17 +76,17 @@ async def simulate(
 ) -> Simulation:
     """Decides at most `limit` different requests again; flips come the most frequent first."""
     asked = await _asked(database, Filter(start=since, end=until), limit)
-    found = Simulation(
-        requests=len(asked),
-        decisions=sum(each.times for each in asked),
-        without_attributes=sum(each.lacks_attributes for each in asked),
-    )
+    found = Simulation(requests=len(asked), decisions=sum(each.times for each in asked))
     for begin in range(0, len(asked), _SLICE):
         some = asked[begin : begin + _SLICE]
         roles = [held_roles(each.newest.subject) for each in some]
         answers = await asyncio.to_thread(_decide, draft, some, roles)
-        for each, (allowed, rule_id) in zip(some, answers, strict=True):
-            if allowed != (each.newest.effect == ALLOW):
+        now = await asyncio.to_thread(_decide, current, some, roles)
+        for each, (allowed, rule_id), (before, _) in zip(some, answers, now, strict=True):
+            recorded = each.newest.effect == ALLOW
+            if each.lacks_attributes and before != recorded:
+                found.without_attributes += 1
+            elif allowed != recorded:
                 found.flips.append(Flipped(each, allowed, rule_id))
     found.flips.sort(key=_order)
     return found

@@ -33,6 +33,7 @@ class Methods(DecisionLogMethods):
         self._decision_log = log
         self._clock = now
         self._held_roles = lambda subject: ROLES.get(subject, ())
+        self._current = lambda: Engine.from_csv(IN_FORCE)
 
     def _engine_of(self, draft: policy_admin_pb2.PolicyDraft) -> Engine:
         try:
@@ -232,6 +233,10 @@ async def test_export_is_in_order_and_a_sample_is_told_by_the_ids(stub: Stub, lo
     assert 200 < len(sample) < 450
 
 
+IN_FORCE = """
+p, user:ann, *, /training/runs, read, , allow, ann-reads
+p, user:big, *, /training/runs, read, "ctx.replicas > 2", allow, big-reads
+"""
 DRAFT = """
 p, user:ann, *, /training/runs, read, , deny, ann-not
 p, user:bob, *, /training/runs, read, , allow, bob-reads
@@ -276,15 +281,19 @@ async def test_simulation_tells_whom_a_draft_would_decide_otherwise(
     assert response.flips[0].last_asked.ToDatetime(UTC) <= now()
 
 
-async def test_simulation_says_where_attributes_are_missing(stub: Stub, logging: Logging):
-    """They were not kept: decided again without, and counted."""
+async def test_simulation_says_nothing_of_what_hangs_on_attributes_nobody_kept(
+    stub: Stub, logging: Logging
+):
+    """The rules in force do not give that answer without them either: counted, and left out."""
     await logging.write(
-        logging.entry(subject="user:big", attributes={"replicas": 3.0}, rule_id="x"),
-        logging.entry(subject="user:big", attributes={"replicas": 1.0}, rule_id="x"),
+        logging.entry(subject="user:big", attributes={"replicas": 3.0}, rule_id="big-reads"),
+        logging.entry(subject="user:big", attributes={"replicas": 9.0}, rule_id="big-reads"),
+        logging.entry(subject="user:ann", attributes={"replicas": 3.0}, rule_id="ann-reads"),
     )
     response = await stub.SimulatePolicy(draft())
-    assert (response.requests, response.without_attributes) == (2, 2)
-    assert [each.after for each in response.flips] == [policy_pb2.EFFECT_DENY] * 2
+    assert (response.requests, response.without_attributes) == (3, 2)
+    (flip,) = response.flips
+    assert (flip.request.subject, flip.after) == ("user:ann", policy_pb2.EFFECT_DENY)
 
 
 async def test_simulation_is_bounded(stub: Stub, logging: Logging):
