@@ -25,8 +25,10 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from aegis_policy.faults import RequestError
+from aegis_policy.lines import Line, to_csv
+from aegis_policy.names import SUBJECT
 from aegis_policy.requests import check_request
-from aegis_policy.rulefile import SUBJECT, Line, RuleFile, read_rules, to_csv
+from aegis_policy.rulefile import RuleFile, read_rules
 
 _KEYS_OF_FILE = ("bindings", "cases")
 _NEEDED = ("story", "subject", "action", "resource", "expect")

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from aegis_policy.lines import Line, to_csv
 from aegis_policy.paths import overlap
-from aegis_policy.rulefile import Line, to_csv
 
 # Beyond this many moved rules their number is told instead of each place.
 MOVES_MAX = 30

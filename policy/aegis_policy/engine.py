@@ -9,27 +9,20 @@ threads may ask the same engine.
 from __future__ import annotations
 
 import copy
-import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from aegis_policy.conditions import Condition, Moment, Unanswerable
 from aegis_policy.faults import PolicyError, Violation
 from aegis_policy.index import Index, Row
+from aegis_policy.lines import Line, to_csv
 from aegis_policy.models import read_model
+from aegis_policy.parts import Parts, attributes_of, identity_of, without_collections
+from aegis_policy.readers import MAX_LINES, NO_RULES
 from aegis_policy.requests import check_action, check_subject, segments_of
-from aegis_policy.roles import EVERYWHERE, Link, Roles
-from aegis_policy.rulefile import (
-    MAX_LINES,
-    NO_RULES,
-    Line,
-    RuleFile,
-    read_lines,
-    read_rules,
-    to_csv,
-)
+from aegis_policy.roles import Roles
+from aegis_policy.rulefile import RuleFile, read_lines, read_rules
 
 if TYPE_CHECKING:
     from aegis_policy.interpreter import Interpreter
@@ -76,10 +69,10 @@ class Engine:
         self.index, self._roles = Index(), Roles({})
         # How many lines begin with a name.
         self._names: dict[str, int] = {}
-        self._attributes = _attributes(rules.conditions.values())
+        self._attributes = attributes_of(rules.conditions.values())
         self._closed: dict[tuple[str, ...], frozenset[str]] = {}
         if self.model.compiled:
-            with _without_collections():
+            with without_collections():
                 self._compile((), zip(places, rules.lines, strict=True))
         else:
             self._lines = dict(zip(places, rules.lines, strict=True))
@@ -223,7 +216,7 @@ class Engine:
 
     def _change(self, removed: Sequence[int], added: Mapping[int, Line]) -> None:
         self._conditions = {**self._conditions, **read_lines(added.values())}
-        self._attributes |= _attributes(
+        self._attributes |= attributes_of(
             self._conditions[line.fields[4]]
             for line in added.values()
             if line.kind == "p" and line.fields[4]
@@ -236,17 +229,17 @@ class Engine:
 
     def _compile(self, removed: Iterable[int], added: Iterable[tuple[int, Line]]) -> None:
         """Changes this engine, which nobody else has yet; raises KeyError, `PolicyError`."""
-        out, into = _Parts(), _Parts()
+        out, into = Parts(), Parts()
         for place in removed:
             line = self._lines.pop(place)
-            del self._places[_identity(line)]
+            del self._places[identity_of(line)]
             self._count(line, -1)
             out.take(place, line, self._conditions)
         faults = []
         for number, (place, line) in enumerate(added, start=1):
             if self._lines.setdefault(place, line) is not line:
                 raise KeyError(place)
-            if self._places.setdefault(_identity(line), place) != place:
+            if self._places.setdefault(identity_of(line), place) != place:
                 what = f"the id {line.fields[-1]}" if line.kind == "p" else "this binding"
                 faults.append(Violation(number, 1, f"{what} is already used"))
             self._count(line, 1)
@@ -273,52 +266,9 @@ class Engine:
             del self._names[name]
 
 
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Spares a build that makes many objects and no garbage Python's search for garbage.
-
-    That takes longer than the build. Whoever else runs meanwhile makes theirs a little later.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _identity(line: Line) -> str | Line:
-    """Returns what no two lines share: a rule's id, all of a binding."""
-    return line.fields[-1] if line.kind == "p" else line
-
-
 def fits(row: Row, condition: Condition, moment: Moment) -> bool:
     """Says whether a row's condition lets it count: what cannot be answered denies."""
     try:
         return condition.holds(moment)
     except Unanswerable:
         return row.deny
-
-
-def _attributes(conditions: Iterable[Condition]) -> frozenset[str]:
-    return frozenset[str]().union(*(condition.attributes for condition in conditions))
-
-
-class _Parts:
-    """Lines as the index and the roles take them."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.links: list[Link] = []
-
-    def take(self, place: int, line: Line, conditions: Mapping[str, Condition]) -> None:
-        if line.kind == "p":
-            subject, domain, resource, action, source, effect, rule_id = line.fields
-            condition = conditions[source] if source else None
-            self.rows.append(
-                Row(place, effect == "deny", condition, rule_id, subject, domain, resource, action)
-            )
-        else:
-            member, role, *domains = line.fields
-            self.links.append((domains[0] if domains else EVERYWHERE, member, role))

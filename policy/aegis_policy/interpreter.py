@@ -22,11 +22,12 @@ from casbin.util import SimpleEval
 
 from aegis_policy.conditions import Condition, Moment, Unanswerable
 from aegis_policy.faults import PolicyError, RequestError, Violation
+from aegis_policy.lines import Line
 from aegis_policy.models import Model
 from aegis_policy.paths import MAX_BYTES, matches
 from aegis_policy.requests import segments_of
 from aegis_policy.roles import EVERYWHERE, Link, Roles
-from aegis_policy.rulefile import Line, RuleFile
+from aegis_policy.rulefile import RuleFile
 
 _log = logging.getLogger(__name__)
 _SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aegis_policy.faults import RequestError
+from aegis_policy.names import ACTION, DOMAIN, SUBJECT
 from aegis_policy.paths import fault_of_resource, is_plain
-from aegis_policy.rulefile import ACTION, DOMAIN, SUBJECT
 
 
 def check_request(subject: str, domain: str, resource: str, action: str) -> None:

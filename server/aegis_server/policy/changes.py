@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from aegis.errors import Aborted, FieldViolation, InvalidArgument, NotFound
 from aegis_policy import Line, PolicyError, to_csv
-from aegis_policy.rulefile import read_line
+from aegis_policy.lines import read_line
 from aegis_server.policy.drafts import Draft
 from aegis_server.policy.places import Slot, filled
 from aegis_server.policy.store import Policy

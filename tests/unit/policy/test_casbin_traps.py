@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from aegis_policy import Engine, Line, PolicyError, RequestError, read_rules
 from aegis_policy.models import DEFAULT_MODEL
+from aegis_policy.readers import MAX_LINES
 from aegis_policy.roles import Roles
-from aegis_policy.rulefile import MAX_LINES
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 DENIED_BY_ROLE = """
