@@ -174,6 +174,28 @@ async def test_other_log_that_got_shorter_is_recorded(
     assert "it had 2 records" in caplog.text
 
 
+async def test_replicas_exchange_one_after_another(peers: tuple[Written, Written, PeerLog]):
+    """Two on their way at once could arrive the other way round, and look like a shorter log."""
+    theirs, ours, peer = peers
+    other = PeerLog(ours.audit, ours.kept, theirs.keys.trust, "aegis-server")
+    await seal(theirs)
+    note = (await theirs.kept.since(0, 0, 1))[0].note
+    sent, answer = asyncio.Event(), asyncio.Event()
+
+    async def send(ours: str) -> str:
+        sent.set()
+        await answer.wait()
+        return note
+
+    exchanging = asyncio.create_task(peer.exchange_once(send))
+    await asyncio.wait_for(sent.wait(), 5)
+    assert not await other.exchange_once(send)
+    answer.set()
+    assert await exchanging
+    assert await other.exchange_once(send)
+    assert [each.outcome for each in await peer_records(ours)] == ["recorded"]
+
+
 @pytest.mark.parametrize("kind", ["garbage", "foreign key", "another log"])
 async def test_checkpoint_that_does_not_count_is_refused(
     peers: tuple[Written, Written, PeerLog], kind: str

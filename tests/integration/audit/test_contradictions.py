@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -22,6 +23,7 @@ from aegis.errors import FailedPrecondition, InvalidArgument
 from aegis.serving.checkpointing.cutting import Checkpoints
 from aegis.serving.checkpointing.peers import PeerLog
 from aegis.serving.checkpointing.sinks import Delivery, FileSink
+from aegis.serving.checkpointing.store import KeptNote
 from aegis.serving.checkpointing.witnessing import Witnessing
 from aegis.serving.database import Database
 from aegis.trust import TrustBundle
@@ -261,8 +263,11 @@ async def test_past_that_a_witness_invents_is_not_believed(
         await link(log, channel, log.keys).offer_newest()
 
 
-async def test_replicas_share_a_witness(database: Database, tmp_path: Path):
-    """One that has not heard of the other's last offer asks again instead of giving up."""
+@pytest.fixture
+async def replicas(
+    database: Database, tmp_path: Path
+) -> AsyncIterator[tuple[Written, Written, grpc.aio.Channel]]:
+    """One log as two servers write it, and a witness that both call."""
     keys = Keys()
     first = Written(database, keys=keys)
     second = Written(database, keys=keys, clock=first.clock)
@@ -282,10 +287,45 @@ async def test_replicas_share_a_witness(database: Database, tmp_path: Path):
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        links = [link(first, channel, keys), link(second, channel, keys)]
-        for turn in (0, 1, 1, 0, 1):
-            await seal(first, 3)
-            await links[turn].offer_newest()
-            found = cosigned_by(await newest(first.kept), keys.trust())
-            assert set(found) == {"witness:local"}
+        yield first, second, channel
     await server.stop(None)
+
+
+async def test_replicas_share_a_witness(replicas: tuple[Written, Written, grpc.aio.Channel]):
+    """One that has not heard of the other's last offer asks again instead of giving up."""
+    first, second, channel = replicas
+    links = [link(first, channel, first.keys), link(second, channel, first.keys)]
+    for turn in (0, 1, 1, 0, 1):
+        await seal(first, 3)
+        await links[turn].offer_newest()
+        found = cosigned_by(await newest(first.kept), first.keys.trust())
+        assert set(found) == {"witness:local"}
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_replica_that_comes_late_raises_no_alarm(
+    replicas: tuple[Written, Written, grpc.aio.Channel],
+    caplog: pytest.LogCaptureFixture,
+    heard: bool,
+):
+    """The other one showed a newer checkpoint meanwhile: that is no log that was cut short."""
+    first, second, channel = replicas
+    late, swift = link(first, channel, first.keys), link(second, channel, first.keys)
+    await seal(first, 3)
+    if heard:
+        await late.offer_newest()
+        await seal(first, 3)
+    read = first.kept.newest
+
+    async def overtaken() -> KeptNote | None:
+        before = await read()
+        first.kept.newest = read  # type: ignore[method-assign]
+        await seal(second, 3)
+        await swift.offer_newest()
+        return before
+
+    first.kept.newest = overtaken  # type: ignore[method-assign]
+    await late.offer_newest()
+    assert [each for each in caplog.records if each.levelno >= logging.CRITICAL] == []
+    assert late._refused._value.get() == 0
+    assert late._size._value.get() == swift._size._value.get() > 3

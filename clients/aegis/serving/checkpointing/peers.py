@@ -93,12 +93,26 @@ class PeerLog:
         while True:
             seconds = _AGAIN_SECONDS
             try:
-                if (ours := await self.newest()) and (theirs := await send(ours)):
-                    await self.take(theirs)
+                if await self.exchange_once(send):
                     seconds = _EVERY_SECONDS
             except AegisError as error:
                 log.warning("checkpoints with %s were not exchanged: %s", self._log_id, error)
             await asyncio.sleep(seconds)
+
+    async def exchange_once(self, send: Send) -> bool:
+        """Exchanges, unless another replica is about it; says whether that was done.
+
+        One after another from reading ours to recording theirs: two on their way at once could
+        arrive the other way round, and the earlier one behind the later looks like a log that was
+        cut short.
+        """
+        async with self._audit.database.transaction() as turn:
+            if not await self._kept.store.take_turn(turn):
+                return False
+            if not (ours := await self.newest()) or not (theirs := await send(ours)):
+                return False
+            await self.take(theirs)
+            return True
 
     def _entry(self, note: str, size: int, outcome: str) -> Entry:
         return Entry(

@@ -26,8 +26,12 @@ class CheckpointStore:
         if re.fullmatch(r"[a-z_]+", schema) is None:
             raise ValueError(f"{schema!r} is no schema of ours")
         self._schema = schema.encode()
-        digest = hashlib.sha256(b"checkpoints of " + self._schema).digest()
-        self._lock = int.from_bytes(digest[:8], "big", signed=True)
+        self._lock = self._key(b"checkpoints of ")
+        self._turn = self._key(b"exchange of checkpoints of ")
+
+    def _key(self, name: bytes) -> int:
+        digest = hashlib.sha256(name + self._schema).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)
 
     def _sql(self, text: str) -> bytes:
         return text.encode().replace(b"SCHEMA", self._schema)
@@ -35,6 +39,11 @@ class CheckpointStore:
     async def lock(self, connection: Connection) -> None:
         """Lets one replica at a time cut, until the transaction ends."""
         await connection.execute("select pg_advisory_xact_lock(%s)", (self._lock,))
+
+    async def take_turn(self, connection: Connection) -> bool:
+        """Says whether this replica may exchange checkpoints, until the transaction ends."""
+        cursor = await connection.execute("select pg_try_advisory_xact_lock(%s)", (self._turn,))
+        return await cursor.fetchone() == (True,)
 
     async def insert(self, connection: Connection, size: int, at: datetime, note: str) -> None:
         """Keeps a checkpoint."""

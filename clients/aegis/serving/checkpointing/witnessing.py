@@ -84,7 +84,7 @@ class Witnessing:
         if newest is None or newest.number == self._done:
             return
         try:
-            line = await self._cosignature(newest)
+            newest, line = await self._cosigned(newest)
         except AegisError as error:
             # Where the witness stands is asked again before the next attempt.
             self._seen = None
@@ -101,15 +101,25 @@ class Witnessing:
         self._refused.set(0)
         self._size.set(newest.tree_size)
 
-    async def _cosignature(self, newest: KeptNote) -> str:
+    async def _cosigned(self, newest: KeptNote) -> tuple[KeptNote, str]:
+        """Returns the note that was cosigned in the end, and the cosignature."""
         if self._seen is None:
-            self._seen = await self._last_seen()
+            newest = await self._look(newest)
         try:
-            return await self._offer(newest)
+            return newest, await self._offer(newest)
         except Aborted:
             # Another replica was there before us.
-            self._seen = await self._last_seen()
-            return await self._offer(newest)
+            newest = await self._look(newest)
+            return newest, await self._offer(newest)
+
+    async def _look(self, newest: KeptNote) -> KeptNote:
+        """Asks the witness what it saw; returns our newest checkpoint of a later moment.
+
+        In this order: what another replica shows is in our database before it is shown, so a
+        witness that saw more than we then have is no race but an alarm.
+        """
+        self._seen = await self._last_seen()
+        return await self._kept.newest() or newest
 
     def _signer(self, note: str, line: str) -> str:
         """Returns whose signature a line is; `CheckpointError` unless that is a trusted witness."""
