@@ -1,16 +1,19 @@
 """Worker processes for work that would hold up the event loop.
 
 Spawned, never forked: a forked child would inherit gRPC's threads' locks and none of its threads.
+They end with the process that started them, also when that is killed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -57,4 +60,17 @@ class Workers:
             self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._processes, mp_context=get_context("spawn"))
+        return ProcessPoolExecutor(
+            self._processes, mp_context=get_context("spawn"), initializer=_end_with_parent
+        )
+
+
+def _end_with_parent() -> None:
+    # They wait at a pipe whose other end they hold as well: left alone they would wait for ever.
+    threading.Thread(target=_wait_for_the_end, name="parent", daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)

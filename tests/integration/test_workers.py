@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+from tests.processes import until
 
 from aegis_server.workers import Workers
 
@@ -56,3 +59,17 @@ async def test_work_that_kills_its_worker_fails_alone(workers: Workers):
     with pytest.raises(BrokenProcessPool):
         await workers.run(die, 1)
     assert await asyncio.gather(*(workers.run(abs, -n) for n in range(4))) == [0, 1, 2, 3]
+
+
+def test_workers_end_when_their_process_is_killed(tmp_path: Path):
+    """Nobody is left to wait at a pipe for ever."""
+    told = tmp_path / "pid"
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.pool_owner", str(told)], cwd=Path(__file__).parents[2]
+    )
+    try:
+        pid = int(until(lambda: told.exists() and told.read_text()))
+    finally:
+        owner.kill()
+        owner.wait()
+    until(lambda: not Path(f"/proc/{pid}").exists())
