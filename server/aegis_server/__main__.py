@@ -1,4 +1,7 @@
-"""`python -m aegis_server` serves; with `migrate` it brings the database up to date and ends."""
+"""`python -m aegis_server` serves; with `migrate` it brings the database up to date and ends.
+
+With AEGIS_WORKERS it is the parent of that many processes of this same program.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from aegis.errors import AegisError
 from aegis.secretfiles import tell_weak, text_of
 from aegis.serving.database import migrate
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
-from aegis_server.app import assemble
+from aegis_server.parent import program as parent
+from aegis_server.parent.worker import end_with_parent
 from aegis_server.settings import Settings, SettingsError
 
 log = logging.getLogger("aegis_server")
@@ -22,6 +26,9 @@ log = logging.getLogger("aegis_server")
 
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
+    # A parent, which serves nobody, is spared the weight of all rooms.
+    from aegis_server.app import assemble
+
     async with assemble(settings) as plane:
         if settings.metrics_listen is not None:
             host, _, port = settings.metrics_listen.rpartition(":")
@@ -45,17 +52,23 @@ def main() -> None:
     """Entry point; exits with 2 when it cannot start."""
     parser = argparse.ArgumentParser(prog="aegis-server", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
-    command = parser.parse_args().command
+    # Only our own parent says this.
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
     configure_logging()
     # PyCasbin tells its whole model at INFO for every revision.
     logging.getLogger("casbin").setLevel(logging.WARNING)
     try:
-        if command == "migrate":
+        if arguments.command == "migrate":
             asyncio.run(bring_up_to_date())
         else:
             settings = Settings.from_environment()
+            if arguments.worker is not None:
+                end_with_parent()
+                run(serve(settings))
+                return
             tell_weak(os.environ, development=settings.development)
-            run(serve(settings))
+            run(parent.serve(settings) if settings.workers > 1 else serve(settings))
     except (SettingsError, AegisError, OSError, RuntimeError, ValueError) as error:
         log.critical("cannot start: %s", error)
         sys.exit(2)

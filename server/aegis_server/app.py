@@ -74,6 +74,8 @@ SERVER = "server:aegis"
 
 _DRAIN_SECONDS = 10.0
 _PROBE_SECONDS = 1.0
+# On this machine, by all its workers.
+_RUNS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ async def assemble(
             _coordinator_settings(settings),
             clock=clock,
             changes=changes,
+            at_once=max(1, _RUNS_AT_ONCE // settings.workers),
         )
         parts = [audit.run(), *around, log.run(), *ruling, directory.run(), base.key_uses.run()]
         parts += [each.run() for each in people]
@@ -257,8 +260,9 @@ def _training_and_review(base: Base, port: Port, stack: AsyncExitStack) -> tuple
     training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
         CoordinatorService(progress, base.deeds), port.server
     )
-    # Spawn, because gRPC does not survive a fork; half of the cores, because training needs some.
-    workers = Workers(max(1, (os.cpu_count() or 2) // 2))
+    # Spawn, because gRPC does not survive a fork; half of the cores, because training needs some,
+    # shared with those who serve beside us.
+    workers = Workers(max(1, (os.cpu_count() or 2) // 2 // base.settings.workers))
     stack.callback(workers.close)
     updates = Updates(
         database=base.database,

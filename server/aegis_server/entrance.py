@@ -80,6 +80,7 @@ def open_doors(base: Base, registry: CollectorRegistry) -> tuple[Port, Callable[
         tls=base.settings.tls,
         services=SERVICES,
         reflect=base.settings.development,
+        shared=base.settings.workers > 1,
     )
     return port, lambda: revocations.run(doors.leashes.expel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Literal
 from aegis.secretfiles import text_of
 from aegis.serving.tls import TlsFiles
 from aegis.serving.trusting import TrustFiles, folder_of
+
+_WORKERS_MAX = 64
 
 
 class SettingsError(ValueError):
@@ -88,6 +91,8 @@ class Settings:
     policy_two_person: bool
     cache_use: Literal["auto", "redis"]
     decision_log: DecisionLogSettings
+    # Processes that serve side by side; 1 is a server without a parent.
+    workers: int = 1
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -149,6 +154,7 @@ class Settings:
             cache_use=_cache_use(environment, missing),
             policy_two_person=_switch(environment, "AEGIS_POLICY_TWO_PERSON", missing),
             decision_log=DecisionLogSettings.read(environment, missing),
+            workers=_workers(environment.get("AEGIS_WORKERS", "1"), missing),
         )
         missing += [
             f"{name} ({environment[name]!r} is not host:port)"
@@ -164,6 +170,15 @@ class Settings:
         if missing:
             raise SettingsError("missing or wrong settings: " + ", ".join(missing))
         return settings
+
+
+def _workers(text: str, missing: list[str]) -> int:
+    count = int(text) if re.fullmatch(r"\d{1,2}", text) else 0
+    if not 1 <= count <= _WORKERS_MAX:
+        missing.append(f"AEGIS_WORKERS ({text!r} is no number from 1 to {_WORKERS_MAX})")
+    elif count > 1 and sys.platform != "linux":
+        missing.append("AEGIS_WORKERS (only Linux spreads connections over processes)")
+    return count
 
 
 def _secret(environment: Mapping[str, str], name: str, missing: list[str]) -> str | None:

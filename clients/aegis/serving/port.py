@@ -29,7 +29,8 @@ class Port:
     """One `grpc.aio` server on one address, or two.
 
     Register services on `.server`, then `open`. `services` are the full names that health knows
-    and reflection shows.
+    and reflection shows. `shared` lets workers of one parent, which reserved the addresses, listen
+    side by side.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class Port:
         tls: TlsFiles,
         services: Sequence[str],
         reflect: bool = False,
+        shared: bool = False,
     ) -> None:
         self.server = grpc.aio.server(
             interceptors=[doors],
             options=(
                 # Two programs must never share a port by accident.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 # The doors refuse what is too large with a reason; this, what is far too large.
                 ("grpc.max_receive_message_length", 2 * doors.largest_message_bytes),
                 ("grpc.max_metadata_size", 16 * 1024),

@@ -109,12 +109,16 @@ class Decisions:
             for source in _SOURCES
         }
         self._revision = Gauge(
-            "aegis_policy_revision", "The policy revision in use.", registry=registry
+            "aegis_policy_revision",
+            "The policy revision in use; of several workers the oldest.",
+            registry=registry,
+            multiprocess_mode="livemin",
         )
         self._behind = Gauge(
             "aegis_policy_behind",
             "1 while the newest stored revision cannot be read or used.",
             registry=registry,
+            multiprocess_mode="livemax",
         )
 
     @property

@@ -65,6 +65,9 @@ def test_everything_missing_is_named_at_once():
         ("AEGIS_DECISION_ATTRIBUTES", "yes"),
         ("AEGIS_DECISION_RETENTION_DAYS", "0"),
         ("AEGIS_DECISION_BUFFER", "-1"),
+        ("AEGIS_WORKERS", "0"),
+        ("AEGIS_WORKERS", "many"),
+        ("AEGIS_WORKERS", "65"),
     ],
 )
 def test_wrong_setting_is_refused_by_name(environment: dict[str, str], name: str, value: str):
@@ -87,6 +90,12 @@ def test_decision_log_is_lenient_and_keeps_digests_for_a_month(environment: dict
     assert Settings.from_environment(environment | told).decision_log == DecisionLogSettings(
         strict=True, keep_attributes=True, retention_days=7, capacity=100
     )
+
+
+def test_server_is_one_process_unless_it_is_told_otherwise(environment: dict[str, str]):
+    """A port is shared only by who asks for workers."""
+    assert Settings.from_environment(environment).workers == 1
+    assert Settings.from_environment(environment | {"AEGIS_WORKERS": "4"}).workers == 4
 
 
 def test_port_for_people_needs_keys_to_sign_their_sessions(environment: dict[str, str]):

@@ -126,6 +126,7 @@ class Delivery:
             "Size of the log in the last checkpoint that a sink has.",
             ["sink"],
             registry=registry,
+            multiprocess_mode="livemax",
         )
 
     async def run(self) -> None:

@@ -53,11 +53,13 @@ class Witnessing:
             "aegis_audit_witnessed_tree_size",
             "Size of the log in the last checkpoint that the witness has cosigned.",
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self._refused = Gauge(
             "aegis_audit_witness_refuses",
             "1 while the witness says that the log does not continue what it saw.",
             registry=registry,
+            multiprocess_mode="livemax",
         )
 
     async def run(self) -> None:

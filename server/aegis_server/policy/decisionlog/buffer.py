@@ -49,12 +49,13 @@ class Buffer:
             "Decisions that were not given, because the decision log could not take them.",
             registry=registry,
         )
-        waiting = Gauge(
+        # Set as they are taken out and stored: a function would not be seen by a parent of workers.
+        self._told = Gauge(
             "aegis_policy_decision_log_waiting",
             "Decisions that were given and are not stored yet.",
             registry=registry,
+            multiprocess_mode="livesum",
         )
-        waiting.set_function(lambda: self.waiting)
 
     @property
     def waiting(self) -> int:
@@ -90,6 +91,7 @@ class Buffer:
     def oldest(self, limit: int) -> list[Entry]:
         """Takes out the first of what was noted; an empty list says that there is no more."""
         entries = self._entries
+        self._told.set(self.waiting)
         return [entries.popleft() for _ in range(min(limit, len(entries)))]
 
     def take_gap(self) -> Gap | None:
@@ -100,6 +102,7 @@ class Buffer:
     def tell_stored(self, count: int) -> None:
         """Makes room: the oldest so many are stored."""
         self._stored += count
+        self._told.set(self.waiting)
         while self._waiters and self._waiters[0][0] <= self._stored:
             _, stored = self._waiters.popleft()
             if not stored.done():
@@ -109,6 +112,7 @@ class Buffer:
         """Says whether there is room; raises for a decision that must not be given without."""
         if not full and not self._unwritable():
             return True
+        self._told.set(self.waiting)
         if self._strict or privileged(entry):
             self._refused.inc()
             raise full_error()

@@ -55,12 +55,12 @@ class Writer:
         self._days: set[date] = set()
         self._ready = asyncio.Event()
         self._behind = False
-        gauge = Gauge(
+        self._told = Gauge(
             "aegis_policy_decision_log_behind",
             "1 while the decision log cannot be written.",
             registry=registry,
+            multiprocess_mode="livemax",
         )
-        gauge.set_function(lambda: float(self._behind))
 
     def put(self, lines: Sequence[Line]) -> None:
         """Takes lines that are to be written: when they fill a batch, or when `wake` says so."""
@@ -83,6 +83,7 @@ class Writer:
                 if not self._behind:
                     log.warning("the decision log is not written: %s", error.message)
                 self._behind = True
+                self._told.set(1)
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._ready.set()
 
@@ -106,6 +107,7 @@ class Writer:
         if self._behind:
             log.info("the decision log is written again")
         self._behind = self._doubtful = False
+        self._told.set(0)
         self._buffer.trying_since = None
         self._place = Place(batch.log, batch.number + 1, batch.replica, batch.chain)
         self._buffer.tell_stored(len(self._taken))
