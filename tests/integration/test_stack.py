@@ -87,6 +87,16 @@ async def test_stack_comes_up_in_order_and_leaves_nothing(home: Path) -> None:
     assert "server drained" in (home / "logs" / "server.log").read_text()
 
 
+async def test_server_is_told_how_many_workers_it_has(home: Path) -> None:
+    """By who starts the stack; the other parts are not."""
+    async with Stack(home, sandbox=True, workers=3) as stack:
+        told = {
+            name: b"AEGIS_WORKERS=3" in Path(f"/proc/{stack.pid(name)}/environ").read_bytes()
+            for name in ("server", "executor", "witness")
+        }
+    assert told == {"server": True, "executor": False, "witness": False}
+
+
 async def test_second_stack_on_the_same_home_is_refused(home: Path) -> None:
     """One supervisor a home; the refusal names the process that holds it."""
     async with Stack(home, sandbox=True) as stack:

@@ -38,10 +38,14 @@ def up(
     listen: Annotated[
         str, typer.Option(help="HOST:PORT of the server; port 0 takes any free one.")
     ] = "127.0.0.1:8443",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Processes of the server; AEGIS_WORKERS, or one."),
+    ] = None,
 ) -> None:
     """Start the whole control plane on this machine, until Ctrl-C."""
     try:
-        asyncio.run(_up(listen))
+        asyncio.run(_up(listen, workers))
     except AlreadyRunning as error:
         fail(str(error), "`aegis status` shows its parts; stop it with Ctrl-C where it runs")
     except CannotRun as error:
@@ -88,9 +92,11 @@ def show_progress(progress: Progress) -> None:
     )
 
 
-async def _up(listen: str) -> None:
+async def _up(listen: str, workers: int | None) -> None:
     with contextlib.suppress(asyncio.CancelledError), cancelled_by_signals():
-        async with Stack(target.home, on_progress=show_progress, listen=listen) as stack:
+        async with Stack(
+            target.home, on_progress=show_progress, listen=listen, workers=workers
+        ) as stack:
             _welcome(stack)
             await stack.wait()
 

@@ -44,7 +44,8 @@ class Stack:
     Entering starts it all and raises `AlreadyRunning`, `CannotRun` or `PartFailed` with nothing
     left behind. If a part ends by itself later, the body is cancelled, the rest is drained, and
     leaving raises `PartFailed`. `sandbox` insists on the sandbox cluster where a kubeconfig is
-    set; `environment` adds variables to the part it names. `given` is what the user said, our own
+    set; `environment` adds variables to the part it names; `workers` is how many processes the
+    server has, one where nobody says otherwise. `given` is what the user said, our own
     environment unless told otherwise: AEGIS_DATABASE_URL and AEGIS_REDIS_URL in it replace the
     embedded servers, and an empty one is for what must not touch anything of the user's.
     """
@@ -58,6 +59,7 @@ class Stack:
         sandbox: bool = False,
         namespaces: Sequence[str] | None = None,
         environment: Mapping[str, Mapping[str, str]] | None = None,
+        workers: int | None = None,
         given: Mapping[str, str] = os.environ,
     ) -> None:
         self.home = (home or default_home()).absolute()
@@ -68,6 +70,7 @@ class Stack:
         self._sandbox = sandbox
         self._namespaces = namespaces
         self._environment = environment or {}
+        self._workers = {} if workers is None else {"AEGIS_WORKERS": str(workers)}
         self._given = given
         self._executor_url = ""
         self._supervisor = Supervisor(self.home, on_progress)
@@ -251,7 +254,7 @@ class Stack:
             redis_url=self.redis_url,
             executor_address=self.executor_address,
             witness_address=self._supervisor.parts["witness"].address,
-            given=self._given,
+            given={**self._given, **self._workers},
         )
         return Service(
             "server",
