@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import re
 import select
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -61,8 +61,27 @@ class Database:
 
         Raises `Unavailable` (DATABASE_UNAVAILABLE) when Postgres cannot be reached.
         """
+        cancelled = _cancellations()
         async with _translated(), self._pool.connection() as connection:
             yield connection
+            cancelled()
+        cancelled()
+
+
+def _cancellations() -> Callable[[], None]:
+    """Returns what raises a cancellation that came meanwhile and was lost.
+
+    psycopg waits in asyncio.wait_for, which on Python 3.11 swallows a cancellation that comes at
+    the moment of the answer: a part would go on for ever, and the program never end.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+
+    def check() -> None:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+    return check
 
 
 async def _check_if_suspect(connection: Connection) -> None:
