@@ -71,6 +71,8 @@ class Engine:
         self._names: dict[str, int] = {}
         self._attributes = attributes_of(rules.conditions.values())
         self._closed: dict[tuple[str, ...], frozenset[str]] = {}
+        # Known to be spelt well, because rules name them.
+        self._actions = frozenset(line.fields[3] for line in rules.lines if len(line.fields) == 7)
         if self.model.compiled:
             with without_collections():
                 self._compile((), zip(places, rules.lines, strict=True))
@@ -117,37 +119,41 @@ class Engine:
         if now is not None and now.tzinfo is None:
             raise ValueError("a time without its zone could mean two instants")
         if self._interpreter is not None:
-            moment = Moment(attributes or {}, now or datetime.now(UTC))
+            asked = Moment(attributes or {}, now or datetime.now(UTC))
             allowed, rule_id = self._interpreter.decide(
-                subject, domain, resource, action, moment, roles
+                subject, domain, resource, action, asked, roles
             )
-            return Decision(allowed, rule_id, moment.valid_until)
+            return Decision(allowed, rule_id, asked.valid_until)
         holders = self._closed.get((subject, domain, *roles)) or self._holders(
             subject, domain, roles
         )
-        check_action(action)
+        if action not in self._actions:
+            check_action(action)
         rows = self.index.matching(holders, domain, segments_of(resource), action)
         if not rows:
             return _NOTHING_ALLOWS
-        if len(rows) == 1 and rows[0].condition is None:
-            return Decision(not rows[0].deny, rows[0].rule_id, None)
-        return self._decided(rows, Moment(attributes or {}, now or datetime.now(UTC)))
+        if len(rows) > 1:
+            rows = self._ordered(rows)
+        moment: Moment | None = None
+        for row in rows:
+            if row.condition is not None:
+                # The clock is looked at where a rule may ask for it.
+                moment = moment or Moment(attributes or {}, now or datetime.now(UTC))
+                if not fits(row, row.condition, moment):
+                    continue
+            return Decision(not row.deny, row.rule_id, moment.valid_until if moment else None)
+        return Decision(False, "", moment.valid_until if moment else None)
 
-    def _decided(self, rows: list[Row], moment: Moment) -> Decision:
-        """Returns what rows that fit come to, by the effect of the model.
+    def _ordered(self, rows: list[Row]) -> list[Row]:
+        """Returns rows that fit so that the first whose condition holds decides, by the model.
 
-        The rule it names is the one PyCasbin names: the first deny, or the last allow.
+        It is the rule PyCasbin names: the first deny, or the last allow.
         """
         rows.sort()
         if self.model.first_match:
-            order = rows
-        else:
-            order = [row for row in rows if row.deny]
-            order += [row for row in reversed(rows) if not row.deny]
-        for row in order:
-            if row.condition is None or fits(row, row.condition, moment):
-                return Decision(not row.deny, row.rule_id, moment.valid_until)
-        return Decision(False, "", moment.valid_until)
+            return rows
+        denies = [row for row in rows if row.deny]
+        return denies + [row for row in reversed(rows) if not row.deny]
 
     def _holders(self, subject: str, domain: str, roles: Iterable[str]) -> frozenset[str]:
         """Returns the subject with all its roles; kept for subjects that somebody knows."""

@@ -32,8 +32,11 @@ class Row(NamedTuple):
     action: str
 
 
-# Action, then subject, then rows in no particular order.
-Bucket: TypeAlias = dict[str, dict[str, tuple[Row, ...]]]
+# By action, then by subject. In no particular order.
+Sorted: TypeAlias = dict[str, dict[str, tuple[Row, ...]]]
+# The rules that end at one place: looked through while they are few, which most are.
+Bucket: TypeAlias = tuple[Row, ...] | Sorted
+_FEW = 4
 
 _Value = TypeVar("_Value")
 _LEAF: dict[str, Node] = {}
@@ -77,17 +80,14 @@ class Index:
         """Returns the rows for a subject or role among `holders`, their conditions aside."""
         found: list[Row] = []
         for bucket in self._reached(domain, segments):
-            for subjects in (bucket.get(action), bucket.get(ANY)):
-                if subjects is None:
-                    continue
-                if len(subjects) < len(holders):
-                    for subject, rows in subjects.items():
-                        if subject in holders:
-                            found += rows
-                    continue
-                for holder in holders:
-                    if holder in subjects:
-                        found += subjects[holder]
+            if isinstance(bucket, tuple):
+                found += [
+                    row
+                    for row in bucket
+                    if row.subject in holders and (row.action == action or row.action == ANY)
+                ]
+            else:
+                found += _sought(bucket, holders, action)
         return found
 
     def covering(self, domain: str, segments: Sequence[str], action: str) -> list[Row]:
@@ -95,9 +95,8 @@ class Index:
         return [
             row
             for bucket in self._reached(domain, segments)
-            for subjects in (bucket.get(action), bucket.get(ANY))
-            for rows in (subjects or {}).values()
-            for row in rows
+            for row in _rows_of(bucket)
+            if row.action in (action, ANY)
         ]
 
     def rows(self, domain: str) -> Iterator[Row]:
@@ -106,36 +105,36 @@ class Index:
         while waiting:
             node = waiting.pop()
             for bucket in (node.tail, node.here):
-                for subjects in (bucket or {}).values():
-                    for rows in subjects.values():
-                        yield from rows
+                yield from _rows_of(bucket or ())
             waiting += node.children.values()
             if node.star is not None:
                 waiting.append(node.star)
 
     def _reached(self, domain: str, segments: Sequence[str]) -> list[Bucket]:
         """Returns the buckets whose patterns fit."""
-        roots = self._roots
-        level = [root for root in (roots.get(domain), roots.get(ANY)) if root is not None]
         found: list[Bucket] = []
-        for segment in segments:
-            below: list[Node] = []
-            for node in level:
+        end = len(segments)
+        # Where a segment and "*" both lead on, the second way waits here.
+        waiting = [(root, 0) for root in (self._roots.get(domain), self._roots.get(ANY)) if root]
+        while waiting:
+            node, depth = waiting.pop()
+            while True:
                 if node.tail is not None:
                     found.append(node.tail)
-                child = node.children.get(segment)
+                if depth == end:
+                    if node.here is not None:
+                        found.append(node.here)
+                    break
+                star, child = node.star, node.children.get(segments[depth])
+                depth += 1
                 if child is not None:
-                    below.append(child)
-                if node.star is not None:
-                    below.append(node.star)
-            if not below:
-                return found
-            level = below
-        for node in level:
-            if node.tail is not None:
-                found.append(node.tail)
-            if node.here is not None:
-                found.append(node.here)
+                    if star is not None:
+                        waiting.append((star, depth))
+                    node = child
+                elif star is not None:
+                    node = star
+                else:
+                    break
         return found
 
     def with_rules(self, removed: Iterable[Row], added: Iterable[Row]) -> Index:
@@ -146,6 +145,22 @@ class Index:
         for row in added:
             draft.add(row)
         return Index(draft.roots)
+
+
+def _sought(bucket: Sorted, holders: Collection[str], action: str) -> Iterator[Row]:
+    for subjects in (bucket.get(action), bucket.get(ANY)):
+        if subjects is None:
+            continue
+        few, many = (subjects, holders) if len(subjects) < len(holders) else (holders, subjects)
+        for name in few:
+            if name in many:
+                yield from subjects[name]
+
+
+def _rows_of(bucket: Bucket) -> Iterable[Row]:
+    if isinstance(bucket, tuple):
+        return bucket
+    return (row for subjects in bucket.values() for rows in subjects.values() for row in rows)
 
 
 class _Draft:
@@ -162,12 +177,10 @@ class _Draft:
         for segment in leading:
             node = self._below(node, segment)
         if last == "**":
-            node.tail = bucket = self._own(node.tail)
+            node.tail = self._with(node.tail or (), row)
         else:
             node = self._below(node, last)
-            node.here = bucket = self._own(node.here)
-        bucket[row.action] = subjects = self._own(bucket.get(row.action))
-        subjects[row.subject] = (*subjects.get(row.subject, ()), row)
+            node.here = self._with(node.here or (), row)
 
     def remove(self, row: Row) -> None:
         """Takes a row out, and the nodes that were there for it alone."""
@@ -191,7 +204,24 @@ class _Draft:
             else:
                 del (above.children if isinstance(above, Node) else above)[segment]
 
+    def _with(self, bucket: Bucket, row: Row) -> Bucket:
+        if isinstance(bucket, tuple):
+            if len(bucket) < _FEW:
+                return (*bucket, row)
+            few, bucket = bucket, {}
+            for each in few:
+                self._sort_in(bucket, each)
+        ours = self._own(bucket)
+        self._sort_in(ours, row)
+        return ours
+
+    def _sort_in(self, ours: Sorted, row: Row) -> None:
+        ours[row.action] = subjects = self._own(ours.get(row.action))
+        subjects[row.subject] = (*subjects.get(row.subject, ()), row)
+
     def _without(self, bucket: Bucket | None, row: Row) -> Bucket | None:
+        if bucket is None or isinstance(bucket, tuple):
+            return tuple(each for each in bucket or () if each.place != row.place) or None
         ours = self._own(bucket)
         ours[row.action] = subjects = self._own(ours[row.action])
         left = tuple(each for each in subjects[row.subject] if each.place != row.place)
