@@ -18,7 +18,16 @@ from aegis_policy.faults import PolicyError, Violation
 from aegis_policy.index import Index, Row
 from aegis_policy.lines import Line, to_csv
 from aegis_policy.models import read_model
-from aegis_policy.parts import Parts, attributes_of, identity_of, without_collections
+from aegis_policy.parts import (
+    Kept,
+    Parts,
+    attributes_of,
+    identity_of,
+    kept_of,
+    line_of,
+    name_of,
+    without_collections,
+)
 from aegis_policy.readers import MAX_LINES, NO_RULES
 from aegis_policy.requests import check_action, check_subject, segments_of
 from aegis_policy.roles import Roles
@@ -62,7 +71,7 @@ class Engine:
         self.model = rules.model if model_conf is None else read_model(model_conf)
         if places is None:
             places = range(STRIDE, (len(rules.lines) + 1) * STRIDE, STRIDE)
-        self._lines: dict[int, Line] = {}
+        self._lines: dict[int, Kept] = {}
         self._places: dict[str | Line, int] = {}
         self._conditions = rules.conditions
         self._interpreter: Interpreter | None = None
@@ -77,7 +86,7 @@ class Engine:
             with without_collections():
                 self._compile((), zip(places, rules.lines, strict=True))
         else:
-            self._lines = dict(zip(places, rules.lines, strict=True))
+            self._lines.update(zip(places, rules.lines, strict=True))
             # Only who uses such a model needs PyCasbin.
             from aegis_policy.interpreter import Interpreter
 
@@ -153,6 +162,8 @@ class Engine:
         if self.model.first_match:
             return rows
         denies = [row for row in rows if row.deny]
+        if len(denies) == len(rows):
+            return rows
         return denies + [row for row in reversed(rows) if not row.deny]
 
     def _holders(self, subject: str, domain: str, roles: Iterable[str]) -> frozenset[str]:
@@ -193,7 +204,7 @@ class Engine:
 
     def lines(self) -> list[tuple[int, Line]]:
         """Returns every line with its place, in the order of the file."""
-        return sorted(self._lines.items())
+        return [(place, line_of(self._lines[place])) for place in sorted(self._lines)]
 
     @property
     def rules(self) -> RuleFile:
@@ -209,7 +220,7 @@ class Engine:
         """
         gone, new = list(removed), dict(added)
         if not self.compiled:
-            lines = {**self._lines}
+            lines = dict(self.lines())
             for place in gone:
                 del lines[place]
             lines |= new
@@ -230,26 +241,27 @@ class Engine:
         self._lines, self._places = {**self._lines}, {**self._places}
         self._names = {**self._names}
         self._compile(removed, added.items())
-        if not any(line.kind == "p" for line in self._lines.values()):
+        if not any(isinstance(kept, Row) for kept in self._lines.values()):
             raise PolicyError([Violation(0, 0, NO_RULES)])
 
     def _compile(self, removed: Iterable[int], added: Iterable[tuple[int, Line]]) -> None:
         """Changes this engine, which nobody else has yet; raises KeyError, `PolicyError`."""
         out, into = Parts(), Parts()
         for place in removed:
-            line = self._lines.pop(place)
-            del self._places[identity_of(line)]
-            self._count(line, -1)
-            out.take(place, line, self._conditions)
+            kept = self._lines.pop(place)
+            del self._places[identity_of(kept)]
+            self._count(kept, -1)
+            out.take(kept)
         faults = []
         for number, (place, line) in enumerate(added, start=1):
-            if self._lines.setdefault(place, line) is not line:
+            kept = kept_of(place, line, self._conditions)
+            if self._lines.setdefault(place, kept) is not kept:
                 raise KeyError(place)
-            if self._places.setdefault(identity_of(line), place) != place:
+            if self._places.setdefault(identity_of(kept), place) != place:
                 what = f"the id {line.fields[-1]}" if line.kind == "p" else "this binding"
                 faults.append(Violation(number, 1, f"{what} is already used"))
-            self._count(line, 1)
-            into.take(place, line, self._conditions)
+            self._count(kept, 1)
+            into.take(kept)
         if out.links or into.links:
             self._roles = self._roles.with_links(out.links, into.links)
             self._closed = {}
@@ -263,8 +275,8 @@ class Engine:
             raise PolicyError(faults)
         self.index = self.index.with_rules(out.rows, into.rows)
 
-    def _count(self, line: Line, step: int) -> None:
-        name = line.fields[0]
+    def _count(self, kept: Kept, step: int) -> None:
+        name = name_of(kept)
         count = self._names.get(name, 0) + step
         if count:
             self._names[name] = count

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from aegis_policy.conditions import Condition
+from aegis_policy.lines import Line
 
 ANY = "*"
 
@@ -30,6 +31,23 @@ class Row(NamedTuple):
     domain: str
     resource: str
     action: str
+
+    def line(self) -> Line:
+        """Returns it as a line of a rule file."""
+        condition = self.condition.source if self.condition else ""
+        effect = "deny" if self.deny else "allow"
+        return Line(
+            "p",
+            (
+                self.subject,
+                self.domain,
+                self.resource,
+                self.action,
+                condition,
+                effect,
+                self.rule_id,
+            ),
+        )
 
 
 # By action, then by subject. In no particular order.
@@ -80,14 +98,12 @@ class Index:
         """Returns the rows for a subject or role among `holders`, their conditions aside."""
         found: list[Row] = []
         for bucket in self._reached(domain, segments):
-            if isinstance(bucket, tuple):
-                found += [
-                    row
-                    for row in bucket
-                    if row.subject in holders and (row.action == action or row.action == ANY)
-                ]
-            else:
+            if isinstance(bucket, dict):
                 found += _sought(bucket, holders, action)
+                continue
+            for row in bucket:
+                if row.subject in holders and (row.action == action or row.action == ANY):
+                    found.append(row)
         return found
 
     def covering(self, domain: str, segments: Sequence[str], action: str) -> list[Row]:
@@ -113,28 +129,10 @@ class Index:
     def _reached(self, domain: str, segments: Sequence[str]) -> list[Bucket]:
         """Returns the buckets whose patterns fit."""
         found: list[Bucket] = []
-        end = len(segments)
-        # Where a segment and "*" both lead on, the second way waits here.
-        waiting = [(root, 0) for root in (self._roots.get(domain), self._roots.get(ANY)) if root]
-        while waiting:
-            node, depth = waiting.pop()
-            while True:
-                if node.tail is not None:
-                    found.append(node.tail)
-                if depth == end:
-                    if node.here is not None:
-                        found.append(node.here)
-                    break
-                star, child = node.star, node.children.get(segments[depth])
-                depth += 1
-                if child is not None:
-                    if star is not None:
-                        waiting.append((star, depth))
-                    node = child
-                elif star is not None:
-                    node = star
-                else:
-                    break
+        for name in (domain, ANY):
+            root = self._roots.get(name)
+            if root is not None:
+                _walk(root, segments, found)
         return found
 
     def with_rules(self, removed: Iterable[Row], added: Iterable[Row]) -> Index:
@@ -145,6 +143,27 @@ class Index:
         for row in added:
             draft.add(row)
         return Index(draft.roots)
+
+
+def _walk(node: Node, segments: Sequence[str], found: list[Bucket]) -> None:
+    """Adds the buckets whose patterns fit, from a node on."""
+    for depth, segment in enumerate(segments, 1):
+        if node.tail is not None:
+            found.append(node.tail)
+        child, star = node.children.get(segment), node.star
+        if star is None:
+            if child is None:
+                return
+            node = child
+        elif child is None:
+            node = star
+        else:
+            _walk(star, segments[depth:], found)
+            node = child
+    if node.tail is not None:
+        found.append(node.tail)
+    if node.here is not None:
+        found.append(node.here)
 
 
 def _sought(bucket: Sorted, holders: Collection[str], action: str) -> Iterator[Row]:
@@ -170,6 +189,8 @@ class _Draft:
         self.roots = {**roots}
         # Kept alive by the tree, so their ids stay theirs.
         self._ours: set[int] = set()
+        # One object for equal segments, which many nodes have.
+        self._segments: dict[str, str] = {}
 
     def add(self, row: Row) -> None:
         node = self._node(self.roots, row.domain)
@@ -238,7 +259,7 @@ class _Draft:
             node.star = self._our(node.star)
             return node.star
         node.children = self._own(node.children)
-        return self._node(node.children, segment)
+        return self._node(node.children, self._segments.setdefault(segment, segment))
 
     def _node(self, nodes: dict[str, Node], name: str) -> Node:
         nodes[name] = node = self._our(nodes.get(name))

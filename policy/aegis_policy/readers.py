@@ -45,6 +45,7 @@ class Reader:
         self._member_line: dict[tuple[str, str], int] = {}
         self._columns: Mapping[str, Sequence[str]] = _COLUMNS
         self._good: dict[re.Pattern[str] | None, set[str]] = {}
+        self._texts: dict[str, str] = {}
 
     def read(self, number: int, raw: str) -> None:
         """Takes a line of the file."""
@@ -93,8 +94,16 @@ class Reader:
             self._fault(number, effect, f"expected {wanted}, found {effect.text!r}")
         if self._match(number, rule_id, RULE_ID, 'an id such as "automation-restarts-pods"'):
             self._once(number, rule_id, ("p", rule_id.text), f"the id {rule_id.text}")
-        self.lines.append(Line("p", tuple(item.text for item in fields)))
+        *names, unique = (item.text for item in fields)
+        self.lines.append(Line("p", (*map(self._same, names), unique)))
         self.numbers.append(number)
+
+    def _same(self, text: str) -> str:
+        """Returns the one object of equal texts: less memory, and what is looked at often is near.
+
+        It is for who compares many lines: a subject is in thousands of them.
+        """
+        return self._texts.setdefault(text, text)
 
     def _condition(self, number: int, condition: Field) -> None:
         if not condition.text or condition.text in self.conditions:
@@ -112,7 +121,7 @@ class Reader:
             good = False
         for item in domain:
             good = self._match(number, item, DOMAIN, "a domain (g2 binds in all of them)") and good
-        texts = tuple(item.text for item in fields)
+        texts = tuple(self._same(item.text) for item in fields)
         if good and self._once(number, member, (kind, *texts), "this binding"):
             scope = domain[0].text if domain else EVERYWHERE
             self._links.append((scope, member.text, role.text))

@@ -119,9 +119,9 @@ ACCESS: dict[str, Needs | Open | None] = {
 OPEN_METHODS = frozenset(method for method, needs in ACCESS.items() if needs is OPEN)
 SERVICES = tuple(sorted({method.split("/")[1] for method in ACCESS}))
 
-# Evaluate records one DECISION for each answer, which carries the caller's own grant.
+# Each of their answers is in the decision log, with who asked.
 _RECORDED_BY_HANDLER = frozenset(
-    {"/aegis.v1.PolicyService/Evaluate", "/aegis.v1.PolicyService/BatchEvaluate"}
+    f"/aegis.v1.PolicyService/{name}" for name in ("Evaluate", "BatchEvaluate", "ReportDecisions")
 )
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from aegis.errors import FailedPrecondition
 from aegis.v1 import policy_pb2
-from aegis_policy import Engine, Line, RequestError, to_csv
+from aegis_policy import Engine, RequestError, to_csv
 from aegis_policy.explain import NotCompiled, Permission, Trace, explain, permitted_to, who_may
-from aegis_policy.index import Row
 from aegis_server.policy.question import Question
 from aegis_server.policy.wire import DEFAULT_DOMAIN, bad
 
@@ -95,21 +94,12 @@ def _trace(trace: Trace) -> policy_pb2.RuleTrace:
     row = trace.row
     return policy_pb2.RuleTrace(
         rule_id=row.rule_id,
-        rule=to_csv([_line(row)]).removesuffix("\n"),
+        rule=to_csv([row.line()]).removesuffix("\n"),
         effect=policy_pb2.EFFECT_DENY if row.deny else policy_pb2.EFFECT_ALLOW,
         role_path=trace.role_path,
         condition=row.condition.source if row.condition else "",
         outcome=trace.outcome,
         values=trace.values,
-    )
-
-
-def _line(row: Row) -> Line:
-    condition = row.condition.source if row.condition else ""
-    effect = "deny" if row.deny else "allow"
-    return Line(
-        "p",
-        (row.subject, row.domain, row.resource, row.action, condition, effect, row.rule_id),
     )
 
 
