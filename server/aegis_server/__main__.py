@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -34,6 +35,9 @@ async def serve(settings: Settings) -> None:
             host, _, port = settings.metrics_listen.rpartition(":")
             start_http_server(int(port), host)
         addresses = [address for address in (plane.address, plane.token_address) if address]
+        # What was built until now stays: nobody has to look through it for garbage again and again.
+        gc.collect()
+        gc.freeze()
         announce(settings.ready_file, *addresses)
         log.info("serving at %s", " and ".join(addresses))
         await run_until_stopped(*plane.parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeAlias
 
 from aegis.errors import Unauthenticated
@@ -65,7 +66,7 @@ class Authentication:
             raise Unauthenticated(
                 "CREDENTIALS_MISSING", "neither a token nor a client certificate was shown"
             )
-        return replace(caller, address=peer.address)
+        return _at(caller, peer.address)
 
     async def _by_token(self, token: str, address: str) -> Caller:
         if token.startswith(API_KEY_PREFIX):
@@ -94,6 +95,12 @@ class Authentication:
         )
         await self._directory.check(caller, issued_at=found.issued_at)
         return caller
+
+
+@lru_cache(maxsize=4096)
+def _at(caller: Caller, address: str) -> Caller:
+    """Remembered, because a caller asks again and again from where it is."""
+    return replace(caller, address=address)
 
 
 def _bearer(authorization: str) -> str:
