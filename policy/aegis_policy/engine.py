@@ -133,9 +133,8 @@ class Engine:
                 subject, domain, resource, action, asked, roles
             )
             return Decision(allowed, rule_id, asked.valid_until)
-        holders = self._closed.get((subject, domain, *roles)) or self._holders(
-            subject, domain, roles
-        )
+        key = (subject, domain, *roles) if roles else (subject, domain)
+        holders = self._closed.get(key) or self._holders(subject, domain, roles)
         if action not in self._actions:
             check_action(action)
         rows = self.index.matching(holders, domain, segments_of(resource), action)

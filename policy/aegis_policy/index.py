@@ -63,10 +63,13 @@ _LEAF: dict[str, Node] = {}
 class Node:
     """What patterns with a common beginning have in common."""
 
-    __slots__ = ("children", "here", "star", "tail")
+    __slots__ = ("children", "here", "name", "only", "star", "tail")
 
     def __init__(self) -> None:
-        # By segment. Empty ones are all the same object, which is never written.
+        # By segment; an only child is kept without a table, as most are. Empty tables are all the
+        # same object, which is never written.
+        self.name = ""
+        self.only: Node | None = None
         self.children: dict[str, Node] = _LEAF
         self.star: Node | None = None  # "*" as the next segment
         self.tail: Bucket | None = None  # rules that end here with "**"
@@ -75,13 +78,13 @@ class Node:
     def copy(self) -> Node:
         """Returns a node with the same content."""
         twin = Node()
-        twin.children = self.children
+        twin.name, twin.only, twin.children = self.name, self.only, self.children
         twin.star, twin.tail, twin.here = self.star, self.tail, self.here
         return twin
 
     def is_empty(self) -> bool:
         """Says whether no rule is at or below this node."""
-        return not (self.children or self.star or self.tail or self.here)
+        return not (self.only or self.children or self.star or self.tail or self.here)
 
 
 class Index:
@@ -123,8 +126,7 @@ class Index:
             for bucket in (node.tail, node.here):
                 yield from _rows_of(bucket or ())
             waiting += node.children.values()
-            if node.star is not None:
-                waiting.append(node.star)
+            waiting += [below for below in (node.only, node.star) if below is not None]
 
     def _reached(self, domain: str, segments: Sequence[str]) -> list[Bucket]:
         """Returns the buckets whose patterns fit."""
@@ -150,7 +152,8 @@ def _walk(node: Node, segments: Sequence[str], found: list[Bucket]) -> None:
     for depth, segment in enumerate(segments, 1):
         if node.tail is not None:
             found.append(node.tail)
-        child, star = node.children.get(segment), node.star
+        child = node.only if node.name == segment else node.children.get(segment)
+        star = node.star
         if star is None:
             if child is None:
                 return
@@ -220,10 +223,14 @@ class _Draft:
         for above, segment, below in reversed(way):
             if not below.is_empty():
                 break
-            if isinstance(above, Node) and segment == ANY:
+            if not isinstance(above, Node):
+                del above[segment]
+            elif segment == ANY:
                 above.star = None
+            elif above.name == segment:
+                above.name, above.only = "", None
             else:
-                del (above.children if isinstance(above, Node) else above)[segment]
+                del above.children[segment]
 
     def _with(self, bucket: Bucket, row: Row) -> Bucket:
         if isinstance(bucket, tuple):
@@ -258,8 +265,15 @@ class _Draft:
         if segment == ANY:
             node.star = self._our(node.star)
             return node.star
+        segment = self._segments.setdefault(segment, segment)
+        if not node.children and node.name in ("", segment):
+            node.name, node.only = segment, self._our(node.only)
+            return node.only
         node.children = self._own(node.children)
-        return self._node(node.children, self._segments.setdefault(segment, segment))
+        if node.only is not None:
+            node.children[node.name] = node.only
+            node.name, node.only = "", None
+        return self._node(node.children, segment)
 
     def _node(self, nodes: dict[str, Node], name: str) -> Node:
         nodes[name] = node = self._our(nodes.get(name))

@@ -13,8 +13,8 @@ import logging
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter
 from redis.asyncio import Redis
@@ -45,8 +45,7 @@ _COST_SECONDS = 0.0005
 _WEIGHT = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is remembered of a decision, and when it is good."""
 
     allowed: bool

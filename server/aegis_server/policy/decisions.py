@@ -15,9 +15,9 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -56,8 +56,7 @@ class Consistency:
 BEST_EFFORT = Consistency()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """An answer with its grounds. `rule_id` is empty when no rule allowed."""
 
     allowed: bool
@@ -274,21 +273,21 @@ class Decisions:
 
     def _with_roles(self, question: Question) -> Question:
         held = self.held_roles(question.subject)
-        return replace(question, roles=held) if held else question
+        return question._replace(roles=held) if held else question
 
     def _decision(
         self, snapshot: Snapshot, verdict: Verdict, source: Source, now: datetime, began: float
     ) -> Decision:
         self._count[verdict.allowed, source].inc()
         return Decision(
-            allowed=verdict.allowed,
-            rule_id=verdict.rule_id,
-            revision=snapshot.revision,
-            decision_id=self._next_id(),
-            valid_until=verdict.valid_until,
-            source=source,
-            at=now,
-            microseconds=int((time.perf_counter() - began) * 1e6),
+            verdict.allowed,
+            verdict.rule_id,
+            snapshot.revision,
+            self._next_id(),
+            verdict.valid_until,
+            source,
+            now,
+            int((time.perf_counter() - began) * 1e6),
         )
 
     def adopt(self, snapshot: Snapshot) -> None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """May this subject do this to that?
 
     `attributes` are what conditions read as ctx.NAME; `roles` are what the subject has beside the
-    rules, filled in by `Decisions` from the directory.
+    rules, filled in by `Decisions` from the directory. A tuple, since it is made for every answer.
     """
 
     subject: str
     domain: str
     resource: str
     action: str
-    attributes: Mapping[str, object] = field(default_factory=dict)
+    attributes: Mapping[str, object] = MappingProxyType({})
     roles: tuple[str, ...] = ()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from google.rpc import status_pb2
@@ -31,6 +30,8 @@ from aegis_server.policy.wire import (
     consistency_of,
     question_of,
 )
+
+_NO_ANSWER = policy_pb2.EvaluateResponse()
 
 Standing = Callable[[], Mapping[str, Sequence[str]]]
 
@@ -76,15 +77,11 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         decisions = await self._decisions.decide_all(
             questions, consistency=consistency_of(request.consistency)
         )
-        response = policy_pb2.BatchEvaluateResponse()
-        refusals: dict[int, AegisError] = {}
-        for index, (question, decision) in enumerate(zip(questions, decisions, strict=True)):
-            answer = self._given(question, decision)
-            if isinstance(answer, AegisError):
-                refusals[index] = answer
-                response.responses.add()
-            else:
-                response.responses.append(answer)
+        answers = list(map(self._given, questions, decisions))
+        refusals = {n: each for n, each in enumerate(answers) if isinstance(each, AegisError)}
+        response = policy_pb2.BatchEvaluateResponse(
+            responses=[_NO_ANSWER if isinstance(each, AegisError) else each for each in answers]
+        )
         if refusals:
             none = status_pb2.Status()
             for index in range(len(questions)):
@@ -132,7 +129,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         if request.revision not in (0, revision):
             engine, revision = await self._revisions.engine_of(request.revision), request.revision
         held = self._decisions.held_roles(question.subject)
-        return explanation(engine, replace(question, roles=held), revision)
+        return explanation(engine, question._replace(roles=held), revision)
 
     async def ListPermitted(
         self, request: policy_pb2.ListPermittedRequest, context: Context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from google.protobuf import struct_pb2
 
@@ -25,6 +26,9 @@ SOURCES = {
 }
 
 
+_NO_ATTRIBUTES: Mapping[str, object] = MappingProxyType({})
+
+
 class _BadAttribute(Exception):
     def __init__(self, path: str, expected: str) -> None:
         super().__init__(expected)
@@ -34,14 +38,13 @@ class _BadAttribute(Exception):
 
 def question_of(request: policy_pb2.EvaluateRequest, prefix: str = "") -> Question:
     """Reads a question; raises `InvalidArgument` (FIELD_INVALID) naming the field."""
+    has = request.HasField("attributes")
     return Question(
-        subject=request.subject,
-        domain=request.domain or DEFAULT_DOMAIN,
-        resource=request.resource,
-        action=request.action,
-        attributes=attributes_of(request.attributes, prefix)
-        if request.HasField("attributes")
-        else {},
+        request.subject,
+        request.domain or DEFAULT_DOMAIN,
+        request.resource,
+        request.action,
+        attributes_of(request.attributes, prefix) if has else _NO_ATTRIBUTES,
     )
 
 

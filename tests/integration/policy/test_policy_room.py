@@ -249,7 +249,7 @@ async def test_server_role_cannot_rewrite_a_revision(server: Room):
 async def test_batch_is_decided_against_one_revision(server: Room):
     """All answers of a batch carry the same revision, in the order of the questions."""
     await server.import_(RULES)
-    questions = [replace(ANN_READS, subject=s) for s in ("user:ann", "user:bob", "user:ann")]
+    questions = [ANN_READS._replace(subject=s) for s in ("user:ann", "user:bob", "user:ann")]
     decisions = await server.decisions.decide_all(questions)
     assert [d.allowed for d in decisions] == [True, False, True]
     assert {d.revision for d in decisions} == {2}
