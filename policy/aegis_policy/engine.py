@@ -9,7 +9,7 @@ threads may ask the same engine.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -201,9 +201,9 @@ class Engine:
         read = self._attributes
         return {name: value for name, value in attributes.items() if name in read}
 
-    def lines(self) -> list[tuple[int, Line]]:
-        """Returns every line with its place, in the order of the file."""
-        return [(place, line_of(self._lines[place])) for place in sorted(self._lines)]
+    def lines(self) -> Iterator[tuple[int, Line]]:
+        """Yields every line with its place, in the order of the file."""
+        return ((place, line_of(self._lines[place])) for place in sorted(self._lines))
 
     @property
     def rules(self) -> RuleFile:

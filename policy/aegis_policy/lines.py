@@ -21,9 +21,15 @@ class Line(NamedTuple):
 
 def to_csv(lines: Iterable[Line]) -> str:
     """Returns lines as a file, in their order."""
-    return "".join(
-        ", ".join((line.kind, *(_quoted(text) for text in line.fields))) + "\n" for line in lines
-    )
+    return "".join(map(_written, lines))
+
+
+def _written(line: Line) -> str:
+    plain = ",".join(line.fields)
+    # Most lines have nothing to quote, and that is seen at once.
+    if '"' in plain or " " in plain or plain.count(",") >= len(line.fields):
+        return ", ".join((line.kind, *map(_quoted, line.fields))) + "\n"
+    return f"{line.kind}, {', '.join(line.fields)}\n"
 
 
 def _quoted(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import eq
 
 from aegis.errors import FieldViolation, InvalidArgument
 from aegis_policy import Engine, Line, PolicyError, RuleFile, read_rules
@@ -55,7 +56,7 @@ def engine_of(draft: Draft, before: Policy, current: Engine) -> Engine:
         except (PolicyError, KeyError):
             pass  # the whole file is read again, to name the lines, or because the places differ
         else:
-            if engine.lines() == list(draft.placed):
+            if engine.size == len(draft.placed) and all(map(eq, engine.lines(), draft.placed)):
                 return engine
     if draft.rules is None:
         return engine_at(draft.placed, draft.model_conf)

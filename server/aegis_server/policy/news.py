@@ -114,7 +114,7 @@ class News:
         snapshot = self._decisions.snapshot
         async with self._database.transaction() as connection:
             to = await _in_use(connection, snapshot)
-        return Step(0, to, (), snapshot.engine.lines())
+        return Step(0, to, (), tuple(snapshot.engine.lines()))
 
     async def delta(self, number: int, digest: bytes) -> Step | None:
         """See `Source`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import psycopg
 import pytest
@@ -269,7 +268,7 @@ async def test_same_question_is_answered_from_memory_and_an_import_forgets_it(se
 async def test_unknown_subjects_are_never_remembered(server: Room):
     """Strangers get their refusal without filling any memory."""
     for index in range(50):
-        stranger = replace(ANN_READS, subject=f"user:stranger-{index}")
+        stranger = ANN_READS._replace(subject=f"user:stranger-{index}")
         assert not (await server.decisions.decide(stranger)).allowed
     assert len(server.decisions.snapshot._remembered) == 0
 

@@ -447,7 +447,7 @@ def test_change_that_is_refused_leaves_everything_as_it_was(model: str | None) -
     for removed, added in ([place], []), ([], [(place + 1, Line("p", ("ann", "/a")))]):
         with pytest.raises(PolicyError):
             engine.updated(removed, added)
-    assert engine.lines() == [(place, line)]
+    assert list(engine.lines()) == [(place, line)]
     assert decided(engine, line.fields[0])[0]
 
 

@@ -27,6 +27,7 @@ from aegis.v1 import audit_pb2
 log = logging.getLogger(__name__)
 
 _BATCH = 512
+_HALVED_FROM = 16
 _GATHER_SECONDS = 0.0005
 _WAIT_SECONDS = 5.0
 _SALT_BYTES = 16
@@ -93,7 +94,8 @@ class AuditLog:
         self._clock = clock
         self._waiting: asyncio.Queue[tuple[Entry, asyncio.Future[None]]] = asyncio.Queue(4096)
         self._edges: OrderedDict[tuple[int, bytes], Frontier] = OrderedDict()
-        # Size and chain hash as this process saw them last; its edge is among those kept.
+        self._idle = 0
+        # Size and chain hash as this process made them last; its edge is among those kept.
         self._head: tuple[int, bytes] | None = None
 
     async def record(self, entry: Entry) -> None:
@@ -121,12 +123,12 @@ class AuditLog:
         while True:
             edge = await self._edge(connection, index, previous)
             appended = self._appended(entries, index, previous, edge)
+            # Whoever comes next may build on it while it is being stored.
+            self._keep(index + len(entries), appended.rows[-1].chain_hash, edge)
             head = await self.store.append(connection, previous, appended)
             if head == (index, previous):
                 break
             index, previous = head
-        index, previous = index + len(entries), appended.rows[-1].chain_hash
-        self._keep(index, previous, edge)
         # Committed by then in most cases; who waits looks again soon in any case.
         asyncio.get_running_loop().call_later(0.05, self.growth.tell)
 
@@ -171,19 +173,31 @@ class AuditLog:
         return size, Frontier(size, peaks).root(), chained
 
     async def run(self) -> None:
-        """Serves `record` until cancelled."""
+        """Serves `record` until cancelled.
+
+        Two take turns: while Postgres stores what one of them made, the other makes the next.
+        """
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(self._serve())
+
+    async def _serve(self) -> None:
         usual = 0
         while True:
-            # Those just released come first to where they hand in the next one, if they do: else
-            # two halves would take turns for ever, at half the records a commit.
+            # Those just released come first to where they hand in the next one, if they do.
             await asyncio.sleep(0)
+            self._idle += 1
             batch = [await self._waiting.get()]
+            self._idle -= 1
             if 0 < self._waiting.qsize() < usual:
                 # Busy, and fewer than last time: a moment more, so that one commit serves more.
                 await asyncio.sleep(_GATHER_SECONDS)
-            usual = min(self._waiting.qsize(), _BATCH - 1)
-            while len(batch) < _BATCH and not self._waiting.empty():
+            waiting = self._waiting.qsize() + 1
+            # One that has nothing to do gets its half of many.
+            most = waiting // 2 if self._idle and waiting >= _HALVED_FROM else waiting
+            while len(batch) < min(most, _BATCH) and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
+            usual = len(batch) - 1
             await self._commit(batch)
 
     async def _commit(self, batch: Sequence[tuple[Entry, asyncio.Future[None]]]) -> None:
