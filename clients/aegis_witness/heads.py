@@ -6,7 +6,6 @@ Whoever runs the witness keeps this folder. It is all it knows.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from aegis.audit import checkpoints
 from aegis.audit.checkpoints import Checkpoint, CheckpointError
 from aegis.audit.merkle import roots_from_consistency
 from aegis.audit.signers import open_checkpoint
+from aegis.durable import replace_text
 from aegis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from aegis.trust import AUDIT_CHECKPOINT, TrustBundle
 
@@ -73,7 +73,7 @@ class Heads:
             self._refuse_discontinuity(fresh, note, seen, old_size, proof)
         line = checkpoints.cosign(note, self._name, self._key, self._clock())
         # Remembered before it is signed away: a crash between the two only costs a repetition.
-        self._write(self._head(fresh.log_id), checkpoints.uncosigned(note) + line)
+        replace_text(self._head(fresh.log_id), checkpoints.uncosigned(note) + line)
         return line
 
     def _open(self, note: str) -> Checkpoint:
@@ -115,7 +115,7 @@ class Heads:
         folder.mkdir(exist_ok=True, mode=0o700)
         # Two notes prove it; a log that goes on to offer its other past shall not fill the disk.
         if sum(1 for _ in folder.iterdir()) < _EVIDENCE_MAX:
-            self._write(folder / f"{_file_name(fresh.log_id)}-{name}.txt", evidence)
+            replace_text(folder / f"{_file_name(fresh.log_id)}-{name}.txt", evidence)
         return FailedPrecondition(
             "AUDIT_FORKED",
             f"{fresh.log_id} does not continue what this witness saw of it",
@@ -130,20 +130,6 @@ class Heads:
             return self._head(log_id).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        fresh = path.with_name(f".{path.name}.new")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _file_name(log_id: str) -> str:

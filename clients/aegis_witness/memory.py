@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from pathlib import Path
 
+from aegis.durable import replace_text
 from aegis.serving.trusting import LiveTrust, Seen
 
 log = logging.getLogger(__name__)
@@ -37,22 +37,8 @@ async def keep(trust: LiveTrust, folder: Path) -> None:
     while True:
         if (seen := trust.seen) != written:
             try:
-                _write(folder / _FILE, f"{seen.version} {seen.root}\n")
+                replace_text(folder / _FILE, f"{seen.version} {seen.root}\n")
                 written = seen
             except OSError as error:
                 log.warning("trust bundle %d was not written down: %s", seen.version, error)
         await asyncio.sleep(_LOOK_SECONDS)
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import re
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from aegis.durable import replace_text
 from aegis.errors import AegisError
 from aegis.serving.checkpointing.cutting import Checkpoints
 from aegis.serving.checkpointing.store import KeptNote
@@ -78,23 +77,8 @@ class FileSink:
         # A log that was put back would number again from there: nothing is written over.
         digest = hashlib.sha256(kept.note.encode()).hexdigest()[:8]
         name = f"{kept.number:010d}-{kept.tree_size}-{digest}.note"
-        self._write(self._folder / name, kept.note)
-        self._write(self._folder / "latest", kept.note)
-
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        # Replicas may share the folder: each writes a file of its own before it takes its place.
-        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_text(self._folder / name, kept.note)
+        replace_text(self._folder / "latest", kept.note)
 
 
 def sink_of(url: str, log_id: str) -> Sink:
