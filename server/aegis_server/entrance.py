@@ -39,7 +39,7 @@ from aegis_server.identity.people.service import SessionService, UserService
 from aegis_server.identity.people.sessions import Sessions
 from aegis_server.identity.register import Register
 from aegis_server.identity.throttle import AttemptThrottle
-from aegis_server.policy.wire import surely_keeps
+from aegis_server.policy.wire import is_left_to
 
 Part = Coroutine[Any, Any, None]
 
@@ -72,7 +72,11 @@ def open_doors(base: Base, registry: CollectorRegistry) -> tuple[Port, Callable[
         ),
         limit=Limits(base.buckets, registry=registry, limits=parse_limits(base.settings.limits)),
         larger=_LARGER,
-        surely={"/aegis.v1.PolicyService/Evaluate": surely_keeps},
+        surely={
+            "/aegis.v1.PolicyService/Evaluate": lambda asked: is_left_to(
+                base.decisions.snapshot.engine, asked
+            )
+        },
     )
     base.directory.on_change(doors.leashes.expel)
     port = Port(

@@ -73,7 +73,8 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.BatchEvaluateRequest, context: Context
     ) -> policy_pb2.BatchEvaluateResponse:
         """As Evaluate, for many questions and one revision."""
-        questions = [checked(item) for item in request.requests]
+        engine = self._decisions.snapshot.engine
+        questions = [checked(item, engine) for item in request.requests]
         decisions = await self._decisions.decide_all(
             questions, consistency=consistency_of(request.consistency)
         )
@@ -96,7 +97,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         async for message in requests:
             asked = message.request
             answer: policy_pb2.EvaluateResponse | AegisError
-            question = checked(asked)
+            question = checked(asked, self._decisions.snapshot.engine)
             try:
                 decision = (
                     question

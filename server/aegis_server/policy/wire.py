@@ -11,7 +11,7 @@ from google.protobuf import struct_pb2
 from aegis.errors import AegisError, FieldViolation, InvalidArgument
 from aegis.serving.doors import validate
 from aegis.v1 import policy_pb2
-from aegis_policy import RequestError, check_request
+from aegis_policy import Engine
 from aegis_server.policy.decisions import Consistency, Decision
 from aegis_server.policy.question import Question
 
@@ -115,26 +115,19 @@ def answer_message(decision: Decision) -> policy_pb2.EvaluateResponse:
     return response
 
 
-def surely_keeps(request: policy_pb2.EvaluateRequest) -> bool:
-    """Says that a question surely keeps the constraints of its .proto, in a microsecond.
+def is_left_to(engine: Engine, request: policy_pb2.EvaluateRequest) -> bool:
+    """Says whether the engine itself refuses what the constraints of a question would.
 
-    It knows plain questions only; the general check, which takes ten, is asked about the others.
+    The compiled one takes nothing that is not canonical, so checking before it would be checking
+    twice. Others take any text, and no engine looks at a consistency.
     """
-    if request.HasField("consistency"):
-        return False
-    try:
-        check_request(
-            request.subject, request.domain or DEFAULT_DOMAIN, request.resource, request.action
-        )
-    except RequestError:
-        return False
-    return request.resource.isascii()
+    return engine.compiled and not request.HasField("consistency")
 
 
-def checked(request: policy_pb2.EvaluateRequest) -> Question | AegisError:
+def checked(request: policy_pb2.EvaluateRequest, engine: Engine) -> Question | AegisError:
     """Reads one question of many; what is wrong with it is returned, not raised."""
     try:
-        if not surely_keeps(request):
+        if not is_left_to(engine, request):
             validate(request)
         return question_of(request)
     except AegisError as error:

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from aegis.errors import InvalidArgument
 from aegis.v1 import policy_pb2
-from aegis_server.policy.wire import attributes_of, checked, question_of, surely_keeps
+from aegis_policy import Engine, RequestError
+from aegis_policy.models import DEFAULT_MODEL
+from aegis_server.policy.wire import attributes_of, checked, is_left_to, question_of
 
+RULES = "p, user:ann, *, /**, *, , allow, all\n"
+COMPILED = Engine.from_csv(RULES)
+INTERPRETED = Engine.from_csv(
+    RULES, DEFAULT_MODEL.replace('(p.act == "*" || p.act == r.act)', "p.act == p.act")
+)
 NAMES = st.one_of(
     st.sampled_from(["user:ann", "role:admin", "", "user:", "User:ann", "user:ann\n", "a:b/c@d"]),
     st.text(max_size=20),
@@ -24,25 +31,13 @@ PATHS = st.one_of(
 WORDS = st.one_of(st.sampled_from(["read", "restart_pod", "", "Read", "1st", "aegis"]), st.text())
 
 
-@settings(max_examples=500)
-@given(subject=NAMES, domain=st.one_of(st.just(""), WORDS), resource=PATHS, action=WORDS)
-def test_question_that_surely_keeps_its_constraints_does(
-    subject: str, domain: str, resource: str, action: str
-) -> None:
-    """The quick check says yes to nothing the constraints of the .proto refuse."""
-    request = policy_pb2.EvaluateRequest(
-        subject=subject, domain=domain, resource=resource, action=action
-    )
-    if surely_keeps(request):
-        assert not protovalidate.collect_violations(request)
-
-
-def test_plain_question_is_spared_the_general_check() -> None:
-    """Else the quick check would be for nothing."""
+def test_plain_question_is_spared_a_check_that_the_engine_makes_itself() -> None:
+    """But not one with a consistency, nor any for PyCasbin, which takes every text."""
     plain = policy_pb2.EvaluateRequest(subject="user:ann", resource="/a/b", action="read")
-    assert surely_keeps(plain)
+    assert is_left_to(COMPILED, plain)
+    assert not is_left_to(INTERPRETED, plain)
     plain.consistency.fully_current = True
-    assert not surely_keeps(plain)
+    assert not is_left_to(COMPILED, plain)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +72,35 @@ def test_attributes_nested_too_deep_are_refused() -> None:
 
 def test_bad_question_among_many_is_returned_and_not_raised() -> None:
     """So that it does not take the others with it."""
-    error = checked(policy_pb2.EvaluateRequest(subject="nobody"))
+    request = policy_pb2.EvaluateRequest()
+    request.attributes.update({"a": float("nan")})
+    error = checked(request, COMPILED)
+    assert isinstance(error, InvalidArgument)
+    assert {each.field for each in error.violations} == {"attributes.a"}
+
+
+def test_what_the_engine_does_not_refuse_itself_is_checked_before_it() -> None:
+    """PyCasbin takes any text for a subject, and no engine looks at a consistency."""
+    error = checked(policy_pb2.EvaluateRequest(subject="nobody"), INTERPRETED)
     assert isinstance(error, InvalidArgument)
     assert {each.field for each in error.violations} == {"subject", "resource", "action"}
+    plain = policy_pb2.EvaluateRequest(subject="user:ann", resource="/a", action="read")
+    plain.consistency.at_least_revision = -1
+    error = checked(plain, COMPILED)
+    assert isinstance(error, InvalidArgument)
+
+
+@settings(max_examples=300)
+@given(subject=NAMES, domain=st.one_of(st.just(""), WORDS), resource=PATHS, action=WORDS)
+def test_compiled_engine_refuses_what_the_constraints_refuse(
+    subject: str, domain: str, resource: str, action: str
+) -> None:
+    """So a question that was not checked before it is never decided when it is bad."""
+    request = policy_pb2.EvaluateRequest(
+        subject=subject, domain=domain, resource=resource, action=action
+    )
+    try:
+        COMPILED.decide(subject=subject, domain=domain or "aegis", resource=resource, action=action)
+    except RequestError:
+        return
+    assert not protovalidate.collect_violations(request)
