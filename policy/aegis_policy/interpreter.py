@@ -48,9 +48,6 @@ class Interpreter:
         self._wants_paths = any(call.name == "resMatch" for call in model.matcher.calls)
         sub_at = model.rule.index("sub") if "sub" in model.rule else 0
         self.names = Counter(line.fields[sub_at if line.kind == "p" else 0] for line in rules.lines)
-        self.attributes = frozenset[str]().union(
-            *(condition.attributes for condition in rules.conditions.values())
-        )
         # The first decision fills Casbin's shared function table. Doing it here proves that the
         # model runs, and leaves nothing for two threads to fill at once. An address is what every
         # function takes.

@@ -69,10 +69,6 @@ class Roles:
                     waiting.append(above)
         return []
 
-    def members(self) -> Iterable[tuple[str, str]]:
-        """Returns every scope with every member that has a link of its own there."""
-        return ((scope, member) for scope, members in self._links.items() for member in members)
-
     def with_links(self, removed: Iterable[Link], added: Iterable[Link]) -> Roles:
         """Returns these links with some fewer and some more."""
         links = {**self._links}
