@@ -235,9 +235,9 @@ async def served(scratch: Path) -> AsyncIterator[tuple[House, dict[str, Way]]]:
 async def the_step_alone(house: House, ways: dict[str, Way]) -> None:
     authenticate = house.authentication()
     certificate = (house.home / "pki" / "admin.crt").read_bytes()
-    peers = {"certificate": Peer(certificate, "", "127.0.0.1")}
+    peers = {"certificate": Peer(lambda: {"x509_pem_cert": [certificate]}, "", "127.0.0.1")}
     peers |= {
-        name: Peer(None, way.authorization, "127.0.0.1")
+        name: Peer(dict, way.authorization, "127.0.0.1")
         for name, way in ways.items()
         if way.authorization
     }

@@ -122,5 +122,5 @@ def test_any_bytes_for_alternative_names_are_nobody(data: bytes):
 async def test_missing_certificate_is_refused():
     """A connection without a client certificate is nobody."""
     with pytest.raises(Unauthenticated) as refusal:
-        await by_certificate("aegis.local")("/any", Peer(None, "", "127.0.0.1"))
+        await by_certificate("aegis.local")("/any", Peer(dict, "", "127.0.0.1"))
     assert refusal.value.reason == "PEER_UNIDENTIFIED"

@@ -1,13 +1,19 @@
 """A bound on the time of a call: `asyncio.timeout`, at a tenth of its price.
 
-It takes no reschedule and no report of its state, and a call that answers at once pays for one
-timer only. It turns into TimeoutError what it has cancelled itself, and nothing else.
+It takes no reschedule and no report of its state. It turns into TimeoutError what it has cancelled
+itself, and nothing else. `within` is the same for one coroutine, and what never waits pays nothing:
+nobody could end it anyway.
 """
 
 from __future__ import annotations
 
 import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Deadline:
@@ -42,3 +48,27 @@ class Deadline:
     def _expire(self) -> None:
         self._expired = True
         self._task.cancel()
+
+
+@types.coroutine
+def within(seconds: Callable[[], float], deed: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Awaits a deed, for as long as `seconds` says at its first wait; TimeoutError after that."""
+    try:
+        awaited = deed.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    with Deadline(seconds()):
+        while True:
+            try:
+                yield awaited
+            except GeneratorExit:
+                deed.close()
+                raise
+            except BaseException as error:  # the deed's to see, as in `await`
+                try:
+                    awaited = deed.throw(error)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
+            else:
+                answer: T = yield from deed
+                return answer

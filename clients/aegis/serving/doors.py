@@ -1,8 +1,12 @@
 """The doors every call passes: metrics → errors → caller → limit → permission → deadline → form.
 
-One interceptor instead of six, because a grpc.aio interceptor has to wrap each of the four call
-kinds: the order is then written once, in `_passage`. Handlers find the caller with
-`current_call()` and raise `AegisError`; nothing else leaves a handler as a status.
+One wrapper instead of six interceptors, because each would have to wrap all four call kinds. One
+question with one answer goes through in a straight line, `answer`, because thousands come a second;
+a stream is held by a leash on its way, `_Passage`. Handlers find the caller with `current_call()`
+and raise `AegisError`; nothing else leaves a handler as a status.
+
+`Port` puts each handler behind the doors as it is registered. As an interceptor they do the same a
+call at a time, for servers that somebody else makes.
 """
 
 from __future__ import annotations
@@ -11,12 +15,13 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType, TracebackType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 import grpc
@@ -33,7 +38,7 @@ from aegis.errors import (
     ResourceExhausted,
     Unauthenticated,
 )
-from aegis.serving.deadlines import Deadline
+from aegis.serving.deadlines import within
 from aegis.serving.leashes import Leash, Leashes
 from aegis.serving.metrics import CallMetrics, MethodMetrics
 from aegis.spiffe import Caller, caller_of_certificate
@@ -56,22 +61,37 @@ class Grant:
     rule_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """The call being served."""
+class Call(NamedTuple):
+    """The call being served; a tuple, as it is made for every call."""
 
     method: str
     caller: Caller
     grant: Grant
 
 
-@dataclass(frozen=True, slots=True)
 class Peer:
-    """What a call shows of its sender: a certificate (PEM) or none, `authorization` or "", host."""
+    """What a call shows of its sender: what TLS knows, `authorization` or "", and its host."""
 
-    certificate: bytes | None
-    authorization: str
-    address: str
+    __slots__ = ("_auth_context", "_certificates", "address", "authorization")
+
+    def __init__(
+        self,
+        auth_context: Callable[[], Mapping[str, Iterable[bytes]]],
+        authorization: str,
+        address: str,
+    ) -> None:
+        self.authorization = authorization
+        self.address = address
+        self._auth_context = auth_context
+        self._certificates: tuple[bytes, ...] | None = None
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The one certificate (PEM), or None. Looked for when asked: most tokens come without."""
+        found = self._certificates
+        if found is None:
+            found = self._certificates = tuple(self._auth_context().get("x509_pem_cert", ()))
+        return found[0] if len(found) == 1 else None
 
 
 # All three are given the method first, and raise an `AegisError` to refuse.
@@ -134,7 +154,7 @@ async def _without_limit(method: str, caller: Caller) -> None:
 
 
 class Doors(grpc.aio.ServerInterceptor):
-    """The interceptor.
+    """Puts handlers behind the doors.
 
     `authenticate` says who calls and raises `Unauthenticated` when nobody does; `limit` raises
     `ResourceExhausted` for who calls too often; `admit` decides whether a caller may call a method
@@ -180,16 +200,19 @@ class Doors(grpc.aio.ServerInterceptor):
         """Wraps the handler of one call."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(OPEN_SERVICES):
-            return handler
+        if handler is None:
+            return None
         inner, wrapped = self._wrapped.get(method, (None, None))
         if inner is not handler:
             # Handlers stay the same for as long as the server lives.
-            wrapped = self._wrap(handler, method)
+            wrapped = self.guard(method, handler)
             self._wrapped[method] = handler, wrapped
         return wrapped
 
-    def _wrap(self, handler: Any, method: str) -> Any:
+    def guard(self, method: str, handler: Any) -> Any:
+        """Returns the handler of a method, `/package.Service/Method`, behind the doors."""
+        if method.startswith(OPEN_SERVICES):
+            return handler
         kind = (
             "client_stream" if handler.request_streaming else "unary",
             "server_stream" if handler.response_streaming else "unary",
@@ -210,19 +233,26 @@ class Doors(grpc.aio.ServerInterceptor):
         metrics = self._metrics.of(call_type, method)
         limit, surely = self._larger.get(method, self._max_message_bytes), self._surely.get(method)
 
-        streams = handler.request_streaming or handler.response_streaming
+        async def answer(request: Any, context: Context) -> Any:
+            metrics.started.inc()
+            began = time.perf_counter()
+            try:
+                await self.let_in(method, await self.prove(method, context))
+                _check(request, limit, surely)
+                response = await self._in_time(inner(request, context), context)
+            except BaseException as error:
+                await _end(error, context, method, metrics, began)
+                raise  # only where the call was not aborted
+            metrics.ended("OK", time.perf_counter() - began)
+            return response
 
-        async def answer_once(request: Any, context: Context) -> Any:
-            async with _Passage(self, method, metrics, context, streams=streams) as leash:
-                if leash is None:
-                    _check(request, limit, surely)
-                else:
-                    request = _checked(request, limit, surely, leash)
-                with Deadline(self._seconds(context)):
-                    return await inner(request, context)
+        async def answer_once(requests: Any, context: Context) -> Any:
+            async with _Passage(self, method, metrics, context) as leash:
+                requests = _checked(requests, limit, surely, leash)
+                return await self._in_time(inner(requests, context), context)
 
         async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _Passage(self, method, metrics, context, streams=streams) as leash:
+            async with _Passage(self, method, metrics, context) as leash:
                 if isinstance(request, Message):
                     _check(request, limit, surely)
                 else:
@@ -236,15 +266,23 @@ class Doors(grpc.aio.ServerInterceptor):
             "server_stream": grpc.unary_stream_rpc_method_handler,
             "bidi_stream": grpc.stream_stream_rpc_method_handler,
         }[call_type]
+        single = answer_once if handler.request_streaming else answer
         return make(
-            answer_many if handler.response_streaming else answer_once,
+            answer_many if handler.response_streaming else single,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _seconds(self, context: Context) -> float:
-        remaining = context.time_remaining()
-        return self._default_seconds if remaining is None else remaining
+    def _in_time(
+        self, deed: Coroutine[Any, Any, Any], context: Context
+    ) -> Coroutine[Any, Any, Any]:
+        """Returns what awaits a deed until the call's deadline."""
+
+        def seconds() -> float:
+            remaining = context.time_remaining()
+            return self._default_seconds if remaining is None else remaining
+
+        return within(seconds, deed)
 
     async def prove(self, method: str, context: Context) -> Caller:
         """Returns who calls; raises an `AegisError` for who cannot show that."""
@@ -258,37 +296,26 @@ class Doors(grpc.aio.ServerInterceptor):
 
 
 class _Passage:
-    """One call, from its first byte to its status: who it is, and what came of it."""
+    """One stream, from its first byte to its status: who it is, and what came of it."""
 
     __slots__ = ("_began", "_context", "_doors", "_held", "_method", "_metrics")
 
-    def __init__(
-        self,
-        doors: Doors,
-        method: str,
-        metrics: MethodMetrics,
-        context: Context,
-        *,
-        streams: bool,
-    ) -> None:
+    def __init__(self, doors: Doors, method: str, metrics: MethodMetrics, context: Context) -> None:
         self._doors = doors
         self._method = method
         self._metrics = metrics
         self._context = context
-        self._held = ExitStack() if streams else None
+        self._held = ExitStack()
         self._began = 0.0
 
-    async def __aenter__(self) -> Any:
-        """Returns the leash of a stream, None for a single question and answer."""
+    async def __aenter__(self) -> Leash:
         self._metrics.started.inc()
         self._began = time.perf_counter()
-        leash = None
         try:
             caller = await self._doors.prove(self._method, self._context)
-            if self._held is not None:
-                # Held from the moment that its proof was good: what is revoked while the call is
-                # let in would otherwise end every stream but this one.
-                leash = self._held.enter_context(self._doors.leashes.hold(caller))
+            # Held from the moment that its proof was good: what is revoked while the call is
+            # let in would otherwise end every stream but this one.
+            leash = self._held.enter_context(self._doors.leashes.hold(caller))
             await self._doors.let_in(self._method, caller)
         except BaseException as error:
             await self._leave(error)
@@ -304,20 +331,30 @@ class _Passage:
         await self._leave(error)
 
     async def _leave(self, error: BaseException | None) -> None:
-        code = grpc.StatusCode.OK
-        if self._held is not None:
-            self._held.close()
-        try:
-            if isinstance(error, asyncio.CancelledError | GeneratorExit):
-                code = grpc.StatusCode.CANCELLED
-            elif isinstance(error, grpc.aio.AbortError):
-                code = grpc.StatusCode.UNKNOWN
-            elif isinstance(error, Exception):
-                refusal = as_aegis_error(error, self._method)
-                code = refusal.code
-                await self._context.abort_with_status(rpc_status.to_status(refusal.to_status()))
-        finally:
-            self._metrics.ended(code.name, time.perf_counter() - self._began)
+        self._held.close()
+        await _end(error, self._context, self._method, self._metrics, self._began)
+
+
+async def _end(
+    error: BaseException | None,
+    context: Context,
+    method: str,
+    metrics: MethodMetrics,
+    began: float,
+) -> None:
+    """Counts a call that has ended; aborts it with what its caller may know of an error."""
+    code = grpc.StatusCode.OK
+    try:
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+        elif isinstance(error, grpc.aio.AbortError):
+            code = grpc.StatusCode.UNKNOWN
+        elif isinstance(error, Exception):
+            refusal = as_aegis_error(error, method)
+            code = refusal.code
+            await context.abort_with_status(rpc_status.to_status(refusal.to_status()))
+    finally:
+        metrics.ended(code.name, time.perf_counter() - began)
 
 
 async def _checked(
@@ -329,17 +366,19 @@ async def _checked(
 
 
 def _peer_of(context: Context) -> Peer:
-    certificates = tuple(context.auth_context().get("x509_pem_cert", ()))
-    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-    if len(found) > 1:
+    authorization, found = "", 0
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            authorization, found = str(value), found + 1
+    if found > 1:
         raise Unauthenticated("TOKEN_INVALID", "more than one authorization", check="metadata")
-    # "ipv4:127.0.0.1:51234", "ipv6:%5B::1%5D:51234", "unix:…"
-    host = unquote(context.peer() or "").partition(":")[2].rpartition(":")[0].strip("[]")
-    return Peer(
-        certificate=certificates[0] if len(certificates) == 1 else None,
-        authorization=str(found[0]) if found else "",
-        address=host,
-    )
+    return Peer(context.auth_context, authorization, _host_of(context.peer() or ""))
+
+
+@lru_cache(maxsize=4096)
+def _host_of(peer: str) -> str:
+    """Returns the host of "ipv4:127.0.0.1:51234", "ipv6:%5B::1%5D:51234" or "unix:…"."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def as_aegis_error(error: Exception, method: str) -> AegisError:

@@ -184,7 +184,7 @@ async def test_token_of_a_session_is_verified_in_microseconds(
     house: House, admin: session_pb2.Session
 ):
     """A repeated token costs no signature and no database."""
-    peer = Peer(None, bearer(admin), "127.0.0.1")
+    peer = Peer(dict, bearer(admin), "127.0.0.1")
     authenticate = house.doors._authenticate
     await authenticate("/x", peer)
     began = time.perf_counter()

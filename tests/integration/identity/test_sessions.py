@@ -348,7 +348,7 @@ async def test_logout_ends_an_open_stream(house: House, admin: session_pb2.Sessi
 
 
 def _peer(authorization: str) -> Peer:
-    return Peer(None, authorization, "127.0.0.1")
+    return Peer(dict, authorization, "127.0.0.1")
 
 
 async def test_access_token_ends_after_fifteen_minutes(house: House, admin: session_pb2.Session):

@@ -252,7 +252,7 @@ async def test_role_that_is_taken_away_counts_no_more_at_once(
 
 
 def peer(authorization: str) -> Peer:
-    return Peer(None, authorization, "127.0.0.1")
+    return Peer(dict, authorization, "127.0.0.1")
 
 
 async def test_deleted_account_leaves_nothing_personal(house: House, admin: session_pb2.Session):

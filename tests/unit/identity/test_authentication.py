@@ -55,7 +55,8 @@ def tokens(tmp_path: Path) -> AccessTokens:
 
 
 def peer(authorization: str = "", *, certificate: bytes | None = None) -> Peer:
-    return Peer(certificate, authorization, "192.0.2.7")
+    shown = {} if certificate is None else {"x509_pem_cert": [certificate]}
+    return Peer(lambda: shown, authorization, "192.0.2.7")
 
 
 async def refusal(call: object) -> AegisError:
