@@ -133,7 +133,7 @@ class House:
             audience="aegis",
             clock=now,
         )
-        self.uses = Uses(database, clock=now)
+        self.uses = Uses(database)
         self.register = Register(
             database, self.audit, self.directory, clock=now, address_key=bytes(32)
         )

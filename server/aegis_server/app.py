@@ -128,7 +128,7 @@ async def assemble(
             audit=audit,
             directory=directory,
             access_tokens=access_tokens_of(settings, clock),
-            key_uses=Uses(database, clock=clock),
+            key_uses=Uses(database),
             provider=provider_of(settings),
             buckets=buckets_of(settings, stack),
             trust=trust,

@@ -66,7 +66,7 @@ class Authentication:
             raise Unauthenticated(
                 "CREDENTIALS_MISSING", "neither a token nor a client certificate was shown"
             )
-        return _at(caller, peer.address)
+        return caller if caller.address == peer.address else _at(caller, peer.address)
 
     async def _by_token(self, token: str, address: str) -> Caller:
         if token.startswith(API_KEY_PREFIX):

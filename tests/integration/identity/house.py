@@ -158,7 +158,7 @@ class House:
             registry=CollectorRegistry(),
         )
         self.openid: Verify | None = None
-        self.uses = Uses(database, clock=clock)
+        self.uses = Uses(database)
         self.address = ""
         self.doors = Doors(
             admit=Access(self.decisions, self.audit).admit,
