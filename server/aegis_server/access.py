@@ -141,7 +141,7 @@ class Access:
         Raises `PermissionDenied`: SCOPE_INSUFFICIENT when the caller's API key is not for this,
         POLICY_DENIED when the rules do not allow it.
         """
-        needs = ACCESS.get(method, Needs(method, "call"))
+        needs = ACCESS[method] if method in ACCESS else Needs(method, "call")
         if needs is None or isinstance(needs, Open):
             return Grant()
         if caller.scopes is not None and not in_scope(caller.scopes, needs):

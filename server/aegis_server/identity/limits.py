@@ -13,6 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Counter
@@ -65,6 +66,7 @@ _LEASES_MAX = 10_000
 _LEASE_SHARE = 100
 
 
+@cache
 def class_of(method: str) -> str:
     """Returns the class of a method; what nobody classified is counted as a change."""
     if method in _OF_METHOD:
@@ -132,6 +134,12 @@ class Limits:
         kind = class_of(method)
         bucket = self._limits[kind]
         of = network_of(caller.address) if caller.method == "anonymous" else caller.subject
+        lease = self._leases.get((bucket.name, of))
+        if lease is not None and lease.left:
+            # Nearly always: nothing to wait for.
+            lease.left -= 1
+            self._leases.move_to_end((bucket.name, of))
+            return
         try:
             wait = await self._pay(bucket, of)
         except Unavailable:
@@ -150,18 +158,15 @@ class Limits:
 
     async def _pay(self, bucket: Bucket, of: str) -> float:
         lease = self._lease(bucket, of)
-        if not lease.left:
-            # One asks for all that wait here.
-            async with lease.renewing:
+        # One asks for all that wait here.
+        async with lease.renewing:
+            if not lease.left:
+                most = max(1, bucket.burst // _LEASE_SHARE)
+                lease.left, wait = await self._buckets.lease(bucket, of, most)
                 if not lease.left:
-                    most = max(1, bucket.burst // _LEASE_SHARE)
-                    lease.left, wait = await self._buckets.lease(bucket, of, most)
-                    if not lease.left:
-                        return wait
-                lease.left -= 1
-                return 0
-        lease.left -= 1
-        return 0
+                    return wait
+            lease.left -= 1
+            return 0
 
     def _lease(self, bucket: Bucket, of: str) -> _Lease:
         key = (bucket.name, of)
