@@ -26,15 +26,31 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+class _Methods(grpc.GenericRpcHandler):
+    """Handlers by the full names of their methods."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Any] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Returns the handler of a call, or None."""
+        return self.handlers.get(handler_call_details.method)
+
+
 class GuardedServer(grpc.aio.Server):
     """A server of gRPC that puts each handler behind the doors as it is registered.
 
     An interceptor would be asked again at every call, for a twentieth of what gRPC itself costs.
+
+    gRPC is not told the names of methods: grpc.aio keeps a task for each that it knows, which waits
+    for its next call, and whenever one came it waits for all of them anew. An echo that knows the
+    names of 75 methods gives 0.83 of the answers.
     """
 
     def __init__(self, doors: Doors, options: Sequence[tuple[str, int]]) -> None:
         self._doors = doors
-        self._server = grpc.aio.server(options=options)
+        self._methods = _Methods()
+        self._server = grpc.aio.server(handlers=[self._methods], options=options)
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
         """Does nothing: `add_SERVICE_to_server` registers the same handlers by name as well."""
@@ -43,11 +59,9 @@ class GuardedServer(grpc.aio.Server):
         self, service_name: str, method_handlers: Mapping[str, Any]
     ) -> None:
         """Registers the methods of a service."""
-        guarded = {
-            name: self._doors.guard(f"/{service_name}/{name}", handler)
-            for name, handler in method_handlers.items()
-        }
-        self._server.add_registered_method_handlers(service_name, guarded)
+        for name, handler in method_handlers.items():
+            method = f"/{service_name}/{name}"
+            self._methods.handlers[method] = self._doors.guard(method, handler)
 
     def add_insecure_port(self, address: str) -> int:
         """Raises RuntimeError: nobody is served without TLS."""
