@@ -31,7 +31,7 @@ from aegis_server.policy.question import Question
 from aegis_server.policy.snapshot import Key, Snapshot
 from aegis_server.policy.store import StoredPolicyBroken
 
-__all__ = ["Consistency", "Decision", "Decisions", "Question", "Snapshot", "Source"]
+__all__ = ["BEST_EFFORT", "Consistency", "Decision", "Decisions", "Question", "Snapshot", "Source"]
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +158,8 @@ class Decisions:
         `Unavailable` when that, or what `consistency` asks for, cannot be known. Raises
         `InvalidArgument` (FIELD_INVALID) for a question that is not canonical.
         """
-        if current or consistency.current:
-            await self.refresh()
-        if consistency.at_least > self.snapshot.revision:
-            await self._reach(consistency.at_least)
+        if current or consistency is not BEST_EFFORT:
+            await self._catch_up_to(consistency, current=current)
         return self._at_once(question) or await self._later(question)
 
     async def decide_all(
@@ -174,10 +172,7 @@ class Decisions:
 
         What is wrong with one of them stands in its place and does not hinder the others.
         """
-        if consistency.current:
-            await self.refresh()
-        if consistency.at_least > self.snapshot.revision:
-            await self._reach(consistency.at_least)
+        await self._catch_up_to(consistency)
         snapshot = self.snapshot
         answers: list[Decision | AegisError | None] = []
         for question in questions:
@@ -251,6 +246,12 @@ class Decisions:
     def _is_worth(self, cache: DecisionCache, snapshot: Snapshot) -> bool:
         """Says whether a round trip to Redis costs less than an evaluation."""
         return self._cache_use == "redis" or snapshot.cost_seconds > cache.cost_seconds
+
+    async def _catch_up_to(self, consistency: Consistency, *, current: bool = False) -> None:
+        if current or consistency.current:
+            await self.refresh()
+        if consistency.at_least > self.snapshot.revision:
+            await self._reach(consistency.at_least)
 
     async def _reach(self, revision: int) -> None:
         """Waits until a revision is known here, for as long as an edit takes to come round.

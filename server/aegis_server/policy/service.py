@@ -63,9 +63,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.EvaluateResponse:
         """Decides, hands the decision to the log, answers."""
         question = question_of(request)
-        decision = await self._decisions.decide(
-            question, consistency=consistency_of(request.consistency)
-        )
+        decision = await self._decisions.decide(question, consistency=consistency_of(request))
         self._note(question, decision)
         return answer_message(decision)
 
@@ -75,9 +73,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         """As Evaluate, for many questions and one revision."""
         engine = self._decisions.snapshot.engine
         questions = [checked(item, engine) for item in request.requests]
-        decisions = await self._decisions.decide_all(
-            questions, consistency=consistency_of(request.consistency)
-        )
+        decisions = await self._decisions.decide_all(questions, consistency=consistency_of(request))
         answers = list(map(self._given, questions, decisions))
         refusals = {n: each for n, each in enumerate(answers) if isinstance(each, AegisError)}
         response = policy_pb2.BatchEvaluateResponse(
@@ -102,9 +98,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
                 decision = (
                     question
                     if isinstance(question, AegisError)
-                    else await self._decisions.decide(
-                        question, consistency=consistency_of(asked.consistency)
-                    )
+                    else await self._decisions.decide(question, consistency=consistency_of(asked))
                 )
                 answer = self._given(question, decision)
             except AegisError as error:
@@ -122,9 +116,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         """Says why; the decision log has no entry of it."""
         question = question_of(request.request, "request.")
         if request.request.HasField("consistency"):
-            await self._decisions.decide(
-                question, consistency=consistency_of(request.request.consistency)
-            )
+            await self._decisions.decide(question, consistency=consistency_of(request.request))
         snapshot = self._decisions.snapshot
         engine, revision = snapshot.engine, snapshot.revision
         if request.revision not in (0, revision):

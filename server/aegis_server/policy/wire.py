@@ -12,7 +12,7 @@ from aegis.errors import AegisError, FieldViolation, InvalidArgument
 from aegis.serving.doors import validate
 from aegis.v1 import policy_pb2
 from aegis_policy import Engine
-from aegis_server.policy.decisions import Consistency, Decision
+from aegis_server.policy.decisions import BEST_EFFORT, Consistency, Decision
 from aegis_server.policy.question import Question
 
 DEFAULT_DOMAIN = "aegis"
@@ -96,9 +96,14 @@ def _value(value: struct_pb2.Value, depth: int) -> object:
     return None
 
 
-def consistency_of(message: policy_pb2.Consistency) -> Consistency:
+def consistency_of(
+    request: policy_pb2.EvaluateRequest | policy_pb2.BatchEvaluateRequest,
+) -> Consistency:
     """Reads how new the rules must be."""
-    return Consistency(at_least=message.at_least_revision, current=message.fully_current)
+    if not request.HasField("consistency"):
+        return BEST_EFFORT
+    asked = request.consistency
+    return Consistency(at_least=asked.at_least_revision, current=asked.fully_current)
 
 
 def answer_message(decision: Decision) -> policy_pb2.EvaluateResponse:
