@@ -22,6 +22,7 @@ from aegis.v1 import envelope_pb2
 SPEC_TYPE = "application/vnd.aegis.action-spec.v1+protobuf"
 REQUEST_TYPE = "application/vnd.aegis.action-request.v1+protobuf"
 DECISION_TYPE = "application/vnd.aegis.action-decision.v1+protobuf"
+APPROVAL_TYPE = "application/vnd.aegis.action-approval.v1+protobuf"
 MAX_SIGNATURES = 4
 # What is signed is kept as evidence; a request and its decision also have to fit in one message
 # to the executor, which takes 64 KiB.

@@ -39,15 +39,27 @@ from aegis.algorithms import ALGORITHMS, ED25519, HMAC_SHA256, PublicKey, Shared
 
 ACTION_REQUEST = "action-request"
 POLICY_DECISION = "policy-decision"
+# Of an approver, and of the server that saw somebody approve.
+ACTION_APPROVAL = "action-approval"
+APPROVAL_ATTESTATION = "approval-attestation"
 # Of the log whose owner is "log:LOG_ID", and of the witness "witness:NAME".
 AUDIT_CHECKPOINT = "audit-checkpoint"
 AUDIT_WITNESS = "audit-witness"
-USAGES = (ACTION_REQUEST, POLICY_DECISION, AUDIT_CHECKPOINT, AUDIT_WITNESS)
+USAGES = (
+    ACTION_REQUEST,
+    POLICY_DECISION,
+    ACTION_APPROVAL,
+    APPROVAL_ATTESTATION,
+    AUDIT_CHECKPOINT,
+    AUDIT_WITNESS,
+)
 BUNDLE_TYPE = "application/vnd.aegis.trust-bundle.v1+json"
 # Signed notes know Ed25519 only; and what everybody could forge decides nothing.
 _ALGORITHMS_OF = {
     ACTION_REQUEST: ALGORITHMS,
     POLICY_DECISION: (ED25519, algorithms.ECDSA_P256),
+    ACTION_APPROVAL: (ED25519, algorithms.ECDSA_P256),
+    APPROVAL_ATTESTATION: (ED25519, algorithms.ECDSA_P256),
     AUDIT_CHECKPOINT: (ED25519,),
     AUDIT_WITNESS: (ED25519,),
 }

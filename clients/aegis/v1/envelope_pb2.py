@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65gis/v1/envelope.proto\x12\x08\x61\x65gis.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\x0eSignedEnvelope\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12\'\n\nsignatures\x18\x03 \x03(\x0b\x32\x13.aegis.v1.Signature\"(\n\tSignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03sig\x18\x02 \x01(\x0c\"\x93\x05\n\nActionSpec\x12\x33\n\x06target\x18\x01 \x01(\x0b\x32\x1b.aegis.v1.ActionSpec.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x0brestart_pod\x18\x02 \x01(\x0b\x32\x1f.aegis.v1.ActionSpec.RestartPodH\x00\x12@\n\x10scale_deployment\x18\x03 \x01(\x0b\x32$.aegis.v1.ActionSpec.ScaleDeploymentH\x00\x12\x46\n\x13rollback_deployment\x18\x04 \x01(\x0b\x32\'.aegis.v1.ActionSpec.RollbackDeploymentH\x00\x1a\xb9\x01\n\x06Target\x12\x32\n\x07\x63luster\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^[a-z0-9][a-z0-9.-]{0,62}$\x12\x33\n\tnamespace\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x30\n\x04name\x18\x03 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^[a-z0-9][a-z0-9.-]{0,252}$\x12\x14\n\x03uid\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x1a\x46\n\nRestartPod\x12&\n\rgrace_seconds\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90\x1c(\x00H\x00\x88\x01\x01\x42\x10\n\x0e_grace_seconds\x1a/\n\x0fScaleDeployment\x12\x1c\n\x08replicas\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x1aH\n\x12RollbackDeployment\x12\x32\n\x11pod_template_hash\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[a-z0-9]{0,63}$B\x0f\n\x06\x61\x63tion\x12\x05\xbaH\x02\x08\x01\"\x9f\x03\n\rActionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x05nonce\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x1a\n\x06issuer\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x01\x12\x1c\n\x08\x61udience\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x36\n\nissue_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x04spec\x18\x07 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80\x01\x12\x45\n\nattributes\x18\x08 \x03(\x0b\x32\'.aegis.v1.ActionRequest.AttributesEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12\x18\n\x06reason\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x03\n\x0e\x41\x63tionDecision\x12\x1e\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1e\n\raction_digest\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\x1f\n\x0erequest_sha256\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\x18\n\x07subject\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1a\n\taction_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x19\n\x08\x65xecutor\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x18\n\x07\x63luster\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12 \n\x0fpolicy_revision\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x0f\n\x07rule_id\x18\t \x01(\t\x12\x36\n\nissue_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12=\n\x11\x65xecute_not_after\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65gis/v1/envelope.proto\x12\x08\x61\x65gis.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\x0eSignedEnvelope\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12\'\n\nsignatures\x18\x03 \x03(\x0b\x32\x13.aegis.v1.Signature\"(\n\tSignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03sig\x18\x02 \x01(\x0c\"\xab\x10\n\nActionSpec\x12\x33\n\x06target\x18\x01 \x01(\x0b\x32\x1b.aegis.v1.ActionSpec.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x0brestart_pod\x18\x02 \x01(\x0b\x32\x1f.aegis.v1.ActionSpec.RestartPodH\x00\x12@\n\x10scale_deployment\x18\x03 \x01(\x0b\x32$.aegis.v1.ActionSpec.ScaleDeploymentH\x00\x12\x46\n\x13rollback_deployment\x18\x04 \x01(\x0b\x32\'.aegis.v1.ActionSpec.RollbackDeploymentH\x00\x12>\n\x0frestart_rollout\x18\x05 \x01(\x0b\x32#.aegis.v1.ActionSpec.RestartRolloutH\x00\x12\x36\n\x0b\x63ordon_node\x18\x06 \x01(\x0b\x32\x1f.aegis.v1.ActionSpec.CordonNodeH\x00\x12:\n\runcordon_node\x18\x07 \x01(\x0b\x32!.aegis.v1.ActionSpec.UncordonNodeH\x00\x12\x39\n\rpreconditions\x18\x08 \x01(\x0b\x32\".aegis.v1.ActionSpec.Preconditions\x12\x37\n\x0cverification\x18\t \x01(\x0b\x32!.aegis.v1.ActionSpec.Verification\x12\x35\n\x0bincident_id\x18\n \x01(\tB \xbaH\x1dr\x1b\x32\x19^[A-Za-z0-9._:/-]{0,128}$\x1a\xbc\x01\n\x06Target\x12\x32\n\x07\x63luster\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^[a-z0-9][a-z0-9.-]{0,62}$\x12\x36\n\tnamespace\x18\x02 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12\x30\n\x04name\x18\x03 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^[a-z0-9][a-z0-9.-]{0,252}$\x12\x14\n\x03uid\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x1a\x46\n\nRestartPod\x12&\n\rgrace_seconds\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90\x1c(\x00H\x00\x88\x01\x01\x42\x10\n\x0e_grace_seconds\x1a/\n\x0fScaleDeployment\x12\x1c\n\x08replicas\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x1aH\n\x12RollbackDeployment\x12\x32\n\x11pod_template_hash\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[a-z0-9]{0,63}$\x1a\x10\n\x0eRestartRollout\x1a\x0c\n\nCordonNode\x1a\x0e\n\x0cUncordonNode\x1aJ\n\rPreconditions\x12\x1b\n\ngeneration\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\x0b\x64iff_sha256\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x1a\xb7\x07\n\x0cVerification\x12;\n\tstabilise\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00\x12\x39\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12\x1c\n\tsuccesses\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12I\n\non_failure\x18\x04 \x01(\x0e\x32+.aegis.v1.ActionSpec.Verification.OnFailureB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x46\n\x06\x61lerts\x18\x05 \x03(\x0b\x32,.aegis.v1.ActionSpec.Verification.AlertProbeB\x08\xbaH\x05\x92\x01\x02\x10\x08\x12H\n\x07metrics\x18\x06 \x03(\x0b\x32-.aegis.v1.ActionSpec.Verification.MetricProbeB\x08\xbaH\x05\x92\x01\x02\x10\x08\x1a\xcf\x01\n\nAlertProbe\x12T\n\x06labels\x18\x01 \x03(\x0b\x32\x38.aegis.v1.ActionSpec.Verification.AlertProbe.LabelsEntryB\n\xbaH\x07\x9a\x01\x04\x08\x01\x10\x10\x12<\n\tlook_back\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\xef\x01\n\x0bMetricProbe\x12\x19\n\x05query\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\x12P\n\x06\x62\x65tter\x18\x02 \x01(\x0e\x32\x34.aegis.v1.ActionSpec.Verification.MetricProbe.BetterB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12,\n\ttolerance\x18\x03 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\"E\n\x06\x42\x65tter\x12\x16\n\x12\x42\x45TTER_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42\x45TTER_LOWER\x10\x01\x12\x11\n\rBETTER_HIGHER\x10\x02\"p\n\tOnFailure\x12\x1a\n\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_FAILURE_NONE\x10\x01\x12\x19\n\x15ON_FAILURE_COMPENSATE\x10\x02\x12\x17\n\x13ON_FAILURE_ESCALATE\x10\x03\x42\x0f\n\x06\x61\x63tion\x12\x05\xbaH\x02\x08\x01\"\xac\x04\n\rActionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x05nonce\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x1a\n\x06issuer\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x01\x12\x1c\n\x08\x61udience\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x36\n\nissue_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x04spec\x18\x07 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80\x01\x12\x45\n\nattributes\x18\x08 \x03(\x0b\x32\'.aegis.v1.ActionRequest.AttributesEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12\x18\n\x06reason\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x34\n\x04mode\x18\n \x01(\x0e\x32\x1c.aegis.v1.ActionRequest.ModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x13\n\x0b\x62reak_glass\x18\x0b \x01(\x08\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_EXECUTE\x10\x01\x12\x10\n\x0cMODE_DRY_RUN\x10\x02\"\xcc\x03\n\x0e\x41\x63tionDecision\x12\x1e\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1e\n\raction_digest\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\x1f\n\x0erequest_sha256\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\x18\n\x07subject\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1a\n\taction_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x19\n\x08\x65xecutor\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x18\n\x07\x63luster\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12 \n\x0fpolicy_revision\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x0f\n\x07rule_id\x18\t \x01(\t\x12\x36\n\nissue_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12=\n\x11\x65xecute_not_after\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x05steps\x18\x0c \x03(\x0b\x32\x16.aegis.v1.ApprovalStepB\x08\xbaH\x05\x92\x01\x02\x10\x08\x12\x13\n\x0b\x62reak_glass\x18\r \x01(\x08\"l\n\x0c\x41pprovalStep\x12\x17\n\x04step\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\t(\x01\x12\x16\n\x05group\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x19\n\x06needed\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\t(\x01\x12\x10\n\x08\x64\x65tached\x18\x04 \x01(\x08\"\xa9\x02\n\x0e\x41\x63tionApproval\x12\x1e\n\raction_digest\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\x1c\n\taction_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1c\n\x08\x61pprover\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x01\x12\x17\n\x04step\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\t(\x01\x12\x16\n\x05group\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x37\n\x0b\x64\x65\x63ide_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x06reason\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIONSPEC_TARGET'].fields_by_name['cluster']._loaded_options = None
   _globals['_ACTIONSPEC_TARGET'].fields_by_name['cluster']._serialized_options = b'\272H\036r\0342\032^[a-z0-9][a-z0-9.-]{0,62}$'
   _globals['_ACTIONSPEC_TARGET'].fields_by_name['namespace']._loaded_options = None
-  _globals['_ACTIONSPEC_TARGET'].fields_by_name['namespace']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
+  _globals['_ACTIONSPEC_TARGET'].fields_by_name['namespace']._serialized_options = b'\272H r\0362\034^([a-z0-9][a-z0-9-]{0,62})?$'
   _globals['_ACTIONSPEC_TARGET'].fields_by_name['name']._loaded_options = None
   _globals['_ACTIONSPEC_TARGET'].fields_by_name['name']._serialized_options = b'\272H\037r\0352\033^[a-z0-9][a-z0-9.-]{0,252}$'
   _globals['_ACTIONSPEC_TARGET'].fields_by_name['uid']._loaded_options = None
@@ -47,10 +48,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIONSPEC_SCALEDEPLOYMENT'].fields_by_name['replicas']._serialized_options = b'\272H\007\032\005\030\220N(\000'
   _globals['_ACTIONSPEC_ROLLBACKDEPLOYMENT'].fields_by_name['pod_template_hash']._loaded_options = None
   _globals['_ACTIONSPEC_ROLLBACKDEPLOYMENT'].fields_by_name['pod_template_hash']._serialized_options = b'\272H\024r\0222\020^[a-z0-9]{0,63}$'
+  _globals['_ACTIONSPEC_PRECONDITIONS'].fields_by_name['generation']._loaded_options = None
+  _globals['_ACTIONSPEC_PRECONDITIONS'].fields_by_name['generation']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_ACTIONSPEC_PRECONDITIONS'].fields_by_name['diff_sha256']._loaded_options = None
+  _globals['_ACTIONSPEC_PRECONDITIONS'].fields_by_name['diff_sha256']._serialized_options = b'\272H\004z\002h '
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE_LABELSENTRY']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE'].fields_by_name['labels']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE'].fields_by_name['labels']._serialized_options = b'\272H\007\232\001\004\010\001\020\020'
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE'].fields_by_name['look_back']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE'].fields_by_name['look_back']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\0052\000'
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE'].fields_by_name['query']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE'].fields_by_name['query']._serialized_options = b'\272H\007r\005\020\001\030\350\007'
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE'].fields_by_name['better']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE'].fields_by_name['better']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE'].fields_by_name['tolerance']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE'].fields_by_name['tolerance']._serialized_options = b'\272H\026\022\024\031\000\000\000\000\000\000$@)\000\000\000\000\000\000\000\000@\001'
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['stabilise']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['stabilise']._serialized_options = b'\272H\n\252\001\007\"\003\010\220\0342\000'
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['window']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['window']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\0052\000'
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['successes']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['successes']._serialized_options = b'\272H\006\032\004\030d(\000'
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['on_failure']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['on_failure']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['alerts']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['alerts']._serialized_options = b'\272H\005\222\001\002\020\010'
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['metrics']._loaded_options = None
+  _globals['_ACTIONSPEC_VERIFICATION'].fields_by_name['metrics']._serialized_options = b'\272H\005\222\001\002\020\010'
   _globals['_ACTIONSPEC'].oneofs_by_name['action']._loaded_options = None
   _globals['_ACTIONSPEC'].oneofs_by_name['action']._serialized_options = b'\272H\002\010\001'
   _globals['_ACTIONSPEC'].fields_by_name['target']._loaded_options = None
   _globals['_ACTIONSPEC'].fields_by_name['target']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ACTIONSPEC'].fields_by_name['incident_id']._loaded_options = None
+  _globals['_ACTIONSPEC'].fields_by_name['incident_id']._serialized_options = b'\272H\035r\0332\031^[A-Za-z0-9._:/-]{0,128}$'
   _globals['_ACTIONREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_ACTIONREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_ACTIONREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -71,6 +102,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIONREQUEST'].fields_by_name['attributes']._serialized_options = b'\272H\005\232\001\002\020 '
   _globals['_ACTIONREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_ACTIONREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_ACTIONREQUEST'].fields_by_name['mode']._loaded_options = None
+  _globals['_ACTIONREQUEST'].fields_by_name['mode']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_ACTIONDECISION'].fields_by_name['decision_id']._loaded_options = None
   _globals['_ACTIONDECISION'].fields_by_name['decision_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_ACTIONDECISION'].fields_by_name['action_digest']._loaded_options = None
@@ -91,24 +124,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIONDECISION'].fields_by_name['issue_time']._serialized_options = b'\272H\003\310\001\001'
   _globals['_ACTIONDECISION'].fields_by_name['execute_not_after']._loaded_options = None
   _globals['_ACTIONDECISION'].fields_by_name['execute_not_after']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_SIGNEDENVELOPE']._serialized_start=99
-  _globals['_SIGNEDENVELOPE']._serialized_end=195
-  _globals['_SIGNATURE']._serialized_start=197
-  _globals['_SIGNATURE']._serialized_end=237
-  _globals['_ACTIONSPEC']._serialized_start=240
-  _globals['_ACTIONSPEC']._serialized_end=899
-  _globals['_ACTIONSPEC_TARGET']._serialized_start=502
-  _globals['_ACTIONSPEC_TARGET']._serialized_end=687
-  _globals['_ACTIONSPEC_RESTARTPOD']._serialized_start=689
-  _globals['_ACTIONSPEC_RESTARTPOD']._serialized_end=759
-  _globals['_ACTIONSPEC_SCALEDEPLOYMENT']._serialized_start=761
-  _globals['_ACTIONSPEC_SCALEDEPLOYMENT']._serialized_end=808
-  _globals['_ACTIONSPEC_ROLLBACKDEPLOYMENT']._serialized_start=810
-  _globals['_ACTIONSPEC_ROLLBACKDEPLOYMENT']._serialized_end=882
-  _globals['_ACTIONREQUEST']._serialized_start=902
-  _globals['_ACTIONREQUEST']._serialized_end=1317
-  _globals['_ACTIONREQUEST_ATTRIBUTESENTRY']._serialized_start=1268
-  _globals['_ACTIONREQUEST_ATTRIBUTESENTRY']._serialized_end=1317
-  _globals['_ACTIONDECISION']._serialized_start=1320
-  _globals['_ACTIONDECISION']._serialized_end=1710
+  _globals['_ACTIONDECISION'].fields_by_name['steps']._loaded_options = None
+  _globals['_ACTIONDECISION'].fields_by_name['steps']._serialized_options = b'\272H\005\222\001\002\020\010'
+  _globals['_APPROVALSTEP'].fields_by_name['step']._loaded_options = None
+  _globals['_APPROVALSTEP'].fields_by_name['step']._serialized_options = b'\272H\006\032\004\030\t(\001'
+  _globals['_APPROVALSTEP'].fields_by_name['group']._loaded_options = None
+  _globals['_APPROVALSTEP'].fields_by_name['group']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_APPROVALSTEP'].fields_by_name['needed']._loaded_options = None
+  _globals['_APPROVALSTEP'].fields_by_name['needed']._serialized_options = b'\272H\006\032\004\030\t(\001'
+  _globals['_ACTIONAPPROVAL'].fields_by_name['action_digest']._loaded_options = None
+  _globals['_ACTIONAPPROVAL'].fields_by_name['action_digest']._serialized_options = b'\272H\004z\002h '
+  _globals['_ACTIONAPPROVAL'].fields_by_name['action_id']._loaded_options = None
+  _globals['_ACTIONAPPROVAL'].fields_by_name['action_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_ACTIONAPPROVAL'].fields_by_name['approver']._loaded_options = None
+  _globals['_ACTIONAPPROVAL'].fields_by_name['approver']._serialized_options = b'\272H\007r\005\020\001\030\240\001'
+  _globals['_ACTIONAPPROVAL'].fields_by_name['step']._loaded_options = None
+  _globals['_ACTIONAPPROVAL'].fields_by_name['step']._serialized_options = b'\272H\006\032\004\030\t(\001'
+  _globals['_ACTIONAPPROVAL'].fields_by_name['group']._loaded_options = None
+  _globals['_ACTIONAPPROVAL'].fields_by_name['group']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_ACTIONAPPROVAL'].fields_by_name['decide_time']._loaded_options = None
+  _globals['_ACTIONAPPROVAL'].fields_by_name['decide_time']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ACTIONAPPROVAL'].fields_by_name['expire_time']._loaded_options = None
+  _globals['_ACTIONAPPROVAL'].fields_by_name['expire_time']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ACTIONAPPROVAL'].fields_by_name['reason']._loaded_options = None
+  _globals['_ACTIONAPPROVAL'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_SIGNEDENVELOPE']._serialized_start=131
+  _globals['_SIGNEDENVELOPE']._serialized_end=227
+  _globals['_SIGNATURE']._serialized_start=229
+  _globals['_SIGNATURE']._serialized_end=269
+  _globals['_ACTIONSPEC']._serialized_start=272
+  _globals['_ACTIONSPEC']._serialized_end=2363
+  _globals['_ACTIONSPEC_TARGET']._serialized_start=885
+  _globals['_ACTIONSPEC_TARGET']._serialized_end=1073
+  _globals['_ACTIONSPEC_RESTARTPOD']._serialized_start=1075
+  _globals['_ACTIONSPEC_RESTARTPOD']._serialized_end=1145
+  _globals['_ACTIONSPEC_SCALEDEPLOYMENT']._serialized_start=1147
+  _globals['_ACTIONSPEC_SCALEDEPLOYMENT']._serialized_end=1194
+  _globals['_ACTIONSPEC_ROLLBACKDEPLOYMENT']._serialized_start=1196
+  _globals['_ACTIONSPEC_ROLLBACKDEPLOYMENT']._serialized_end=1268
+  _globals['_ACTIONSPEC_RESTARTROLLOUT']._serialized_start=1270
+  _globals['_ACTIONSPEC_RESTARTROLLOUT']._serialized_end=1286
+  _globals['_ACTIONSPEC_CORDONNODE']._serialized_start=1288
+  _globals['_ACTIONSPEC_CORDONNODE']._serialized_end=1300
+  _globals['_ACTIONSPEC_UNCORDONNODE']._serialized_start=1302
+  _globals['_ACTIONSPEC_UNCORDONNODE']._serialized_end=1316
+  _globals['_ACTIONSPEC_PRECONDITIONS']._serialized_start=1318
+  _globals['_ACTIONSPEC_PRECONDITIONS']._serialized_end=1392
+  _globals['_ACTIONSPEC_VERIFICATION']._serialized_start=1395
+  _globals['_ACTIONSPEC_VERIFICATION']._serialized_end=2346
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE']._serialized_start=1783
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE']._serialized_end=1990
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE_LABELSENTRY']._serialized_start=1945
+  _globals['_ACTIONSPEC_VERIFICATION_ALERTPROBE_LABELSENTRY']._serialized_end=1990
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE']._serialized_start=1993
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE']._serialized_end=2232
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE_BETTER']._serialized_start=2163
+  _globals['_ACTIONSPEC_VERIFICATION_METRICPROBE_BETTER']._serialized_end=2232
+  _globals['_ACTIONSPEC_VERIFICATION_ONFAILURE']._serialized_start=2234
+  _globals['_ACTIONSPEC_VERIFICATION_ONFAILURE']._serialized_end=2346
+  _globals['_ACTIONREQUEST']._serialized_start=2366
+  _globals['_ACTIONREQUEST']._serialized_end=2922
+  _globals['_ACTIONREQUEST_ATTRIBUTESENTRY']._serialized_start=2807
+  _globals['_ACTIONREQUEST_ATTRIBUTESENTRY']._serialized_end=2856
+  _globals['_ACTIONREQUEST_MODE']._serialized_start=2858
+  _globals['_ACTIONREQUEST_MODE']._serialized_end=2922
+  _globals['_ACTIONDECISION']._serialized_start=2925
+  _globals['_ACTIONDECISION']._serialized_end=3385
+  _globals['_APPROVALSTEP']._serialized_start=3387
+  _globals['_APPROVALSTEP']._serialized_end=3495
+  _globals['_ACTIONAPPROVAL']._serialized_start=3498
+  _globals['_ACTIONAPPROVAL']._serialized_end=3795
 # @@protoc_insertion_point(module_scope)

@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -96,8 +98,9 @@ class ActionSpec(_message.Message):
         cluster: _builtins.str
         """The cluster's name as the executor knows it."""
         namespace: _builtins.str
+        """Empty for nodes, which have none, and only for them."""
         name: _builtins.str
-        """Pod or deployment, as the action demands."""
+        """Pod, deployment or node, as the action demands."""
         uid: _builtins.str
         """Of the live object; when set, an object that was replaced is refused."""
         def __init__(
@@ -178,10 +181,259 @@ class ActionSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RestartRollout(_message.Message):
+        """Replaces every pod of a deployment, as `kubectl rollout restart` does."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CordonNode(_message.Message):
+        """Keeps new pods away from a node."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class UncordonNode(_message.Message):
+        """Lets pods onto a node again."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Preconditions(_message.Message):
+        """The object as it was planned for. What differs at the time of execution is
+        refused: PLAN_DRIFT.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        GENERATION_FIELD_NUMBER: _builtins.int
+        DIFF_SHA256_FIELD_NUMBER: _builtins.int
+        generation: _builtins.int
+        """metadata.generation; zero where the kind has none (pods)."""
+        diff_sha256: _builtins.bytes
+        """SHA-256 of the difference the dry run showed, in its canonical form."""
+        def __init__(
+            self,
+            *,
+            generation: _builtins.int = ...,
+            diff_sha256: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["diff_sha256", b"diff_sha256", "generation", b"generation"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Verification(_message.Message):
+        """Watched after the change: the object's health always, and what is named here."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _OnFailure:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _OnFailureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ActionSpec.Verification._OnFailure.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            ON_FAILURE_UNSPECIFIED: ActionSpec.Verification._OnFailure.ValueType  # 0
+            """As ESCALATE."""
+            ON_FAILURE_NONE: ActionSpec.Verification._OnFailure.ValueType  # 1
+            """Nothing: the outcome is stored."""
+            ON_FAILURE_COMPENSATE: ActionSpec.Verification._OnFailure.ValueType  # 2
+            """The change is undone, where it can be, and a person is called."""
+            ON_FAILURE_ESCALATE: ActionSpec.Verification._OnFailure.ValueType  # 3
+            """A person is called."""
+
+        class OnFailure(_OnFailure, metaclass=_OnFailureEnumTypeWrapper):
+            """What follows when it did not help."""
+
+        ON_FAILURE_UNSPECIFIED: ActionSpec.Verification.OnFailure.ValueType  # 0
+        """As ESCALATE."""
+        ON_FAILURE_NONE: ActionSpec.Verification.OnFailure.ValueType  # 1
+        """Nothing: the outcome is stored."""
+        ON_FAILURE_COMPENSATE: ActionSpec.Verification.OnFailure.ValueType  # 2
+        """The change is undone, where it can be, and a person is called."""
+        ON_FAILURE_ESCALATE: ActionSpec.Verification.OnFailure.ValueType  # 3
+        """A person is called."""
+
+        @_typing.final
+        class AlertProbe(_message.Message):
+            """An alert that must be gone."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            @_typing.final
+            class LabelsEntry(_message.Message):
+                DESCRIPTOR: _descriptor.Descriptor
+
+                KEY_FIELD_NUMBER: _builtins.int
+                VALUE_FIELD_NUMBER: _builtins.int
+                key: _builtins.str
+                value: _builtins.str
+                def __init__(
+                    self,
+                    *,
+                    key: _builtins.str = ...,
+                    value: _builtins.str = ...,
+                ) -> None: ...
+                _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+                def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+                _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+                def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+                def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+            LABELS_FIELD_NUMBER: _builtins.int
+            LOOK_BACK_FIELD_NUMBER: _builtins.int
+            @_builtins.property
+            def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+                """The alert's labels, alertname among them."""
+
+            @_builtins.property
+            def look_back(self) -> _duration_pb2.Duration:
+                """How far the alert's expression looks back: until then it may still fire
+                about what was before the change.
+                """
+
+            def __init__(
+                self,
+                *,
+                labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+                look_back: _duration_pb2.Duration | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["look_back", b"look_back"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "look_back", b"look_back"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
+        class MetricProbe(_message.Message):
+            """A number that must not be worse than it was before the change."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            class _Better:
+                ValueType = _typing.NewType("ValueType", _builtins.int)
+                V: _TypeAlias = ValueType  # noqa: Y015
+
+            class _BetterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ActionSpec.Verification.MetricProbe._Better.ValueType], _builtins.type):
+                DESCRIPTOR: _descriptor.EnumDescriptor
+                BETTER_UNSPECIFIED: ActionSpec.Verification.MetricProbe._Better.ValueType  # 0
+                """Refused."""
+                BETTER_LOWER: ActionSpec.Verification.MetricProbe._Better.ValueType  # 1
+                """E.g. latency."""
+                BETTER_HIGHER: ActionSpec.Verification.MetricProbe._Better.ValueType  # 2
+                """E.g. the share of requests that succeed."""
+
+            class Better(_Better, metaclass=_BetterEnumTypeWrapper):
+                """Which way is better."""
+
+            BETTER_UNSPECIFIED: ActionSpec.Verification.MetricProbe.Better.ValueType  # 0
+            """Refused."""
+            BETTER_LOWER: ActionSpec.Verification.MetricProbe.Better.ValueType  # 1
+            """E.g. latency."""
+            BETTER_HIGHER: ActionSpec.Verification.MetricProbe.Better.ValueType  # 2
+            """E.g. the share of requests that succeed."""
+
+            QUERY_FIELD_NUMBER: _builtins.int
+            BETTER_FIELD_NUMBER: _builtins.int
+            TOLERANCE_FIELD_NUMBER: _builtins.int
+            query: _builtins.str
+            """PromQL with one value as its result."""
+            better: Global___ActionSpec.Verification.MetricProbe.Better.ValueType
+            tolerance: _builtins.float
+            """Worse by up to this share of the value before is as good, e.g. 0.1."""
+            def __init__(
+                self,
+                *,
+                query: _builtins.str = ...,
+                better: Global___ActionSpec.Verification.MetricProbe.Better.ValueType = ...,
+                tolerance: _builtins.float = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["better", b"better", "query", b"query", "tolerance", b"tolerance"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        STABILISE_FIELD_NUMBER: _builtins.int
+        WINDOW_FIELD_NUMBER: _builtins.int
+        SUCCESSES_FIELD_NUMBER: _builtins.int
+        ON_FAILURE_FIELD_NUMBER: _builtins.int
+        ALERTS_FIELD_NUMBER: _builtins.int
+        METRICS_FIELD_NUMBER: _builtins.int
+        successes: _builtins.int
+        """How many looks in a row must be good; zero means the executor's default."""
+        on_failure: Global___ActionSpec.Verification.OnFailure.ValueType
+        @_builtins.property
+        def stabilise(self) -> _duration_pb2.Duration:
+            """Before this nothing is judged."""
+
+        @_builtins.property
+        def window(self) -> _duration_pb2.Duration:
+            """Not healed by then, counted from the change, is INEFFECTIVE."""
+
+        @_builtins.property
+        def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionSpec.Verification.AlertProbe]: ...
+        @_builtins.property
+        def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionSpec.Verification.MetricProbe]: ...
+        def __init__(
+            self,
+            *,
+            stabilise: _duration_pb2.Duration | None = ...,
+            window: _duration_pb2.Duration | None = ...,
+            successes: _builtins.int = ...,
+            on_failure: Global___ActionSpec.Verification.OnFailure.ValueType = ...,
+            alerts: _abc.Iterable[Global___ActionSpec.Verification.AlertProbe] | None = ...,
+            metrics: _abc.Iterable[Global___ActionSpec.Verification.MetricProbe] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["stabilise", b"stabilise", "window", b"window"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "metrics", b"metrics", "on_failure", b"on_failure", "stabilise", b"stabilise", "successes", b"successes", "window", b"window"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TARGET_FIELD_NUMBER: _builtins.int
     RESTART_POD_FIELD_NUMBER: _builtins.int
     SCALE_DEPLOYMENT_FIELD_NUMBER: _builtins.int
     ROLLBACK_DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    RESTART_ROLLOUT_FIELD_NUMBER: _builtins.int
+    CORDON_NODE_FIELD_NUMBER: _builtins.int
+    UNCORDON_NODE_FIELD_NUMBER: _builtins.int
+    PRECONDITIONS_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    incident_id: _builtins.str
+    """The trouble this is for; attempts are counted and limited by it."""
     @_builtins.property
     def target(self) -> Global___ActionSpec.Target: ...
     @_builtins.property
@@ -190,6 +442,20 @@ class ActionSpec(_message.Message):
     def scale_deployment(self) -> Global___ActionSpec.ScaleDeployment: ...
     @_builtins.property
     def rollback_deployment(self) -> Global___ActionSpec.RollbackDeployment: ...
+    @_builtins.property
+    def restart_rollout(self) -> Global___ActionSpec.RestartRollout: ...
+    @_builtins.property
+    def cordon_node(self) -> Global___ActionSpec.CordonNode: ...
+    @_builtins.property
+    def uncordon_node(self) -> Global___ActionSpec.UncordonNode: ...
+    @_builtins.property
+    def preconditions(self) -> Global___ActionSpec.Preconditions:
+        """What the plan saw; PlanAction fills it in. Unset means that nobody planned."""
+
+    @_builtins.property
+    def verification(self) -> Global___ActionSpec.Verification:
+        """How to tell whether it helped. Unset means the executor's defaults."""
+
     def __init__(
         self,
         *,
@@ -197,12 +463,18 @@ class ActionSpec(_message.Message):
         restart_pod: Global___ActionSpec.RestartPod | None = ...,
         scale_deployment: Global___ActionSpec.ScaleDeployment | None = ...,
         rollback_deployment: Global___ActionSpec.RollbackDeployment | None = ...,
+        restart_rollout: Global___ActionSpec.RestartRollout | None = ...,
+        cordon_node: Global___ActionSpec.CordonNode | None = ...,
+        uncordon_node: Global___ActionSpec.UncordonNode | None = ...,
+        preconditions: Global___ActionSpec.Preconditions | None = ...,
+        verification: Global___ActionSpec.Verification | None = ...,
+        incident_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "restart_pod", b"restart_pod", "rollback_deployment", b"rollback_deployment", "scale_deployment", b"scale_deployment", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cordon_node", b"cordon_node", "preconditions", b"preconditions", "restart_pod", b"restart_pod", "restart_rollout", b"restart_rollout", "rollback_deployment", b"rollback_deployment", "scale_deployment", b"scale_deployment", "target", b"target", "uncordon_node", b"uncordon_node", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "restart_pod", b"restart_pod", "rollback_deployment", b"rollback_deployment", "scale_deployment", b"scale_deployment", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cordon_node", b"cordon_node", "incident_id", b"incident_id", "preconditions", b"preconditions", "restart_pod", b"restart_pod", "restart_rollout", b"restart_rollout", "rollback_deployment", b"rollback_deployment", "scale_deployment", b"scale_deployment", "target", b"target", "uncordon_node", b"uncordon_node", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["restart_pod", "scale_deployment", "rollback_deployment"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["restart_pod", "scale_deployment", "rollback_deployment", "restart_rollout", "cordon_node", "uncordon_node"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -215,6 +487,27 @@ class ActionRequest(_message.Message):
     """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ActionRequest._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: ActionRequest._Mode.ValueType  # 0
+        """As EXECUTE."""
+        MODE_EXECUTE: ActionRequest._Mode.ValueType  # 1
+        MODE_DRY_RUN: ActionRequest._Mode.ValueType  # 2
+        """Every check and the dry run, and nothing more."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Whether anything is to change."""
+
+    MODE_UNSPECIFIED: ActionRequest.Mode.ValueType  # 0
+    """As EXECUTE."""
+    MODE_EXECUTE: ActionRequest.Mode.ValueType  # 1
+    MODE_DRY_RUN: ActionRequest.Mode.ValueType  # 2
+    """Every check and the dry run, and nothing more."""
 
     @_typing.final
     class AttributesEntry(_message.Message):
@@ -245,6 +538,8 @@ class ActionRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID; repeating the same request returns the stored action."""
     nonce: _builtins.bytes
@@ -257,6 +552,12 @@ class ActionRequest(_message.Message):
     """Exact bytes of an ActionSpec."""
     reason: _builtins.str
     """Why, for people."""
+    mode: Global___ActionRequest.Mode.ValueType
+    break_glass: _builtins.bool
+    """Asks to go past approvals, budgets, cool-downs, windows, breakers and storm
+    mode, never past the kill switch, protected objects or static limits. Two
+    others have to answer for it afterwards.
+    """
     @_builtins.property
     def issue_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -279,10 +580,12 @@ class ActionRequest(_message.Message):
         spec: _builtins.bytes = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reason: _builtins.str = ...,
+        mode: Global___ActionRequest.Mode.ValueType = ...,
+        break_glass: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "issue_time", b"issue_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "audience", b"audience", "expire_time", b"expire_time", "issue_time", b"issue_time", "issuer", b"issuer", "nonce", b"nonce", "reason", b"reason", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "audience", b"audience", "break_glass", b"break_glass", "expire_time", b"expire_time", "issue_time", b"issue_time", "issuer", b"issuer", "mode", b"mode", "nonce", b"nonce", "reason", b"reason", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,6 +610,8 @@ class ActionDecision(_message.Message):
     RULE_ID_FIELD_NUMBER: _builtins.int
     ISSUE_TIME_FIELD_NUMBER: _builtins.int
     EXECUTE_NOT_AFTER_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     action_digest: _builtins.bytes
     """Of the spec bytes."""
@@ -321,11 +626,17 @@ class ActionDecision(_message.Message):
     cluster: _builtins.str
     policy_revision: _builtins.int
     rule_id: _builtins.str
+    break_glass: _builtins.bool
+    """The policy let the issuer break the glass."""
     @_builtins.property
     def issue_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def execute_not_after(self) -> _timestamp_pb2.Timestamp:
         """Not to be begun after this."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApprovalStep]:
+        """Who has to have approved; empty means nobody."""
 
     def __init__(
         self,
@@ -341,11 +652,96 @@ class ActionDecision(_message.Message):
         rule_id: _builtins.str = ...,
         issue_time: _timestamp_pb2.Timestamp | None = ...,
         execute_not_after: _timestamp_pb2.Timestamp | None = ...,
+        steps: _abc.Iterable[Global___ApprovalStep] | None = ...,
+        break_glass: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execute_not_after", b"execute_not_after", "issue_time", b"issue_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "cluster", b"cluster", "decision_id", b"decision_id", "execute_not_after", b"execute_not_after", "executor", b"executor", "issue_time", b"issue_time", "policy_revision", b"policy_revision", "request_sha256", b"request_sha256", "rule_id", b"rule_id", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "break_glass", b"break_glass", "cluster", b"cluster", "decision_id", b"decision_id", "execute_not_after", b"execute_not_after", "executor", b"executor", "issue_time", b"issue_time", "policy_revision", b"policy_revision", "request_sha256", b"request_sha256", "rule_id", b"rule_id", "steps", b"steps", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActionDecision: _TypeAlias = ActionDecision  # noqa: Y015
+
+@_typing.final
+class ApprovalStep(_message.Message):
+    """So many different people of one group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
+    DETACHED_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Steps are taken in their order; several may have the same number."""
+    group: _builtins.str
+    """A role, e.g. "role:oncall"."""
+    needed: _builtins.int
+    detached: _builtins.bool
+    """Only approvals signed with the approver's own key count."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        group: _builtins.str = ...,
+        needed: _builtins.int = ...,
+        detached: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detached", b"detached", "group", b"group", "needed", b"needed", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalStep: _TypeAlias = ApprovalStep  # noqa: Y015
+
+@_typing.final
+class ActionApproval(_message.Message):
+    """Payload type application/vnd.aegis.action-approval.v1+protobuf. Signed by
+    the approver (key of usage "action-approval", its owner the approver), or by
+    the server that saw them approve (key of usage "approval-attestation").
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_DIGEST_FIELD_NUMBER: _builtins.int
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    APPROVER_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    action_digest: _builtins.bytes
+    """Of the spec bytes."""
+    action_id: _builtins.str
+    approver: _builtins.str
+    """Policy subject, e.g. "user:mia"."""
+    step: _builtins.int
+    """The step and group it is given for."""
+    group: _builtins.str
+    reason: _builtins.str
+    @_builtins.property
+    def decide_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        action_digest: _builtins.bytes = ...,
+        action_id: _builtins.str = ...,
+        approver: _builtins.str = ...,
+        step: _builtins.int = ...,
+        group: _builtins.str = ...,
+        decide_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "approver", b"approver", "decide_time", b"decide_time", "expire_time", b"expire_time", "group", b"group", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActionApproval: _TypeAlias = ActionApproval  # noqa: Y015

@@ -231,6 +231,96 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: nobody approves their own proposal."""
     ERROR_REASON_PROPOSAL_DECIDED: _ErrorReason.ValueType  # 71
     """FAILED_PRECONDITION: the proposal was decided before. Metadata: state."""
+    ERROR_REASON_APPROVALS_INSUFFICIENT: _ErrorReason.ValueType  # 72
+    """FAILED_PRECONDITION: too few approvals for a step, or one that does not
+    count. Metadata: step, group, needed, given.
+    """
+    ERROR_REASON_APPROVALS_IMPOSSIBLE: _ErrorReason.ValueType  # 73
+    """FAILED_PRECONDITION: fewer people may approve than have to, so it would
+    wait for ever. Metadata: group, needed, eligible.
+    """
+    ERROR_REASON_APPROVAL_OWN: _ErrorReason.ValueType  # 74
+    """PERMISSION_DENIED: nobody approves, resolves or reviews what they asked
+    for.
+    """
+    ERROR_REASON_APPROVER_NOT_ELIGIBLE: _ErrorReason.ValueType  # 75
+    """PERMISSION_DENIED: not of the group whose approval is needed. Metadata:
+    group.
+    """
+    ERROR_REASON_APPROVAL_REPEATED: _ErrorReason.ValueType  # 76
+    """ALREADY_EXISTS: this person has spoken already."""
+    ERROR_REASON_APPROVAL_INVALID: _ErrorReason.ValueType  # 77
+    """INVALID_ARGUMENT: the detached approval is not one for this action by this
+    person. Metadata: check.
+    """
+    ERROR_REASON_EXECUTION_PAUSED: _ErrorReason.ValueType  # 78
+    """FAILED_PRECONDITION: somebody stopped execution, here or altogether.
+    Metadata: scope, by.
+    """
+    ERROR_REASON_WINDOW_CLOSED: _ErrorReason.ValueType  # 79
+    """FAILED_PRECONDITION: outside the maintenance windows, or inside a freeze.
+    Metadata: window.
+    """
+    ERROR_REASON_STORM_ACTIVE: _ErrorReason.ValueType  # 80
+    """FAILED_PRECONDITION: too many workloads are ill at once, or nothing is
+    known about them: only people act. Metadata: state.
+    """
+    ERROR_REASON_BREAKER_OPEN: _ErrorReason.ValueType  # 81
+    """FAILED_PRECONDITION: too much did not help lately. Metadata: breaker."""
+    ERROR_REASON_TARGET_BUSY: _ErrorReason.ValueType  # 82
+    """ABORTED: another action is at this target, or as many as may be are under
+    way. Metadata: scope, used, limit.
+    """
+    ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 83
+    """RESOURCE_EXHAUSTED: so many actions an hour and no more. Comes with
+    google.rpc.RetryInfo. Metadata: scope, used, limit.
+    """
+    ERROR_REASON_COOLING_DOWN: _ErrorReason.ValueType  # 84
+    """RESOURCE_EXHAUSTED: the same was done to the same target a moment ago.
+    Comes with google.rpc.RetryInfo.
+    """
+    ERROR_REASON_ATTEMPTS_EXHAUSTED: _ErrorReason.ValueType  # 85
+    """FAILED_PRECONDITION: enough was tried for this incident; a person has to
+    look. Metadata: incident, used, limit.
+    """
+    ERROR_REASON_FENCED: _ErrorReason.ValueType  # 86
+    """ABORTED: another executor has taken over."""
+    ERROR_REASON_GITOPS_OWNED: _ErrorReason.ValueType  # 87
+    """FAILED_PRECONDITION: the object belongs to a GitOps controller, which
+    would undo the change. Metadata: owner.
+    """
+    ERROR_REASON_HPA_OWNED: _ErrorReason.ValueType  # 88
+    """FAILED_PRECONDITION: an autoscaler sets the replicas. Metadata: owner."""
+    ERROR_REASON_PDB_EXHAUSTED: _ErrorReason.ValueType  # 89
+    """FAILED_PRECONDITION: a disruption budget allows no pod to go. Metadata:
+    budget.
+    """
+    ERROR_REASON_TARGET_PROTECTED: _ErrorReason.ValueType  # 90
+    """FAILED_PRECONDITION: the object or its namespace is protected, by its
+    labels or by the executor's settings.
+    """
+    ERROR_REASON_TARGET_VETOED: _ErrorReason.ValueType  # 91
+    """FAILED_PRECONDITION: somebody annotated the object with
+    aegis.dev/do-not-remediate.
+    """
+    ERROR_REASON_SINGLE_REPLICA: _ErrorReason.ValueType  # 92
+    """FAILED_PRECONDITION: it is the only replica, so nothing would serve
+    meanwhile; needs an approval.
+    """
+    ERROR_REASON_TARGET_UNSETTLED: _ErrorReason.ValueType  # 93
+    """FAILED_PRECONDITION: the deployment is paused or in the middle of a
+    rollout. Metadata: state.
+    """
+    ERROR_REASON_PLAN_DRIFT: _ErrorReason.ValueType  # 94
+    """ABORTED: what would change now is not what was planned and approved."""
+    ERROR_REASON_BREAK_GLASS_UNREVIEWED: _ErrorReason.ValueType  # 95
+    """FAILED_PRECONDITION: a glass this subject broke has not been answered for
+    in time. Metadata: action_id.
+    """
+    ERROR_REASON_CLOCK_UNTRUSTED: _ErrorReason.ValueType  # 96
+    """FAILED_PRECONDITION: the clock is not synchronised, so no age can be
+    judged.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -448,4 +538,94 @@ ERROR_REASON_PROPOSAL_OWN: ErrorReason.ValueType  # 70
 """PERMISSION_DENIED: nobody approves their own proposal."""
 ERROR_REASON_PROPOSAL_DECIDED: ErrorReason.ValueType  # 71
 """FAILED_PRECONDITION: the proposal was decided before. Metadata: state."""
+ERROR_REASON_APPROVALS_INSUFFICIENT: ErrorReason.ValueType  # 72
+"""FAILED_PRECONDITION: too few approvals for a step, or one that does not
+count. Metadata: step, group, needed, given.
+"""
+ERROR_REASON_APPROVALS_IMPOSSIBLE: ErrorReason.ValueType  # 73
+"""FAILED_PRECONDITION: fewer people may approve than have to, so it would
+wait for ever. Metadata: group, needed, eligible.
+"""
+ERROR_REASON_APPROVAL_OWN: ErrorReason.ValueType  # 74
+"""PERMISSION_DENIED: nobody approves, resolves or reviews what they asked
+for.
+"""
+ERROR_REASON_APPROVER_NOT_ELIGIBLE: ErrorReason.ValueType  # 75
+"""PERMISSION_DENIED: not of the group whose approval is needed. Metadata:
+group.
+"""
+ERROR_REASON_APPROVAL_REPEATED: ErrorReason.ValueType  # 76
+"""ALREADY_EXISTS: this person has spoken already."""
+ERROR_REASON_APPROVAL_INVALID: ErrorReason.ValueType  # 77
+"""INVALID_ARGUMENT: the detached approval is not one for this action by this
+person. Metadata: check.
+"""
+ERROR_REASON_EXECUTION_PAUSED: ErrorReason.ValueType  # 78
+"""FAILED_PRECONDITION: somebody stopped execution, here or altogether.
+Metadata: scope, by.
+"""
+ERROR_REASON_WINDOW_CLOSED: ErrorReason.ValueType  # 79
+"""FAILED_PRECONDITION: outside the maintenance windows, or inside a freeze.
+Metadata: window.
+"""
+ERROR_REASON_STORM_ACTIVE: ErrorReason.ValueType  # 80
+"""FAILED_PRECONDITION: too many workloads are ill at once, or nothing is
+known about them: only people act. Metadata: state.
+"""
+ERROR_REASON_BREAKER_OPEN: ErrorReason.ValueType  # 81
+"""FAILED_PRECONDITION: too much did not help lately. Metadata: breaker."""
+ERROR_REASON_TARGET_BUSY: ErrorReason.ValueType  # 82
+"""ABORTED: another action is at this target, or as many as may be are under
+way. Metadata: scope, used, limit.
+"""
+ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 83
+"""RESOURCE_EXHAUSTED: so many actions an hour and no more. Comes with
+google.rpc.RetryInfo. Metadata: scope, used, limit.
+"""
+ERROR_REASON_COOLING_DOWN: ErrorReason.ValueType  # 84
+"""RESOURCE_EXHAUSTED: the same was done to the same target a moment ago.
+Comes with google.rpc.RetryInfo.
+"""
+ERROR_REASON_ATTEMPTS_EXHAUSTED: ErrorReason.ValueType  # 85
+"""FAILED_PRECONDITION: enough was tried for this incident; a person has to
+look. Metadata: incident, used, limit.
+"""
+ERROR_REASON_FENCED: ErrorReason.ValueType  # 86
+"""ABORTED: another executor has taken over."""
+ERROR_REASON_GITOPS_OWNED: ErrorReason.ValueType  # 87
+"""FAILED_PRECONDITION: the object belongs to a GitOps controller, which
+would undo the change. Metadata: owner.
+"""
+ERROR_REASON_HPA_OWNED: ErrorReason.ValueType  # 88
+"""FAILED_PRECONDITION: an autoscaler sets the replicas. Metadata: owner."""
+ERROR_REASON_PDB_EXHAUSTED: ErrorReason.ValueType  # 89
+"""FAILED_PRECONDITION: a disruption budget allows no pod to go. Metadata:
+budget.
+"""
+ERROR_REASON_TARGET_PROTECTED: ErrorReason.ValueType  # 90
+"""FAILED_PRECONDITION: the object or its namespace is protected, by its
+labels or by the executor's settings.
+"""
+ERROR_REASON_TARGET_VETOED: ErrorReason.ValueType  # 91
+"""FAILED_PRECONDITION: somebody annotated the object with
+aegis.dev/do-not-remediate.
+"""
+ERROR_REASON_SINGLE_REPLICA: ErrorReason.ValueType  # 92
+"""FAILED_PRECONDITION: it is the only replica, so nothing would serve
+meanwhile; needs an approval.
+"""
+ERROR_REASON_TARGET_UNSETTLED: ErrorReason.ValueType  # 93
+"""FAILED_PRECONDITION: the deployment is paused or in the middle of a
+rollout. Metadata: state.
+"""
+ERROR_REASON_PLAN_DRIFT: ErrorReason.ValueType  # 94
+"""ABORTED: what would change now is not what was planned and approved."""
+ERROR_REASON_BREAK_GLASS_UNREVIEWED: ErrorReason.ValueType  # 95
+"""FAILED_PRECONDITION: a glass this subject broke has not been answered for
+in time. Metadata: action_id.
+"""
+ERROR_REASON_CLOCK_UNTRUSTED: ErrorReason.ValueType  # 96
+"""FAILED_PRECONDITION: the clock is not synchronised, so no age can be
+judged.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

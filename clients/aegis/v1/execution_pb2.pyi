@@ -6,6 +6,7 @@ isort:skip_file
 from aegis.v1 import envelope_pb2 as _envelope_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -50,6 +51,28 @@ class Action(_message.Message):
         """
         STATE_UNKNOWN: Action._State.ValueType  # 6
         """Nobody can tell whether it was applied; a person has to look."""
+        STATE_PENDING_APPROVAL: Action._State.ValueType  # 7
+        """Waits for people."""
+        STATE_REJECTED: Action._State.ValueType  # 8
+        """Somebody said no."""
+        STATE_EXPIRED: Action._State.ValueType  # 9
+        """Nobody approved, or nobody signed for it again, in time."""
+        STATE_APPROVED: Action._State.ValueType  # 10
+        """Waits for its issuer to sign the same request again."""
+        STATE_CANCELLED: Action._State.ValueType  # 11
+        """Ended before it was sent."""
+        STATE_VERIFIED: Action._State.ValueType  # 12
+        """It helped: every probe was good for long enough."""
+        STATE_INEFFECTIVE: Action._State.ValueType  # 13
+        """It was applied and did not help."""
+        STATE_INCONCLUSIVE: Action._State.ValueType  # 14
+        """It was applied, and whether it helped could not be told."""
+        STATE_COMPENSATED: Action._State.ValueType  # 15
+        """It did not help and was undone."""
+        STATE_ESCALATED: Action._State.ValueType  # 16
+        """It did not help, or could not be undone, and a person was called."""
+        STATE_DRY_RUN: Action._State.ValueType  # 17
+        """Checked and tried as a dry run, as its request wanted."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where an action stands."""
@@ -71,6 +94,28 @@ class Action(_message.Message):
     """
     STATE_UNKNOWN: Action.State.ValueType  # 6
     """Nobody can tell whether it was applied; a person has to look."""
+    STATE_PENDING_APPROVAL: Action.State.ValueType  # 7
+    """Waits for people."""
+    STATE_REJECTED: Action.State.ValueType  # 8
+    """Somebody said no."""
+    STATE_EXPIRED: Action.State.ValueType  # 9
+    """Nobody approved, or nobody signed for it again, in time."""
+    STATE_APPROVED: Action.State.ValueType  # 10
+    """Waits for its issuer to sign the same request again."""
+    STATE_CANCELLED: Action.State.ValueType  # 11
+    """Ended before it was sent."""
+    STATE_VERIFIED: Action.State.ValueType  # 12
+    """It helped: every probe was good for long enough."""
+    STATE_INEFFECTIVE: Action.State.ValueType  # 13
+    """It was applied and did not help."""
+    STATE_INCONCLUSIVE: Action.State.ValueType  # 14
+    """It was applied, and whether it helped could not be told."""
+    STATE_COMPENSATED: Action.State.ValueType  # 15
+    """It did not help and was undone."""
+    STATE_ESCALATED: Action.State.ValueType  # 16
+    """It did not help, or could not be undone, and a person was called."""
+    STATE_DRY_RUN: Action.State.ValueType  # 17
+    """Checked and tried as a dry run, as its request wanted."""
 
     @_typing.final
     class ObservationsEntry(_message.Message):
@@ -105,6 +150,16 @@ class Action(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    APPROVAL_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    EXECUTE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
+    REVIEWS_FIELD_NUMBER: _builtins.int
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    SPEC_BYTES_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     action_id: _builtins.str
     request_id: _builtins.str
     issuer: _builtins.str
@@ -117,6 +172,10 @@ class Action(_message.Message):
     """A sentence for people."""
     policy_revision: _builtins.int
     rule_id: _builtins.str
+    break_glass: _builtins.bool
+    incident_id: _builtins.str
+    spec_bytes: _builtins.bytes
+    """The exact bytes that were signed as `spec`, to be signed again."""
     @_builtins.property
     def spec(self) -> _envelope_pb2.ActionSpec: ...
     @_builtins.property
@@ -127,6 +186,32 @@ class Action(_message.Message):
     def observations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the executor saw in the cluster, e.g. pod names before and after."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_envelope_pb2.ApprovalStep]:
+        """Who has to approve, and who did."""
+
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]: ...
+    @_builtins.property
+    def approval_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Not to be approved after this."""
+
+    @_builtins.property
+    def execute_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """To be signed for and sent before this, once APPROVED."""
+
+    @_builtins.property
+    def reviews(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]:
+        """Those who answered for a broken glass; open while fewer than two."""
+
+    @_builtins.property
+    def next(self) -> _envelope_pb2.ActionSpec:
+        """What the next rung of the ladder would be, when this did not help; unset
+        means a person.
+        """
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -143,14 +228,1143 @@ class Action(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         observations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        steps: _abc.Iterable[_envelope_pb2.ApprovalStep] | None = ...,
+        approvals: _abc.Iterable[Global___Approval] | None = ...,
+        approval_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        execute_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        break_glass: _builtins.bool = ...,
+        reviews: _abc.Iterable[Global___Approval] | None = ...,
+        incident_id: _builtins.str = ...,
+        next: _envelope_pb2.ActionSpec | None = ...,
+        spec_bytes: _builtins.bytes = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_expire_time", b"approval_expire_time", "create_time", b"create_time", "end_time", b"end_time", "execute_expire_time", b"execute_expire_time", "next", b"next", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "create_time", b"create_time", "issuer", b"issuer", "message", b"message", "observations", b"observations", "policy_revision", b"policy_revision", "reason", b"reason", "request_id", b"request_id", "rule_id", b"rule_id", "spec", b"spec", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "approval_expire_time", b"approval_expire_time", "approvals", b"approvals", "break_glass", b"break_glass", "create_time", b"create_time", "end_time", b"end_time", "execute_expire_time", b"execute_expire_time", "incident_id", b"incident_id", "issuer", b"issuer", "message", b"message", "next", b"next", "observations", b"observations", "policy_revision", b"policy_revision", "reason", b"reason", "request_id", b"request_id", "reviews", b"reviews", "rule_id", b"rule_id", "spec", b"spec", "spec_bytes", b"spec_bytes", "state", b"state", "steps", b"steps", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Action: _TypeAlias = Action  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    """One person's word."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVER_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETACHED_FIELD_NUMBER: _builtins.int
+    approver: _builtins.str
+    step: _builtins.int
+    group: _builtins.str
+    reason: _builtins.str
+    detached: _builtins.bool
+    """Signed with the approver's own key."""
+    @_builtins.property
+    def decide_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        approver: _builtins.str = ...,
+        step: _builtins.int = ...,
+        group: _builtins.str = ...,
+        decide_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        detached: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "decide_time", b"decide_time", "detached", b"detached", "group", b"group", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
+
+@_typing.final
+class Gate(_message.Message):
+    """One check an action has to pass."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Verdict:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Gate._Verdict.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VERDICT_UNSPECIFIED: Gate._Verdict.ValueType  # 0
+        VERDICT_PASSED: Gate._Verdict.ValueType  # 1
+        VERDICT_HELD: Gate._Verdict.ValueType  # 2
+        """Not now; it may pass later or with an approval."""
+        VERDICT_REFUSED: Gate._Verdict.ValueType  # 3
+        VERDICT_NOT_ASKED: Gate._Verdict.ValueType  # 4
+        """Not asked, because one before it refused."""
+
+    class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+        """What it says."""
+
+    VERDICT_UNSPECIFIED: Gate.Verdict.ValueType  # 0
+    VERDICT_PASSED: Gate.Verdict.ValueType  # 1
+    VERDICT_HELD: Gate.Verdict.ValueType  # 2
+    """Not now; it may pass later or with an approval."""
+    VERDICT_REFUSED: Gate.Verdict.ValueType  # 3
+    VERDICT_NOT_ASKED: Gate.Verdict.ValueType  # 4
+    """Not asked, because one before it refused."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """E.g. "budget.target", "breaker.global", "approvals"."""
+    verdict: Global___Gate.Verdict.ValueType
+    reason: _builtins.str
+    """ErrorReason name when it holds or refuses."""
+    message: _builtins.str
+    """A sentence with the numbers that were compared."""
+    @_builtins.property
+    def retry_time(self) -> _timestamp_pb2.Timestamp:
+        """When it may pass, where that is known."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        verdict: Global___Gate.Verdict.ValueType = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        retry_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_time", b"retry_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "reason", b"reason", "retry_time", b"retry_time", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gate: _TypeAlias = Gate  # noqa: Y015
+
+@_typing.final
+class Difference(_message.Message):
+    """One place where the object would differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """E.g. "spec.replicas"."""
+    before: _builtins.str
+    """As JSON; values that may be secrets (environment, commands) are replaced
+    by a digest.
+    """
+    after: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Difference: _TypeAlias = Difference  # noqa: Y015
+
+@_typing.final
+class PlanActionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> _envelope_pb2.ActionSpec: ...
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As in ActionRequest."""
+
+    def __init__(
+        self,
+        *,
+        spec: _envelope_pb2.ActionSpec | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanActionRequest: _TypeAlias = PlanActionRequest  # noqa: Y015
+
+@_typing.final
+class PlanActionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    ACTION_DIGEST_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    POLICY_REVISION_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    spec: _builtins.bytes
+    """The spec with uid, preconditions and verification filled in: what to sign."""
+    action_digest: _builtins.bytes
+    allowed: _builtins.bool
+    rule_id: _builtins.str
+    policy_revision: _builtins.int
+    ready: _builtins.bool
+    """True when submitting it now would carry it out at once."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]: ...
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_envelope_pb2.ApprovalStep]: ...
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the API server warned about."""
+
+    def __init__(
+        self,
+        *,
+        spec: _builtins.bytes = ...,
+        action_digest: _builtins.bytes = ...,
+        differences: _abc.Iterable[Global___Difference] | None = ...,
+        allowed: _builtins.bool = ...,
+        rule_id: _builtins.str = ...,
+        policy_revision: _builtins.int = ...,
+        steps: _abc.Iterable[_envelope_pb2.ApprovalStep] | None = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
+        ready: _builtins.bool = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "allowed", b"allowed", "differences", b"differences", "gates", b"gates", "policy_revision", b"policy_revision", "ready", b"ready", "rule_id", b"rule_id", "spec", b"spec", "steps", b"steps", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanActionResponse: _TypeAlias = PlanActionResponse  # noqa: Y015
+
+@_typing.final
+class WatchActionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchActionRequest: _TypeAlias = WatchActionRequest  # noqa: Y015
+
+@_typing.final
+class WatchActionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___Action: ...
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchActionResponse: _TypeAlias = WatchActionResponse  # noqa: Y015
+
+@_typing.final
+class ApproveActionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    ACTION_DIGEST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    action_digest: _builtins.bytes
+    reason: _builtins.str
+    group: _builtins.str
+    """Which group to speak for; empty means the first that still needs somebody."""
+    @_builtins.property
+    def approval(self) -> _envelope_pb2.SignedEnvelope:
+        """Payload ActionApproval, signed with the caller's own key; unset lets the
+        server attest.
+        """
+
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        action_digest: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+        approval: _envelope_pb2.SignedEnvelope | None = ...,
+        group: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "approval", b"approval", "group", b"group", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveActionRequest: _TypeAlias = ApproveActionRequest  # noqa: Y015
+
+@_typing.final
+class ApproveActionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___Action: ...
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveActionResponse: _TypeAlias = ApproveActionResponse  # noqa: Y015
+
+@_typing.final
+class RejectActionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    ACTION_DIGEST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    action_digest: _builtins.bytes
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        action_digest: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectActionRequest: _TypeAlias = RejectActionRequest  # noqa: Y015
+
+@_typing.final
+class RejectActionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___Action: ...
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectActionResponse: _TypeAlias = RejectActionResponse  # noqa: Y015
+
+@_typing.final
+class CancelActionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelActionRequest: _TypeAlias = CancelActionRequest  # noqa: Y015
+
+@_typing.final
+class CancelActionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___Action: ...
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelActionResponse: _TypeAlias = CancelActionResponse  # noqa: Y015
+
+@_typing.final
+class WhyActionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyActionRequest: _TypeAlias = WhyActionRequest  # noqa: Y015
+
+@_typing.final
+class WhyActionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___Action: ...
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]: ...
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "gates", b"gates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyActionResponse: _TypeAlias = WhyActionResponse  # noqa: Y015
+
+@_typing.final
+class ResolveActionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Found:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FoundEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ResolveActionRequest._Found.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FOUND_UNSPECIFIED: ResolveActionRequest._Found.ValueType  # 0
+        FOUND_APPLIED: ResolveActionRequest._Found.ValueType  # 1
+        FOUND_NOT_APPLIED: ResolveActionRequest._Found.ValueType  # 2
+
+    class Found(_Found, metaclass=_FoundEnumTypeWrapper):
+        """What a person saw."""
+
+    FOUND_UNSPECIFIED: ResolveActionRequest.Found.ValueType  # 0
+    FOUND_APPLIED: ResolveActionRequest.Found.ValueType  # 1
+    FOUND_NOT_APPLIED: ResolveActionRequest.Found.ValueType  # 2
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    found: Global___ResolveActionRequest.Found.ValueType
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        found: Global___ResolveActionRequest.Found.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "found", b"found", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveActionRequest: _TypeAlias = ResolveActionRequest  # noqa: Y015
+
+@_typing.final
+class ResolveActionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___Action: ...
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveActionResponse: _TypeAlias = ResolveActionResponse  # noqa: Y015
+
+@_typing.final
+class ReviewBreakGlassRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewBreakGlassRequest: _TypeAlias = ReviewBreakGlassRequest  # noqa: Y015
+
+@_typing.final
+class ReviewBreakGlassResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___Action: ...
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewBreakGlassResponse: _TypeAlias = ReviewBreakGlassResponse  # noqa: Y015
+
+@_typing.final
+class Pause(_message.Message):
+    """Where and why nothing is begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    pause_id: _builtins.str
+    who: _builtins.str
+    reason: _builtins.str
+    in_force: _builtins.bool
+    """The executor has it too."""
+    @_builtins.property
+    def scope(self) -> Global___PauseScope: ...
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Unset means until somebody resumes."""
+
+    def __init__(
+        self,
+        *,
+        pause_id: _builtins.str = ...,
+        scope: Global___PauseScope | None = ...,
+        who: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        in_force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "in_force", b"in_force", "pause_id", b"pause_id", "reason", b"reason", "scope", b"scope", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pause: _TypeAlias = Pause  # noqa: Y015
+
+@_typing.final
+class PauseScope(_message.Message):
+    """What a pause holds for; nothing set means everything."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    action: _builtins.str
+    """A verb, e.g. "scale_deployment"."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        action: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseScope: _TypeAlias = PauseScope  # noqa: Y015
+
+@_typing.final
+class PauseExecutionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LIFE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    @_builtins.property
+    def scope(self) -> Global___PauseScope: ...
+    @_builtins.property
+    def life(self) -> _duration_pb2.Duration:
+        """Unset means until somebody resumes."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___PauseScope | None = ...,
+        reason: _builtins.str = ...,
+        life: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["life", b"life", "scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["life", b"life", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseExecutionRequest: _TypeAlias = PauseExecutionRequest  # noqa: Y015
+
+@_typing.final
+class PauseExecutionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pause(self) -> Global___Pause: ...
+    def __init__(
+        self,
+        *,
+        pause: Global___Pause | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseExecutionResponse: _TypeAlias = PauseExecutionResponse  # noqa: Y015
+
+@_typing.final
+class ResumeExecutionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    pause_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        pause_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause_id", b"pause_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeExecutionRequest: _TypeAlias = ResumeExecutionRequest  # noqa: Y015
+
+@_typing.final
+class ResumeExecutionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pause(self) -> Global___Pause: ...
+    def __init__(
+        self,
+        *,
+        pause: Global___Pause | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeExecutionResponse: _TypeAlias = ResumeExecutionResponse  # noqa: Y015
+
+@_typing.final
+class GetExecutionStateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExecutionStateRequest: _TypeAlias = GetExecutionStateRequest  # noqa: Y015
+
+@_typing.final
+class GetExecutionStateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSES_FIELD_NUMBER: _builtins.int
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    STORM_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LOCAL_PAUSE_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Of the executor that holds the lease."""
+    local_pause: _builtins.str
+    """What the executor's local file says, empty when it says nothing."""
+    @_builtins.property
+    def pauses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pause]: ...
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Breaker]: ...
+    @_builtins.property
+    def storm(self) -> Global___Storm: ...
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget]: ...
+    def __init__(
+        self,
+        *,
+        pauses: _abc.Iterable[Global___Pause] | None = ...,
+        breakers: _abc.Iterable[Global___Breaker] | None = ...,
+        storm: Global___Storm | None = ...,
+        budgets: _abc.Iterable[Global___Budget] | None = ...,
+        epoch: _builtins.int = ...,
+        local_pause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storm", b"storm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers", "budgets", b"budgets", "epoch", b"epoch", "local_pause", b"local_pause", "pauses", b"pauses", "storm", b"storm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExecutionStateResponse: _TypeAlias = GetExecutionStateResponse  # noqa: Y015
+
+@_typing.final
+class Breaker(_message.Message):
+    """Stops actions after too many that did not help."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Breaker._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Breaker._State.ValueType  # 0
+        STATE_CLOSED: Breaker._State.ValueType  # 1
+        STATE_OPEN: Breaker._State.ValueType  # 2
+        STATE_HALF_OPEN: Breaker._State.ValueType  # 3
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What it does."""
+
+    STATE_UNSPECIFIED: Breaker.State.ValueType  # 0
+    STATE_CLOSED: Breaker.State.ValueType  # 1
+    STATE_OPEN: Breaker.State.ValueType  # 2
+    STATE_HALF_OPEN: Breaker.State.ValueType  # 3
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    PROBE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """E.g. "target demo/deployments/web", "action scale_deployment", "global",
+    "dependency prometheus".
+    """
+    state: Global___Breaker.State.ValueType
+    cause: _builtins.str
+    """Why it is not closed, with its numbers."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def probe_time(self) -> _timestamp_pb2.Timestamp:
+        """When one approved action is let through to see."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___Breaker.State.ValueType = ...,
+        cause: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        probe_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["probe_time", b"probe_time", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "name", b"name", "probe_time", b"probe_time", "since", b"since", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Breaker: _TypeAlias = Breaker  # noqa: Y015
+
+@_typing.final
+class Storm(_message.Message):
+    """Too much is ill at once for anything to be repaired by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Storm._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Storm._State.ValueType  # 0
+        STATE_CALM: Storm._State.ValueType  # 1
+        STATE_STORM: Storm._State.ValueType  # 2
+        STATE_RECOVERING: Storm._State.ValueType  # 3
+        STATE_BLIND: Storm._State.ValueType  # 4
+        """Nothing is known about the workloads, which counts as a storm."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What is let through."""
+
+    STATE_UNSPECIFIED: Storm.State.ValueType  # 0
+    STATE_CALM: Storm.State.ValueType  # 1
+    STATE_STORM: Storm.State.ValueType  # 2
+    STATE_RECOVERING: Storm.State.ValueType  # 3
+    STATE_BLIND: Storm.State.ValueType  # 4
+    """Nothing is known about the workloads, which counts as a storm."""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    WATCHED_FIELD_NUMBER: _builtins.int
+    ANOMALOUS_FIELD_NUMBER: _builtins.int
+    PACE_FIELD_NUMBER: _builtins.int
+    state: Global___Storm.State.ValueType
+    cause: _builtins.str
+    watched: _builtins.int
+    anomalous: _builtins.int
+    pace: _builtins.int
+    """How many actions at once are let through while it recovers."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        state: Global___Storm.State.ValueType = ...,
+        cause: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        watched: _builtins.int = ...,
+        anomalous: _builtins.int = ...,
+        pace: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomalous", b"anomalous", "cause", b"cause", "pace", b"pace", "since", b"since", "state", b"state", "watched", b"watched"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Storm: _TypeAlias = Storm  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """How much of a limit is used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    FREE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """E.g. "hour.global", "concurrent.namespace demo"."""
+    used: _builtins.int
+    limit: _builtins.int
+    @_builtins.property
+    def free_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        used: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        free_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["free_time", b"free_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_time", b"free_time", "limit", b"limit", "name", b"name", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
+
+@_typing.final
+class GetHealingReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Unset means 24 hours before the end."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Unset means now."""
+
+    @_builtins.property
+    def bucket(self) -> _duration_pb2.Duration:
+        """Unset means one twenty-fourth of the time."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        bucket: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHealingReportRequest: _TypeAlias = GetHealingReportRequest  # noqa: Y015
+
+@_typing.final
+class GetHealingReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Row(_message.Message):
+        """Actions of one type."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class StatesEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.int
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.int = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        ACTION_FIELD_NUMBER: _builtins.int
+        TOTAL_FIELD_NUMBER: _builtins.int
+        STATES_FIELD_NUMBER: _builtins.int
+        TIME_TO_HEAL_P50_FIELD_NUMBER: _builtins.int
+        TIME_TO_HEAL_P95_FIELD_NUMBER: _builtins.int
+        action: _builtins.str
+        """A verb, or empty for all."""
+        total: _builtins.int
+        @_builtins.property
+        def states(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+            """State name without its prefix, e.g. "VERIFIED"."""
+
+        @_builtins.property
+        def time_to_heal_p50(self) -> _duration_pb2.Duration:
+            """From the request to VERIFIED, over those that got there."""
+
+        @_builtins.property
+        def time_to_heal_p95(self) -> _duration_pb2.Duration: ...
+        def __init__(
+            self,
+            *,
+            action: _builtins.str = ...,
+            total: _builtins.int = ...,
+            states: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+            time_to_heal_p50: _duration_pb2.Duration | None = ...,
+            time_to_heal_p95: _duration_pb2.Duration | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["time_to_heal_p50", b"time_to_heal_p50", "time_to_heal_p95", b"time_to_heal_p95"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "states", b"states", "time_to_heal_p50", b"time_to_heal_p50", "time_to_heal_p95", b"time_to_heal_p95", "total", b"total"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Refusals(_message.Message):
+        """How often one check refused."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REASON_FIELD_NUMBER: _builtins.int
+        COUNT_FIELD_NUMBER: _builtins.int
+        reason: _builtins.str
+        count: _builtins.int
+        def __init__(
+            self,
+            *,
+            reason: _builtins.str = ...,
+            count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Bucket(_message.Message):
+        """Actions created in one slice of time."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        START_TIME_FIELD_NUMBER: _builtins.int
+        HEALED_FIELD_NUMBER: _builtins.int
+        FAILED_FIELD_NUMBER: _builtins.int
+        PREVENTED_FIELD_NUMBER: _builtins.int
+        OPEN_FIELD_NUMBER: _builtins.int
+        healed: _builtins.int
+        """VERIFIED."""
+        failed: _builtins.int
+        """Applied and not VERIFIED, FAILED or UNKNOWN."""
+        prevented: _builtins.int
+        """DENIED, REFUSED, REJECTED: nothing was changed, on purpose."""
+        open: _builtins.int
+        """Neither yet."""
+        @_builtins.property
+        def start_time(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            start_time: _timestamp_pb2.Timestamp | None = ...,
+            healed: _builtins.int = ...,
+            failed: _builtins.int = ...,
+            prevented: _builtins.int = ...,
+            open: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "healed", b"healed", "open", b"open", "prevented", b"prevented", "start_time", b"start_time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetHealingReportResponse.Bucket]: ...
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetHealingReportResponse.Row]: ...
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetHealingReportResponse.Refusals]: ...
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        buckets: _abc.Iterable[Global___GetHealingReportResponse.Bucket] | None = ...,
+        rows: _abc.Iterable[Global___GetHealingReportResponse.Row] | None = ...,
+        refusals: _abc.Iterable[Global___GetHealingReportResponse.Refusals] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "end_time", b"end_time", "refusals", b"refusals", "rows", b"rows", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHealingReportResponse: _TypeAlias = GetHealingReportResponse  # noqa: Y015
 
 @_typing.final
 class SubmitActionRequest(_message.Message):
@@ -237,18 +1451,28 @@ class ListActionsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 1,000; zero means 100."""
     page_token: _builtins.str
+    incident_id: _builtins.str
+    """Only those for this incident; empty means all."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___Action.State.ValueType]:
+        """Only these states; none means all."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        states: _abc.Iterable[Global___Action.State.ValueType] | None = ...,
+        incident_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class ExecutionServiceStub:
-    """Signed remediation. A request is verified, decided and recorded here, and
-    carried out by the executor, which verifies everything again.
+    """Signed remediation: planned, asked for, approved where the policy demands it,
+    carried out by the executor, which verifies everything again, and watched
+    until it is known whether it helped.
     """
 
     def __init__(self, channel):
@@ -36,6 +37,11 @@ class ExecutionServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.PlanAction = channel.unary_unary(
+                '/aegis.v1.ExecutionService/PlanAction',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.PlanActionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.PlanActionResponse.FromString,
+                _registered_method=True)
         self.SubmitAction = channel.unary_unary(
                 '/aegis.v1.ExecutionService/SubmitAction',
                 request_serializer=aegis_dot_v1_dot_execution__pb2.SubmitActionRequest.SerializeToString,
@@ -51,12 +57,84 @@ class ExecutionServiceStub:
                 request_serializer=aegis_dot_v1_dot_execution__pb2.ListActionsRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_execution__pb2.ListActionsResponse.FromString,
                 _registered_method=True)
+        self.WatchAction = channel.unary_stream(
+                '/aegis.v1.ExecutionService/WatchAction',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.WatchActionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.WatchActionResponse.FromString,
+                _registered_method=True)
+        self.ApproveAction = channel.unary_unary(
+                '/aegis.v1.ExecutionService/ApproveAction',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.ApproveActionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.ApproveActionResponse.FromString,
+                _registered_method=True)
+        self.RejectAction = channel.unary_unary(
+                '/aegis.v1.ExecutionService/RejectAction',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.RejectActionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.RejectActionResponse.FromString,
+                _registered_method=True)
+        self.CancelAction = channel.unary_unary(
+                '/aegis.v1.ExecutionService/CancelAction',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.CancelActionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.CancelActionResponse.FromString,
+                _registered_method=True)
+        self.WhyAction = channel.unary_unary(
+                '/aegis.v1.ExecutionService/WhyAction',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.WhyActionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.WhyActionResponse.FromString,
+                _registered_method=True)
+        self.ResolveAction = channel.unary_unary(
+                '/aegis.v1.ExecutionService/ResolveAction',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.ResolveActionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.ResolveActionResponse.FromString,
+                _registered_method=True)
+        self.ReviewBreakGlass = channel.unary_unary(
+                '/aegis.v1.ExecutionService/ReviewBreakGlass',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.ReviewBreakGlassRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.ReviewBreakGlassResponse.FromString,
+                _registered_method=True)
+        self.PauseExecution = channel.unary_unary(
+                '/aegis.v1.ExecutionService/PauseExecution',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.PauseExecutionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.PauseExecutionResponse.FromString,
+                _registered_method=True)
+        self.ResumeExecution = channel.unary_unary(
+                '/aegis.v1.ExecutionService/ResumeExecution',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.ResumeExecutionRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.ResumeExecutionResponse.FromString,
+                _registered_method=True)
+        self.GetExecutionState = channel.unary_unary(
+                '/aegis.v1.ExecutionService/GetExecutionState',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.GetExecutionStateRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.GetExecutionStateResponse.FromString,
+                _registered_method=True)
+        self.GetHealingReport = channel.unary_unary(
+                '/aegis.v1.ExecutionService/GetHealingReport',
+                request_serializer=aegis_dot_v1_dot_execution__pb2.GetHealingReportRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_execution__pb2.GetHealingReportResponse.FromString,
+                _registered_method=True)
 
 
 class ExecutionServiceServicer:
-    """Signed remediation. A request is verified, decided and recorded here, and
-    carried out by the executor, which verifies everything again.
+    """Signed remediation: planned, asked for, approved where the policy demands it,
+    carried out by the executor, which verifies everything again, and watched
+    until it is known whether it helped.
     """
+
+    def PlanAction(self, request, context):
+        """Tells what an action would change and whether it would be let through:
+        a dry run at the cluster, the difference, the policy's answer, who would
+        have to approve, and every guard with its numbers. Nothing is stored but an
+        audit record. Sign `spec` of the answer exactly as it is.
+
+        Who: subjects with action "plan" on /execution/actions. The action itself
+        is asked about for the caller, and a refusal is a part of the answer.
+        Errors: FIELD_INVALID; EXECUTOR_UNAVAILABLE; and where the cluster forbids
+        even to look TARGET_GONE, TARGET_CHANGED, CLUSTER_REFUSED,
+        CLUSTER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def SubmitAction(self, request, context):
         """Takes a signed ActionRequest. Refusals before the request is proven leave
@@ -65,18 +143,24 @@ class ExecutionServiceServicer:
         it has not. To retry, sign the same request_id and spec again with a new
         nonce: the stored action comes back and nothing is done twice.
 
+        Where the policy obliges to approvals, the answer is a PENDING_APPROVAL
+        action. Once it is APPROVED, sign the same request_id and spec again: that
+        request, fresh as every other, is the one that is carried out.
+
         Who: subjects with action "submit" on /execution/actions; the action
-        itself is decided as its verb (restart_pod, scale_deployment,
-        rollback_deployment) on
-        /clusters/{cluster}/namespaces/{namespace}/{pods|deployments}/{name} for
-        the signer. Conditions see ctx.cluster, ctx.namespace, ctx.name,
+        itself is decided as its verb (restart_pod, restart_rollout,
+        scale_deployment, rollback_deployment, cordon_node, uncordon_node) on
+        /clusters/{cluster}/namespaces/{namespace}/{pods|deployments}/{name} or
+        /clusters/{cluster}/nodes/{name} for the signer, and as "break_glass"
+        there where the request asks for it. Conditions see ctx.cluster, ctx.namespace, ctx.name,
         ctx.replicas (scale only) and the request's attributes as ctx.request.*.
         Errors, in the order they are checked: ENVELOPE_MALFORMED;
         SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID; PAYLOAD_INVALID;
         AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH (not the issuer's key);
         REQUEST_FROM_FUTURE; REQUEST_EXPIRED; SIGNER_PEER_MISMATCH (sent by
         somebody else); REPLAY_DETECTED (this very envelope was already taken);
-        REQUEST_ID_REUSED; POLICY_UNUSABLE; POLICY_DENIED (metadata: action_id).
+        REQUEST_ID_REUSED; EXECUTION_PAUSED; POLICY_UNUSABLE; POLICY_DENIED
+        (metadata: action_id); APPROVALS_IMPOSSIBLE.
         AUDIT_UNAVAILABLE or DATABASE_UNAVAILABLE at any point before it is sent;
         from there on the answer is an Action.
         """
@@ -104,9 +188,140 @@ class ExecutionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchAction(self, request, context):
+        """Sends the action as it is, and again whenever it changes, until it has
+        ended.
+
+        Who: subjects with action "read" on /execution/actions.
+        Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveAction(self, request, context):
+        """Approves a PENDING_APPROVAL action, for one step and group of what it
+        needs. The digest says what was looked at.
+
+        Who: subjects with action "approve" on /execution/actions who hold the
+        group's role, but never the one who asked, and nobody twice.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; DIGEST_MISMATCH; APPROVAL_OWN;
+        APPROVER_NOT_ELIGIBLE; APPROVAL_REPEATED; APPROVAL_INVALID (a detached
+        one).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectAction(self, request, context):
+        """Rejects a PENDING_APPROVAL or APPROVED action; one rejection is enough.
+
+        Who: as ApproveAction, for any of its groups.
+        Errors: as ApproveAction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelAction(self, request, context):
+        """Ends an action that has not been sent to the executor.
+
+        Who: its issuer, and subjects with action "cancel" on /execution/actions.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; POLICY_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WhyAction(self, request, context):
+        """Tells why an action stands where it stands: each gate it passed or was
+        held at, with the numbers compared.
+
+        Who: subjects with action "read" on /execution/actions.
+        Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveAction(self, request, context):
+        """Says what a person found out about an UNKNOWN action, so that the breaker
+        it tripped may close.
+
+        Who: subjects with action "resolve" on /execution/actions, but not the one
+        who asked for the action.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; APPROVAL_OWN;
+        EXECUTOR_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReviewBreakGlass(self, request, context):
+        """Answers for an action that broke the glass; two others than its issuer
+        have to. Until then it is shown as open everywhere, and after 24 hours its
+        issuer can break no further glass.
+
+        Who: subjects with action "review" on /execution/actions.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; APPROVAL_OWN;
+        APPROVAL_REPEATED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseExecution(self, request, context):
+        """Stops execution, everywhere or in one place, within a second. What is being
+        written to the cluster at that moment is finished; nothing is begun.
+
+        Who: subjects with action "pause" on /execution.
+        Errors: FIELD_INVALID; DATABASE_UNAVAILABLE. When the executor is away the
+        pause is stored, and laid upon it before it is sent anything.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeExecution(self, request, context):
+        """Ends a pause.
+
+        Who: subjects with action "resume" on /execution, but not the one whose
+        action tripped what it was for.
+        Errors: RESOURCE_NOT_FOUND; EXECUTOR_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExecutionState(self, request, context):
+        """Shows pauses, breakers, storm mode, budgets and who may act now.
+
+        Who: subjects with action "read" on /execution/actions.
+        Errors: EXECUTOR_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHealingReport(self, request, context):
+        """Reports what was healed: actions by type and outcome, time to heal, what
+        was refused by which guard.
+
+        Who: subjects with action "read" on /execution/actions.
+        Errors: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'PlanAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanAction,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.PlanActionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.PlanActionResponse.SerializeToString,
+            ),
             'SubmitAction': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitAction,
                     request_deserializer=aegis_dot_v1_dot_execution__pb2.SubmitActionRequest.FromString,
@@ -122,6 +337,61 @@ def add_ExecutionServiceServicer_to_server(servicer, server):
                     request_deserializer=aegis_dot_v1_dot_execution__pb2.ListActionsRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_execution__pb2.ListActionsResponse.SerializeToString,
             ),
+            'WatchAction': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAction,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.WatchActionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.WatchActionResponse.SerializeToString,
+            ),
+            'ApproveAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveAction,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.ApproveActionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.ApproveActionResponse.SerializeToString,
+            ),
+            'RejectAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectAction,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.RejectActionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.RejectActionResponse.SerializeToString,
+            ),
+            'CancelAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelAction,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.CancelActionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.CancelActionResponse.SerializeToString,
+            ),
+            'WhyAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhyAction,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.WhyActionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.WhyActionResponse.SerializeToString,
+            ),
+            'ResolveAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveAction,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.ResolveActionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.ResolveActionResponse.SerializeToString,
+            ),
+            'ReviewBreakGlass': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviewBreakGlass,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.ReviewBreakGlassRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.ReviewBreakGlassResponse.SerializeToString,
+            ),
+            'PauseExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseExecution,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.PauseExecutionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.PauseExecutionResponse.SerializeToString,
+            ),
+            'ResumeExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeExecution,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.ResumeExecutionRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.ResumeExecutionResponse.SerializeToString,
+            ),
+            'GetExecutionState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExecutionState,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.GetExecutionStateRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.GetExecutionStateResponse.SerializeToString,
+            ),
+            'GetHealingReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealingReport,
+                    request_deserializer=aegis_dot_v1_dot_execution__pb2.GetHealingReportRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_execution__pb2.GetHealingReportResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aegis.v1.ExecutionService', rpc_method_handlers)
@@ -131,9 +401,37 @@ def add_ExecutionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExecutionService:
-    """Signed remediation. A request is verified, decided and recorded here, and
-    carried out by the executor, which verifies everything again.
+    """Signed remediation: planned, asked for, approved where the policy demands it,
+    carried out by the executor, which verifies everything again, and watched
+    until it is known whether it helped.
     """
+
+    @staticmethod
+    def PlanAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/PlanAction',
+            aegis_dot_v1_dot_execution__pb2.PlanActionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.PlanActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def SubmitAction(request,
@@ -206,6 +504,303 @@ class ExecutionService:
             '/aegis.v1.ExecutionService/ListActions',
             aegis_dot_v1_dot_execution__pb2.ListActionsRequest.SerializeToString,
             aegis_dot_v1_dot_execution__pb2.ListActionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/WatchAction',
+            aegis_dot_v1_dot_execution__pb2.WatchActionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.WatchActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/ApproveAction',
+            aegis_dot_v1_dot_execution__pb2.ApproveActionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.ApproveActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/RejectAction',
+            aegis_dot_v1_dot_execution__pb2.RejectActionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.RejectActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/CancelAction',
+            aegis_dot_v1_dot_execution__pb2.CancelActionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.CancelActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhyAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/WhyAction',
+            aegis_dot_v1_dot_execution__pb2.WhyActionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.WhyActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/ResolveAction',
+            aegis_dot_v1_dot_execution__pb2.ResolveActionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.ResolveActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReviewBreakGlass(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/ReviewBreakGlass',
+            aegis_dot_v1_dot_execution__pb2.ReviewBreakGlassRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.ReviewBreakGlassResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/PauseExecution',
+            aegis_dot_v1_dot_execution__pb2.PauseExecutionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.PauseExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/ResumeExecution',
+            aegis_dot_v1_dot_execution__pb2.ResumeExecutionRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.ResumeExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExecutionState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/GetExecutionState',
+            aegis_dot_v1_dot_execution__pb2.GetExecutionStateRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.GetExecutionStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealingReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ExecutionService/GetHealingReport',
+            aegis_dot_v1_dot_execution__pb2.GetHealingReportRequest.SerializeToString,
+            aegis_dot_v1_dot_execution__pb2.GetHealingReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

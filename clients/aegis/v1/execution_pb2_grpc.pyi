@@ -13,11 +13,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExecutionServiceStub:
-    """Signed remediation. A request is verified, decided and recorded here, and
-    carried out by the executor, which verifies everything again.
+    """Signed remediation: planned, asked for, approved where the policy demands it,
+    carried out by the executor, which verifies everything again, and watched
+    until it is known whether it helped.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    PlanAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.PlanActionRequest, _execution_pb2.PlanActionResponse]
+    """Tells what an action would change and whether it would be let through:
+    a dry run at the cluster, the difference, the policy's answer, who would
+    have to approve, and every guard with its numbers. Nothing is stored but an
+    audit record. Sign `spec` of the answer exactly as it is.
+
+    Who: subjects with action "plan" on /execution/actions. The action itself
+    is asked about for the caller, and a refusal is a part of the answer.
+    Errors: FIELD_INVALID; EXECUTOR_UNAVAILABLE; and where the cluster forbids
+    even to look TARGET_GONE, TARGET_CHANGED, CLUSTER_REFUSED,
+    CLUSTER_UNAVAILABLE.
+    """
     SubmitAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.SubmitActionRequest, _execution_pb2.SubmitActionResponse]
     """Takes a signed ActionRequest. Refusals before the request is proven leave
     no action, only an audit record; a denial by policy leaves a DENIED one.
@@ -25,18 +38,24 @@ class ExecutionServiceStub:
     it has not. To retry, sign the same request_id and spec again with a new
     nonce: the stored action comes back and nothing is done twice.
 
+    Where the policy obliges to approvals, the answer is a PENDING_APPROVAL
+    action. Once it is APPROVED, sign the same request_id and spec again: that
+    request, fresh as every other, is the one that is carried out.
+
     Who: subjects with action "submit" on /execution/actions; the action
-    itself is decided as its verb (restart_pod, scale_deployment,
-    rollback_deployment) on
-    /clusters/{cluster}/namespaces/{namespace}/{pods|deployments}/{name} for
-    the signer. Conditions see ctx.cluster, ctx.namespace, ctx.name,
+    itself is decided as its verb (restart_pod, restart_rollout,
+    scale_deployment, rollback_deployment, cordon_node, uncordon_node) on
+    /clusters/{cluster}/namespaces/{namespace}/{pods|deployments}/{name} or
+    /clusters/{cluster}/nodes/{name} for the signer, and as "break_glass"
+    there where the request asks for it. Conditions see ctx.cluster, ctx.namespace, ctx.name,
     ctx.replicas (scale only) and the request's attributes as ctx.request.*.
     Errors, in the order they are checked: ENVELOPE_MALFORMED;
     SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID; PAYLOAD_INVALID;
     AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH (not the issuer's key);
     REQUEST_FROM_FUTURE; REQUEST_EXPIRED; SIGNER_PEER_MISMATCH (sent by
     somebody else); REPLAY_DETECTED (this very envelope was already taken);
-    REQUEST_ID_REUSED; POLICY_UNUSABLE; POLICY_DENIED (metadata: action_id).
+    REQUEST_ID_REUSED; EXECUTION_PAUSED; POLICY_UNUSABLE; POLICY_DENIED
+    (metadata: action_id); APPROVALS_IMPOSSIBLE.
     AUDIT_UNAVAILABLE or DATABASE_UNAVAILABLE at any point before it is sent;
     from there on the answer is an Action.
     """
@@ -52,11 +71,112 @@ class ExecutionServiceStub:
     Who: subjects with action "read" on /execution/actions.
     Errors: PAGE_TOKEN_INVALID.
     """
+    WatchAction: _aio.UnaryStreamMultiCallable[_execution_pb2.WatchActionRequest, _execution_pb2.WatchActionResponse]
+    """Sends the action as it is, and again whenever it changes, until it has
+    ended.
+
+    Who: subjects with action "read" on /execution/actions.
+    Errors: RESOURCE_NOT_FOUND.
+    """
+    ApproveAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.ApproveActionRequest, _execution_pb2.ApproveActionResponse]
+    """Approves a PENDING_APPROVAL action, for one step and group of what it
+    needs. The digest says what was looked at.
+
+    Who: subjects with action "approve" on /execution/actions who hold the
+    group's role, but never the one who asked, and nobody twice.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; DIGEST_MISMATCH; APPROVAL_OWN;
+    APPROVER_NOT_ELIGIBLE; APPROVAL_REPEATED; APPROVAL_INVALID (a detached
+    one).
+    """
+    RejectAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.RejectActionRequest, _execution_pb2.RejectActionResponse]
+    """Rejects a PENDING_APPROVAL or APPROVED action; one rejection is enough.
+
+    Who: as ApproveAction, for any of its groups.
+    Errors: as ApproveAction.
+    """
+    CancelAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.CancelActionRequest, _execution_pb2.CancelActionResponse]
+    """Ends an action that has not been sent to the executor.
+
+    Who: its issuer, and subjects with action "cancel" on /execution/actions.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; POLICY_DENIED.
+    """
+    WhyAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.WhyActionRequest, _execution_pb2.WhyActionResponse]
+    """Tells why an action stands where it stands: each gate it passed or was
+    held at, with the numbers compared.
+
+    Who: subjects with action "read" on /execution/actions.
+    Errors: RESOURCE_NOT_FOUND.
+    """
+    ResolveAction: _aio.UnaryUnaryMultiCallable[_execution_pb2.ResolveActionRequest, _execution_pb2.ResolveActionResponse]
+    """Says what a person found out about an UNKNOWN action, so that the breaker
+    it tripped may close.
+
+    Who: subjects with action "resolve" on /execution/actions, but not the one
+    who asked for the action.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; APPROVAL_OWN;
+    EXECUTOR_UNAVAILABLE.
+    """
+    ReviewBreakGlass: _aio.UnaryUnaryMultiCallable[_execution_pb2.ReviewBreakGlassRequest, _execution_pb2.ReviewBreakGlassResponse]
+    """Answers for an action that broke the glass; two others than its issuer
+    have to. Until then it is shown as open everywhere, and after 24 hours its
+    issuer can break no further glass.
+
+    Who: subjects with action "review" on /execution/actions.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; APPROVAL_OWN;
+    APPROVAL_REPEATED.
+    """
+    PauseExecution: _aio.UnaryUnaryMultiCallable[_execution_pb2.PauseExecutionRequest, _execution_pb2.PauseExecutionResponse]
+    """Stops execution, everywhere or in one place, within a second. What is being
+    written to the cluster at that moment is finished; nothing is begun.
+
+    Who: subjects with action "pause" on /execution.
+    Errors: FIELD_INVALID; DATABASE_UNAVAILABLE. When the executor is away the
+    pause is stored, and laid upon it before it is sent anything.
+    """
+    ResumeExecution: _aio.UnaryUnaryMultiCallable[_execution_pb2.ResumeExecutionRequest, _execution_pb2.ResumeExecutionResponse]
+    """Ends a pause.
+
+    Who: subjects with action "resume" on /execution, but not the one whose
+    action tripped what it was for.
+    Errors: RESOURCE_NOT_FOUND; EXECUTOR_UNAVAILABLE.
+    """
+    GetExecutionState: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetExecutionStateRequest, _execution_pb2.GetExecutionStateResponse]
+    """Shows pauses, breakers, storm mode, budgets and who may act now.
+
+    Who: subjects with action "read" on /execution/actions.
+    Errors: EXECUTOR_UNAVAILABLE.
+    """
+    GetHealingReport: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetHealingReportRequest, _execution_pb2.GetHealingReportResponse]
+    """Reports what was healed: actions by type and outcome, time to heal, what
+    was refused by which guard.
+
+    Who: subjects with action "read" on /execution/actions.
+    Errors: FIELD_INVALID.
+    """
 
 class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Signed remediation. A request is verified, decided and recorded here, and
-    carried out by the executor, which verifies everything again.
+    """Signed remediation: planned, asked for, approved where the policy demands it,
+    carried out by the executor, which verifies everything again, and watched
+    until it is known whether it helped.
     """
+
+    @_abc_1.abstractmethod
+    def PlanAction(
+        self,
+        request: _execution_pb2.PlanActionRequest,
+        context: _aio.ServicerContext[_execution_pb2.PlanActionRequest, _abc.Awaitable[_execution_pb2.PlanActionResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.PlanActionResponse]:
+        """Tells what an action would change and whether it would be let through:
+        a dry run at the cluster, the difference, the policy's answer, who would
+        have to approve, and every guard with its numbers. Nothing is stored but an
+        audit record. Sign `spec` of the answer exactly as it is.
+
+        Who: subjects with action "plan" on /execution/actions. The action itself
+        is asked about for the caller, and a refusal is a part of the answer.
+        Errors: FIELD_INVALID; EXECUTOR_UNAVAILABLE; and where the cluster forbids
+        even to look TARGET_GONE, TARGET_CHANGED, CLUSTER_REFUSED,
+        CLUSTER_UNAVAILABLE.
+        """
 
     @_abc_1.abstractmethod
     def SubmitAction(
@@ -70,18 +190,24 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         it has not. To retry, sign the same request_id and spec again with a new
         nonce: the stored action comes back and nothing is done twice.
 
+        Where the policy obliges to approvals, the answer is a PENDING_APPROVAL
+        action. Once it is APPROVED, sign the same request_id and spec again: that
+        request, fresh as every other, is the one that is carried out.
+
         Who: subjects with action "submit" on /execution/actions; the action
-        itself is decided as its verb (restart_pod, scale_deployment,
-        rollback_deployment) on
-        /clusters/{cluster}/namespaces/{namespace}/{pods|deployments}/{name} for
-        the signer. Conditions see ctx.cluster, ctx.namespace, ctx.name,
+        itself is decided as its verb (restart_pod, restart_rollout,
+        scale_deployment, rollback_deployment, cordon_node, uncordon_node) on
+        /clusters/{cluster}/namespaces/{namespace}/{pods|deployments}/{name} or
+        /clusters/{cluster}/nodes/{name} for the signer, and as "break_glass"
+        there where the request asks for it. Conditions see ctx.cluster, ctx.namespace, ctx.name,
         ctx.replicas (scale only) and the request's attributes as ctx.request.*.
         Errors, in the order they are checked: ENVELOPE_MALFORMED;
         SIGNING_KEY_UNUSABLE; SIGNATURE_INVALID; PAYLOAD_INVALID;
         AUDIENCE_MISMATCH; SIGNER_PEER_MISMATCH (not the issuer's key);
         REQUEST_FROM_FUTURE; REQUEST_EXPIRED; SIGNER_PEER_MISMATCH (sent by
         somebody else); REPLAY_DETECTED (this very envelope was already taken);
-        REQUEST_ID_REUSED; POLICY_UNUSABLE; POLICY_DENIED (metadata: action_id).
+        REQUEST_ID_REUSED; EXECUTION_PAUSED; POLICY_UNUSABLE; POLICY_DENIED
+        (metadata: action_id); APPROVALS_IMPOSSIBLE.
         AUDIT_UNAVAILABLE or DATABASE_UNAVAILABLE at any point before it is sent;
         from there on the answer is an Action.
         """
@@ -108,6 +234,154 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "read" on /execution/actions.
         Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchAction(
+        self,
+        request: _execution_pb2.WatchActionRequest,
+        context: _aio.ServicerContext[_execution_pb2.WatchActionRequest, _abc.AsyncIterator[_execution_pb2.WatchActionResponse]],
+    ) -> _abc.AsyncIterator[_execution_pb2.WatchActionResponse]:
+        """Sends the action as it is, and again whenever it changes, until it has
+        ended.
+
+        Who: subjects with action "read" on /execution/actions.
+        Errors: RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveAction(
+        self,
+        request: _execution_pb2.ApproveActionRequest,
+        context: _aio.ServicerContext[_execution_pb2.ApproveActionRequest, _abc.Awaitable[_execution_pb2.ApproveActionResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.ApproveActionResponse]:
+        """Approves a PENDING_APPROVAL action, for one step and group of what it
+        needs. The digest says what was looked at.
+
+        Who: subjects with action "approve" on /execution/actions who hold the
+        group's role, but never the one who asked, and nobody twice.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; DIGEST_MISMATCH; APPROVAL_OWN;
+        APPROVER_NOT_ELIGIBLE; APPROVAL_REPEATED; APPROVAL_INVALID (a detached
+        one).
+        """
+
+    @_abc_1.abstractmethod
+    def RejectAction(
+        self,
+        request: _execution_pb2.RejectActionRequest,
+        context: _aio.ServicerContext[_execution_pb2.RejectActionRequest, _abc.Awaitable[_execution_pb2.RejectActionResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.RejectActionResponse]:
+        """Rejects a PENDING_APPROVAL or APPROVED action; one rejection is enough.
+
+        Who: as ApproveAction, for any of its groups.
+        Errors: as ApproveAction.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelAction(
+        self,
+        request: _execution_pb2.CancelActionRequest,
+        context: _aio.ServicerContext[_execution_pb2.CancelActionRequest, _abc.Awaitable[_execution_pb2.CancelActionResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.CancelActionResponse]:
+        """Ends an action that has not been sent to the executor.
+
+        Who: its issuer, and subjects with action "cancel" on /execution/actions.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; POLICY_DENIED.
+        """
+
+    @_abc_1.abstractmethod
+    def WhyAction(
+        self,
+        request: _execution_pb2.WhyActionRequest,
+        context: _aio.ServicerContext[_execution_pb2.WhyActionRequest, _abc.Awaitable[_execution_pb2.WhyActionResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.WhyActionResponse]:
+        """Tells why an action stands where it stands: each gate it passed or was
+        held at, with the numbers compared.
+
+        Who: subjects with action "read" on /execution/actions.
+        Errors: RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveAction(
+        self,
+        request: _execution_pb2.ResolveActionRequest,
+        context: _aio.ServicerContext[_execution_pb2.ResolveActionRequest, _abc.Awaitable[_execution_pb2.ResolveActionResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.ResolveActionResponse]:
+        """Says what a person found out about an UNKNOWN action, so that the breaker
+        it tripped may close.
+
+        Who: subjects with action "resolve" on /execution/actions, but not the one
+        who asked for the action.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; APPROVAL_OWN;
+        EXECUTOR_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ReviewBreakGlass(
+        self,
+        request: _execution_pb2.ReviewBreakGlassRequest,
+        context: _aio.ServicerContext[_execution_pb2.ReviewBreakGlassRequest, _abc.Awaitable[_execution_pb2.ReviewBreakGlassResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.ReviewBreakGlassResponse]:
+        """Answers for an action that broke the glass; two others than its issuer
+        have to. Until then it is shown as open everywhere, and after 24 hours its
+        issuer can break no further glass.
+
+        Who: subjects with action "review" on /execution/actions.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT; APPROVAL_OWN;
+        APPROVAL_REPEATED.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseExecution(
+        self,
+        request: _execution_pb2.PauseExecutionRequest,
+        context: _aio.ServicerContext[_execution_pb2.PauseExecutionRequest, _abc.Awaitable[_execution_pb2.PauseExecutionResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.PauseExecutionResponse]:
+        """Stops execution, everywhere or in one place, within a second. What is being
+        written to the cluster at that moment is finished; nothing is begun.
+
+        Who: subjects with action "pause" on /execution.
+        Errors: FIELD_INVALID; DATABASE_UNAVAILABLE. When the executor is away the
+        pause is stored, and laid upon it before it is sent anything.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeExecution(
+        self,
+        request: _execution_pb2.ResumeExecutionRequest,
+        context: _aio.ServicerContext[_execution_pb2.ResumeExecutionRequest, _abc.Awaitable[_execution_pb2.ResumeExecutionResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.ResumeExecutionResponse]:
+        """Ends a pause.
+
+        Who: subjects with action "resume" on /execution, but not the one whose
+        action tripped what it was for.
+        Errors: RESOURCE_NOT_FOUND; EXECUTOR_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetExecutionState(
+        self,
+        request: _execution_pb2.GetExecutionStateRequest,
+        context: _aio.ServicerContext[_execution_pb2.GetExecutionStateRequest, _abc.Awaitable[_execution_pb2.GetExecutionStateResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.GetExecutionStateResponse]:
+        """Shows pauses, breakers, storm mode, budgets and who may act now.
+
+        Who: subjects with action "read" on /execution/actions.
+        Errors: EXECUTOR_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetHealingReport(
+        self,
+        request: _execution_pb2.GetHealingReportRequest,
+        context: _aio.ServicerContext[_execution_pb2.GetHealingReportRequest, _abc.Awaitable[_execution_pb2.GetHealingReportResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.GetHealingReportResponse]:
+        """Reports what was healed: actions by type and outcome, time to heal, what
+        was refused by which guard.
+
+        Who: subjects with action "read" on /execution/actions.
+        Errors: FIELD_INVALID.
         """
 
 def add_ExecutionServiceServicer_to_server(servicer: ExecutionServiceServicer, server: _aio.Server) -> None: ...

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from aegis.v1 import envelope_pb2 as aegis_dot_v1_dot_envelope__pb2
+from aegis.v1 import execution_pb2 as aegis_dot_v1_dot_execution__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n aegis/executor/v1/executor.proto\x12\x11\x61\x65gis.executor.v1\x1a\x17\x61\x65gis/v1/envelope.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\x14\x45xecuteActionRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\x12\x32\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\"H\n\x15\x45xecuteActionResponse\x12/\n\texecution\x18\x01 \x01(\x0b\x32\x1c.aegis.executor.v1.Execution\"3\n\x13GetExecutionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"G\n\x14GetExecutionResponse\x12/\n\texecution\x18\x01 \x01(\x0b\x32\x1c.aegis.executor.v1.Execution\"7\n\x1a\x45xchangeCheckpointsRequest\x12\x19\n\x04note\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06 \x01(\x80\x80\x01\"+\n\x1b\x45xchangeCheckpointsResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"\xe1\x03\n\tExecution\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\taction_id\x18\x02 \x01(\t\x12\x15\n\raction_digest\x18\x03 \x01(\x0c\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".aegis.executor.v1.Execution.State\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x44\n\x0cobservations\x18\x07 \x03(\x0b\x32..aegis.executor.v1.Execution.ObservationsEntry\x12/\n\x0bintent_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x33\n\x11ObservationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_INTENT\x10\x01\x12\x11\n\rSTATE_APPLIED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_UNKNOWN\x10\x04\x32\xcc\x02\n\x0f\x45xecutorService\x12\x62\n\rExecuteAction\x12\'.aegis.executor.v1.ExecuteActionRequest\x1a(.aegis.executor.v1.ExecuteActionResponse\x12_\n\x0cGetExecution\x12&.aegis.executor.v1.GetExecutionRequest\x1a\'.aegis.executor.v1.GetExecutionResponse\x12t\n\x13\x45xchangeCheckpoints\x12-.aegis.executor.v1.ExchangeCheckpointsRequest\x1a..aegis.executor.v1.ExchangeCheckpointsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n aegis/executor/v1/executor.proto\x12\x11\x61\x65gis.executor.v1\x1a\x17\x61\x65gis/v1/envelope.proto\x1a\x18\x61\x65gis/v1/execution.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x01\n\x14\x45xecuteActionRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\x12\x32\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x06\xbaH\x03\xc8\x01\x01\x12\x35\n\tapprovals\x18\x03 \x03(\x0b\x32\x18.aegis.v1.SignedEnvelopeB\x08\xbaH\x05\x92\x01\x02\x10\x10\"H\n\x15\x45xecuteActionResponse\x12/\n\texecution\x18\x01 \x01(\x0b\x32\x1c.aegis.executor.v1.Execution\"M\n\x14PlanExecutionRequest\x12\x19\n\x04spec\x18\x01 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80\x01\x12\x1a\n\x06issuer\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x01\"\x81\x01\n\x15PlanExecutionResponse\x12\x0c\n\x04spec\x18\x01 \x01(\x0c\x12)\n\x0b\x64ifferences\x18\x02 \x03(\x0b\x32\x14.aegis.v1.Difference\x12\x1d\n\x05gates\x18\x03 \x03(\x0b\x32\x0e.aegis.v1.Gate\x12\x10\n\x08warnings\x18\x04 \x03(\t\"6\n\x0cPauseRequest\x12&\n\x05pause\x18\x01 \x01(\x0b\x32\x0f.aegis.v1.PauseB\x06\xbaH\x03\xc8\x01\x01\"\x0f\n\rPauseResponse\"_\n\rResumeRequest\x12\x1b\n\x08pause_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x17\n\x03who\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x01\x12\x18\n\x06reason\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"\x10\n\x0eResumeResponse\"\xa2\x01\n\x0eResolveRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x03who\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x01\x12?\n\x05\x66ound\x18\x03 \x01(\x0e\x32$.aegis.v1.ResolveActionRequest.FoundB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x06reason\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"\x11\n\x0fResolveResponse\"\x12\n\x10GetGuardsRequest\"G\n\x11GetGuardsResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32#.aegis.v1.GetExecutionStateResponse\"3\n\x13GetExecutionRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"G\n\x14GetExecutionResponse\x12/\n\texecution\x18\x01 \x01(\x0b\x32\x1c.aegis.executor.v1.Execution\"7\n\x1a\x45xchangeCheckpointsRequest\x12\x19\n\x04note\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06 \x01(\x80\x80\x01\"+\n\x1b\x45xchangeCheckpointsResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"\x83\x05\n\tExecution\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\taction_id\x18\x02 \x01(\t\x12\x15\n\raction_digest\x18\x03 \x01(\x0c\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".aegis.executor.v1.Execution.State\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x44\n\x0cobservations\x18\x07 \x03(\x0b\x32..aegis.executor.v1.Execution.ObservationsEntry\x12/\n\x0bintent_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05gates\x18\n \x03(\x0b\x32\x0e.aegis.v1.Gate\x1a\x33\n\x11ObservationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xea\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_INTENT\x10\x01\x12\x11\n\rSTATE_APPLIED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_UNKNOWN\x10\x04\x12\x12\n\x0eSTATE_VERIFIED\x10\x05\x12\x15\n\x11STATE_INEFFECTIVE\x10\x06\x12\x16\n\x12STATE_INCONCLUSIVE\x10\x07\x12\x15\n\x11STATE_COMPENSATED\x10\x08\x12\x13\n\x0fSTATE_ESCALATED\x10\t\x12\x11\n\rSTATE_DRY_RUN\x10\n2\xf5\x05\n\x0f\x45xecutorService\x12\x62\n\rPlanExecution\x12\'.aegis.executor.v1.PlanExecutionRequest\x1a(.aegis.executor.v1.PlanExecutionResponse\x12\x62\n\rExecuteAction\x12\'.aegis.executor.v1.ExecuteActionRequest\x1a(.aegis.executor.v1.ExecuteActionResponse\x12_\n\x0cGetExecution\x12&.aegis.executor.v1.GetExecutionRequest\x1a\'.aegis.executor.v1.GetExecutionResponse\x12J\n\x05Pause\x12\x1f.aegis.executor.v1.PauseRequest\x1a .aegis.executor.v1.PauseResponse\x12M\n\x06Resume\x12 .aegis.executor.v1.ResumeRequest\x1a!.aegis.executor.v1.ResumeResponse\x12P\n\x07Resolve\x12!.aegis.executor.v1.ResolveRequest\x1a\".aegis.executor.v1.ResolveResponse\x12V\n\tGetGuards\x12#.aegis.executor.v1.GetGuardsRequest\x1a$.aegis.executor.v1.GetGuardsResponse\x12t\n\x13\x45xchangeCheckpoints\x12-.aegis.executor.v1.ExchangeCheckpointsRequest\x1a..aegis.executor.v1.ExchangeCheckpointsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,30 +39,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTEACTIONREQUEST'].fields_by_name['request']._serialized_options = b'\272H\003\310\001\001'
   _globals['_EXECUTEACTIONREQUEST'].fields_by_name['decision']._loaded_options = None
   _globals['_EXECUTEACTIONREQUEST'].fields_by_name['decision']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_EXECUTEACTIONREQUEST'].fields_by_name['approvals']._loaded_options = None
+  _globals['_EXECUTEACTIONREQUEST'].fields_by_name['approvals']._serialized_options = b'\272H\005\222\001\002\020\020'
+  _globals['_PLANEXECUTIONREQUEST'].fields_by_name['spec']._loaded_options = None
+  _globals['_PLANEXECUTIONREQUEST'].fields_by_name['spec']._serialized_options = b'\272H\010z\006\020\001\030\200\200\001'
+  _globals['_PLANEXECUTIONREQUEST'].fields_by_name['issuer']._loaded_options = None
+  _globals['_PLANEXECUTIONREQUEST'].fields_by_name['issuer']._serialized_options = b'\272H\007r\005\020\001\030\240\001'
+  _globals['_PAUSEREQUEST'].fields_by_name['pause']._loaded_options = None
+  _globals['_PAUSEREQUEST'].fields_by_name['pause']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RESUMEREQUEST'].fields_by_name['pause_id']._loaded_options = None
+  _globals['_RESUMEREQUEST'].fields_by_name['pause_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_RESUMEREQUEST'].fields_by_name['who']._loaded_options = None
+  _globals['_RESUMEREQUEST'].fields_by_name['who']._serialized_options = b'\272H\007r\005\020\001\030\240\001'
+  _globals['_RESUMEREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_RESUMEREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_RESOLVEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RESOLVEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_RESOLVEREQUEST'].fields_by_name['who']._loaded_options = None
+  _globals['_RESOLVEREQUEST'].fields_by_name['who']._serialized_options = b'\272H\007r\005\020\001\030\240\001'
+  _globals['_RESOLVEREQUEST'].fields_by_name['found']._loaded_options = None
+  _globals['_RESOLVEREQUEST'].fields_by_name['found']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_RESOLVEREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_RESOLVEREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_EXCHANGECHECKPOINTSREQUEST'].fields_by_name['note']._loaded_options = None
   _globals['_EXCHANGECHECKPOINTSREQUEST'].fields_by_name['note']._serialized_options = b'\272H\010r\006 \001(\200\200\001'
   _globals['_EXECUTION_OBSERVATIONSENTRY']._loaded_options = None
   _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_options = b'8\001'
-  _globals['_EXECUTEACTIONREQUEST']._serialized_start=142
-  _globals['_EXECUTEACTIONREQUEST']._serialized_end=267
-  _globals['_EXECUTEACTIONRESPONSE']._serialized_start=269
-  _globals['_EXECUTEACTIONRESPONSE']._serialized_end=341
-  _globals['_GETEXECUTIONREQUEST']._serialized_start=343
-  _globals['_GETEXECUTIONREQUEST']._serialized_end=394
-  _globals['_GETEXECUTIONRESPONSE']._serialized_start=396
-  _globals['_GETEXECUTIONRESPONSE']._serialized_end=467
-  _globals['_EXCHANGECHECKPOINTSREQUEST']._serialized_start=469
-  _globals['_EXCHANGECHECKPOINTSREQUEST']._serialized_end=524
-  _globals['_EXCHANGECHECKPOINTSRESPONSE']._serialized_start=526
-  _globals['_EXCHANGECHECKPOINTSRESPONSE']._serialized_end=569
-  _globals['_EXECUTION']._serialized_start=572
-  _globals['_EXECUTION']._serialized_end=1053
-  _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_start=896
-  _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_end=947
-  _globals['_EXECUTION_STATE']._serialized_start=949
-  _globals['_EXECUTION_STATE']._serialized_end=1053
-  _globals['_EXECUTORSERVICE']._serialized_start=1056
-  _globals['_EXECUTORSERVICE']._serialized_end=1388
+  _globals['_EXECUTEACTIONREQUEST']._serialized_start=169
+  _globals['_EXECUTEACTIONREQUEST']._serialized_end=349
+  _globals['_EXECUTEACTIONRESPONSE']._serialized_start=351
+  _globals['_EXECUTEACTIONRESPONSE']._serialized_end=423
+  _globals['_PLANEXECUTIONREQUEST']._serialized_start=425
+  _globals['_PLANEXECUTIONREQUEST']._serialized_end=502
+  _globals['_PLANEXECUTIONRESPONSE']._serialized_start=505
+  _globals['_PLANEXECUTIONRESPONSE']._serialized_end=634
+  _globals['_PAUSEREQUEST']._serialized_start=636
+  _globals['_PAUSEREQUEST']._serialized_end=690
+  _globals['_PAUSERESPONSE']._serialized_start=692
+  _globals['_PAUSERESPONSE']._serialized_end=707
+  _globals['_RESUMEREQUEST']._serialized_start=709
+  _globals['_RESUMEREQUEST']._serialized_end=804
+  _globals['_RESUMERESPONSE']._serialized_start=806
+  _globals['_RESUMERESPONSE']._serialized_end=822
+  _globals['_RESOLVEREQUEST']._serialized_start=825
+  _globals['_RESOLVEREQUEST']._serialized_end=987
+  _globals['_RESOLVERESPONSE']._serialized_start=989
+  _globals['_RESOLVERESPONSE']._serialized_end=1006
+  _globals['_GETGUARDSREQUEST']._serialized_start=1008
+  _globals['_GETGUARDSREQUEST']._serialized_end=1026
+  _globals['_GETGUARDSRESPONSE']._serialized_start=1028
+  _globals['_GETGUARDSRESPONSE']._serialized_end=1099
+  _globals['_GETEXECUTIONREQUEST']._serialized_start=1101
+  _globals['_GETEXECUTIONREQUEST']._serialized_end=1152
+  _globals['_GETEXECUTIONRESPONSE']._serialized_start=1154
+  _globals['_GETEXECUTIONRESPONSE']._serialized_end=1225
+  _globals['_EXCHANGECHECKPOINTSREQUEST']._serialized_start=1227
+  _globals['_EXCHANGECHECKPOINTSREQUEST']._serialized_end=1282
+  _globals['_EXCHANGECHECKPOINTSRESPONSE']._serialized_start=1284
+  _globals['_EXCHANGECHECKPOINTSRESPONSE']._serialized_end=1327
+  _globals['_EXECUTION']._serialized_start=1330
+  _globals['_EXECUTION']._serialized_end=1973
+  _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_start=1685
+  _globals['_EXECUTION_OBSERVATIONSENTRY']._serialized_end=1736
+  _globals['_EXECUTION_STATE']._serialized_start=1739
+  _globals['_EXECUTION_STATE']._serialized_end=1973
+  _globals['_EXECUTORSERVICE']._serialized_start=1976
+  _globals['_EXECUTORSERVICE']._serialized_end=2733
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from aegis.v1 import envelope_pb2 as _envelope_pb2
+from aegis.v1 import execution_pb2 as _execution_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -27,6 +28,7 @@ class ExecuteActionRequest(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> _envelope_pb2.SignedEnvelope:
         """Payload ActionRequest, as the caller signed it."""
@@ -35,15 +37,20 @@ class ExecuteActionRequest(_message.Message):
     def decision(self) -> _envelope_pb2.SignedEnvelope:
         """Payload ActionDecision, signed by the server."""
 
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_envelope_pb2.SignedEnvelope]:
+        """Payload ActionApproval each."""
+
     def __init__(
         self,
         *,
         request: _envelope_pb2.SignedEnvelope | None = ...,
         decision: _envelope_pb2.SignedEnvelope | None = ...,
+        approvals: _abc.Iterable[_envelope_pb2.SignedEnvelope] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "decision", b"decision", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -68,6 +75,214 @@ class ExecuteActionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecuteActionResponse: _TypeAlias = ExecuteActionResponse  # noqa: Y015
+
+@_typing.final
+class PlanExecutionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    spec: _builtins.bytes
+    """Exact bytes of an ActionSpec."""
+    issuer: _builtins.str
+    def __init__(
+        self,
+        *,
+        spec: _builtins.bytes = ...,
+        issuer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanExecutionRequest: _TypeAlias = PlanExecutionRequest  # noqa: Y015
+
+@_typing.final
+class PlanExecutionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    spec: _builtins.bytes
+    """With uid, preconditions and verification filled in."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[_execution_pb2.Difference]: ...
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[_execution_pb2.Gate]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        spec: _builtins.bytes = ...,
+        differences: _abc.Iterable[_execution_pb2.Difference] | None = ...,
+        gates: _abc.Iterable[_execution_pb2.Gate] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "gates", b"gates", "spec", b"spec", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanExecutionResponse: _TypeAlias = PlanExecutionResponse  # noqa: Y015
+
+@_typing.final
+class PauseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pause(self) -> _execution_pb2.Pause: ...
+    def __init__(
+        self,
+        *,
+        pause: _execution_pb2.Pause | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+
+@_typing.final
+class PauseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseResponse: _TypeAlias = PauseResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_ID_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    pause_id: _builtins.str
+    who: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        pause_id: _builtins.str = ...,
+        who: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause_id", b"pause_id", "reason", b"reason", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
+
+@_typing.final
+class ResolveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    who: _builtins.str
+    found: _execution_pb2.ResolveActionRequest.Found.ValueType
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        who: _builtins.str = ...,
+        found: _execution_pb2.ResolveActionRequest.Found.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "reason", b"reason", "request_id", b"request_id", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveRequest: _TypeAlias = ResolveRequest  # noqa: Y015
+
+@_typing.final
+class ResolveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveResponse: _TypeAlias = ResolveResponse  # noqa: Y015
+
+@_typing.final
+class GetGuardsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetGuardsRequest: _TypeAlias = GetGuardsRequest  # noqa: Y015
+
+@_typing.final
+class GetGuardsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def state(self) -> _execution_pb2.GetExecutionStateResponse: ...
+    def __init__(
+        self,
+        *,
+        state: _execution_pb2.GetExecutionStateResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetGuardsResponse: _TypeAlias = GetGuardsResponse  # noqa: Y015
 
 @_typing.final
 class GetExecutionRequest(_message.Message):
@@ -164,11 +379,23 @@ class Execution(_message.Message):
         STATE_INTENT: Execution._State.ValueType  # 1
         """Written to the journal; the cluster is being changed."""
         STATE_APPLIED: Execution._State.ValueType  # 2
-        """The cluster took the change."""
+        """The cluster took the change; whether it helps is being watched."""
         STATE_FAILED: Execution._State.ValueType  # 3
         """The cluster refused or could not be reached; nothing was changed."""
         STATE_UNKNOWN: Execution._State.ValueType  # 4
         """The answer was lost and the object does not tell."""
+        STATE_VERIFIED: Execution._State.ValueType  # 5
+        """It helped."""
+        STATE_INEFFECTIVE: Execution._State.ValueType  # 6
+        """It did not help."""
+        STATE_INCONCLUSIVE: Execution._State.ValueType  # 7
+        """Whether it helped could not be told."""
+        STATE_COMPENSATED: Execution._State.ValueType  # 8
+        """It did not help and was undone."""
+        STATE_ESCALATED: Execution._State.ValueType  # 9
+        """It did not help, or could not be undone; a person has to look."""
+        STATE_DRY_RUN: Execution._State.ValueType  # 10
+        """A dry run, as its request wanted."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where an execution stands."""
@@ -177,11 +404,23 @@ class Execution(_message.Message):
     STATE_INTENT: Execution.State.ValueType  # 1
     """Written to the journal; the cluster is being changed."""
     STATE_APPLIED: Execution.State.ValueType  # 2
-    """The cluster took the change."""
+    """The cluster took the change; whether it helps is being watched."""
     STATE_FAILED: Execution.State.ValueType  # 3
     """The cluster refused or could not be reached; nothing was changed."""
     STATE_UNKNOWN: Execution.State.ValueType  # 4
     """The answer was lost and the object does not tell."""
+    STATE_VERIFIED: Execution.State.ValueType  # 5
+    """It helped."""
+    STATE_INEFFECTIVE: Execution.State.ValueType  # 6
+    """It did not help."""
+    STATE_INCONCLUSIVE: Execution.State.ValueType  # 7
+    """Whether it helped could not be told."""
+    STATE_COMPENSATED: Execution.State.ValueType  # 8
+    """It did not help and was undone."""
+    STATE_ESCALATED: Execution.State.ValueType  # 9
+    """It did not help, or could not be undone; a person has to look."""
+    STATE_DRY_RUN: Execution.State.ValueType  # 10
+    """A dry run, as its request wanted."""
 
     @_typing.final
     class ObservationsEntry(_message.Message):
@@ -212,6 +451,7 @@ class Execution(_message.Message):
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     INTENT_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     action_id: _builtins.str
     action_digest: _builtins.bytes
@@ -228,6 +468,10 @@ class Execution(_message.Message):
     def intent_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[_execution_pb2.Gate]:
+        """The gates it was taken or held by."""
+
     def __init__(
         self,
         *,
@@ -240,10 +484,11 @@ class Execution(_message.Message):
         observations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         intent_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        gates: _abc.Iterable[_execution_pb2.Gate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "intent_time", b"intent_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "end_time", b"end_time", "intent_time", b"intent_time", "message", b"message", "observations", b"observations", "reason", b"reason", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "end_time", b"end_time", "gates", b"gates", "intent_time", b"intent_time", "message", b"message", "observations", b"observations", "reason", b"reason", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,6 +36,11 @@ class ExecutorServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.PlanExecution = channel.unary_unary(
+                '/aegis.executor.v1.ExecutorService/PlanExecution',
+                request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.PlanExecutionRequest.SerializeToString,
+                response_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.PlanExecutionResponse.FromString,
+                _registered_method=True)
         self.ExecuteAction = channel.unary_unary(
                 '/aegis.executor.v1.ExecutorService/ExecuteAction',
                 request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ExecuteActionRequest.SerializeToString,
@@ -45,6 +50,26 @@ class ExecutorServiceStub:
                 '/aegis.executor.v1.ExecutorService/GetExecution',
                 request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.GetExecutionRequest.SerializeToString,
                 response_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.GetExecutionResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/aegis.executor.v1.ExecutorService/Pause',
+                request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.PauseRequest.SerializeToString,
+                response_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/aegis.executor.v1.ExecutorService/Resume',
+                request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ResumeResponse.FromString,
+                _registered_method=True)
+        self.Resolve = channel.unary_unary(
+                '/aegis.executor.v1.ExecutorService/Resolve',
+                request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ResolveRequest.SerializeToString,
+                response_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ResolveResponse.FromString,
+                _registered_method=True)
+        self.GetGuards = channel.unary_unary(
+                '/aegis.executor.v1.ExecutorService/GetGuards',
+                request_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.GetGuardsRequest.SerializeToString,
+                response_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.GetGuardsResponse.FromString,
                 _registered_method=True)
         self.ExchangeCheckpoints = channel.unary_unary(
                 '/aegis.executor.v1.ExecutorService/ExchangeCheckpoints',
@@ -58,6 +83,21 @@ class ExecutorServiceServicer:
     Kubernetes credentials. Not public.
     """
 
+    def PlanExecution(self, request, context):
+        """Reads the object and tries the change as a server-side dry run; returns the
+        spec as it would have to be signed, the difference, and every gate. Nothing
+        is claimed, changed or promised.
+
+        Who: the server's certificate only.
+        Errors: PEER_NOT_ALLOWED; DEADLINE_REQUIRED; PAYLOAD_INVALID;
+        AUDIENCE_MISMATCH; NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED;
+        BOUNDS_EXCEEDED; TARGET_GONE; TARGET_CHANGED; CLUSTER_REFUSED;
+        CLUSTER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExecuteAction(self, request, context):
         """Verifies request and decision again with its own keys and limits, writes
         the intent to its journal, changes the cluster and writes the outcome. A
@@ -70,10 +110,13 @@ class ExecutorServiceServicer:
         SIGNATURE_INVALID; PAYLOAD_INVALID; AUDIENCE_MISMATCH;
         SIGNER_PEER_MISMATCH; REQUEST_FROM_FUTURE; REQUEST_EXPIRED; of the decision
         DECISION_INVALID (metadata: check); DECISION_EXPIRED; then
-        NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED; BOUNDS_EXCEEDED;
-        REPLAY_DETECTED; REQUEST_ID_REUSED.
+        APPROVALS_INSUFFICIENT; NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED;
+        BOUNDS_EXCEEDED; EXECUTION_PAUSED; WINDOW_CLOSED; STORM_ACTIVE;
+        BREAKER_OPEN; REPLAY_DETECTED; REQUEST_ID_REUSED; TARGET_BUSY;
+        BUDGET_EXHAUSTED; COOLING_DOWN; ATTEMPTS_EXHAUSTED; FENCED.
         From there on the answer is an Execution, never an error, unless the
-        journal cannot be written (DATABASE_UNAVAILABLE, nothing was done).
+        journal cannot be written (DATABASE_UNAVAILABLE, nothing was done). It
+        answers once the cluster has; GetExecution tells whether it helped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +129,46 @@ class ExecutorServiceServicer:
         Who: as ExecuteAction.
         Errors: RESOURCE_NOT_FOUND when the request never got past the checks, so
         nothing was or will be done for it once its decision has expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Lays a pause on the executor, idempotent by its id.
+
+        Who: as ExecuteAction.
+        Errors: DATABASE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Ends a pause; ending one that is unknown or ended is no error.
+
+        Who: as ExecuteAction.
+        Errors: DATABASE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resolve(self, request, context):
+        """Stores what a person found out about an UNKNOWN execution.
+
+        Who: as ExecuteAction.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetGuards(self, request, context):
+        """Shows pauses, breakers, storm mode and budgets.
+
+        Who: as ExecuteAction.
+        Errors: DATABASE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +188,11 @@ class ExecutorServiceServicer:
 
 def add_ExecutorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'PlanExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanExecution,
+                    request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.PlanExecutionRequest.FromString,
+                    response_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.PlanExecutionResponse.SerializeToString,
+            ),
             'ExecuteAction': grpc.unary_unary_rpc_method_handler(
                     servicer.ExecuteAction,
                     request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ExecuteActionRequest.FromString,
@@ -114,6 +202,26 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.GetExecution,
                     request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.GetExecutionRequest.FromString,
                     response_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.GetExecutionResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.PauseRequest.FromString,
+                    response_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ResumeRequest.FromString,
+                    response_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Resolve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resolve,
+                    request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ResolveRequest.FromString,
+                    response_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.ResolveResponse.SerializeToString,
+            ),
+            'GetGuards': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetGuards,
+                    request_deserializer=aegis_dot_executor_dot_v1_dot_executor__pb2.GetGuardsRequest.FromString,
+                    response_serializer=aegis_dot_executor_dot_v1_dot_executor__pb2.GetGuardsResponse.SerializeToString,
             ),
             'ExchangeCheckpoints': grpc.unary_unary_rpc_method_handler(
                     servicer.ExchangeCheckpoints,
@@ -132,6 +240,33 @@ class ExecutorService:
     """Spoken by the server to the executor, the only program that holds
     Kubernetes credentials. Not public.
     """
+
+    @staticmethod
+    def PlanExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.executor.v1.ExecutorService/PlanExecution',
+            aegis_dot_executor_dot_v1_dot_executor__pb2.PlanExecutionRequest.SerializeToString,
+            aegis_dot_executor_dot_v1_dot_executor__pb2.PlanExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ExecuteAction(request,
@@ -177,6 +312,114 @@ class ExecutorService:
             '/aegis.executor.v1.ExecutorService/GetExecution',
             aegis_dot_executor_dot_v1_dot_executor__pb2.GetExecutionRequest.SerializeToString,
             aegis_dot_executor_dot_v1_dot_executor__pb2.GetExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.executor.v1.ExecutorService/Pause',
+            aegis_dot_executor_dot_v1_dot_executor__pb2.PauseRequest.SerializeToString,
+            aegis_dot_executor_dot_v1_dot_executor__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.executor.v1.ExecutorService/Resume',
+            aegis_dot_executor_dot_v1_dot_executor__pb2.ResumeRequest.SerializeToString,
+            aegis_dot_executor_dot_v1_dot_executor__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resolve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.executor.v1.ExecutorService/Resolve',
+            aegis_dot_executor_dot_v1_dot_executor__pb2.ResolveRequest.SerializeToString,
+            aegis_dot_executor_dot_v1_dot_executor__pb2.ResolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetGuards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.executor.v1.ExecutorService/GetGuards',
+            aegis_dot_executor_dot_v1_dot_executor__pb2.GetGuardsRequest.SerializeToString,
+            aegis_dot_executor_dot_v1_dot_executor__pb2.GetGuardsResponse.FromString,
             options,
             channel_credentials,
             insecure,

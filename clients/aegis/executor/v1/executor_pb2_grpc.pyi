@@ -18,6 +18,17 @@ class ExecutorServiceStub:
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    PlanExecution: _aio.UnaryUnaryMultiCallable[_executor_pb2.PlanExecutionRequest, _executor_pb2.PlanExecutionResponse]
+    """Reads the object and tries the change as a server-side dry run; returns the
+    spec as it would have to be signed, the difference, and every gate. Nothing
+    is claimed, changed or promised.
+
+    Who: the server's certificate only.
+    Errors: PEER_NOT_ALLOWED; DEADLINE_REQUIRED; PAYLOAD_INVALID;
+    AUDIENCE_MISMATCH; NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED;
+    BOUNDS_EXCEEDED; TARGET_GONE; TARGET_CHANGED; CLUSTER_REFUSED;
+    CLUSTER_UNAVAILABLE.
+    """
     ExecuteAction: _aio.UnaryUnaryMultiCallable[_executor_pb2.ExecuteActionRequest, _executor_pb2.ExecuteActionResponse]
     """Verifies request and decision again with its own keys and limits, writes
     the intent to its journal, changes the cluster and writes the outcome. A
@@ -30,10 +41,13 @@ class ExecutorServiceStub:
     SIGNATURE_INVALID; PAYLOAD_INVALID; AUDIENCE_MISMATCH;
     SIGNER_PEER_MISMATCH; REQUEST_FROM_FUTURE; REQUEST_EXPIRED; of the decision
     DECISION_INVALID (metadata: check); DECISION_EXPIRED; then
-    NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED; BOUNDS_EXCEEDED;
-    REPLAY_DETECTED; REQUEST_ID_REUSED.
+    APPROVALS_INSUFFICIENT; NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED;
+    BOUNDS_EXCEEDED; EXECUTION_PAUSED; WINDOW_CLOSED; STORM_ACTIVE;
+    BREAKER_OPEN; REPLAY_DETECTED; REQUEST_ID_REUSED; TARGET_BUSY;
+    BUDGET_EXHAUSTED; COOLING_DOWN; ATTEMPTS_EXHAUSTED; FENCED.
     From there on the answer is an Execution, never an error, unless the
-    journal cannot be written (DATABASE_UNAVAILABLE, nothing was done).
+    journal cannot be written (DATABASE_UNAVAILABLE, nothing was done). It
+    answers once the cluster has; GetExecution tells whether it helped.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_executor_pb2.GetExecutionRequest, _executor_pb2.GetExecutionResponse]
     """Returns what became of a request: the reconciler's question after a lost
@@ -42,6 +56,30 @@ class ExecutorServiceStub:
     Who: as ExecuteAction.
     Errors: RESOURCE_NOT_FOUND when the request never got past the checks, so
     nothing was or will be done for it once its decision has expired.
+    """
+    Pause: _aio.UnaryUnaryMultiCallable[_executor_pb2.PauseRequest, _executor_pb2.PauseResponse]
+    """Lays a pause on the executor, idempotent by its id.
+
+    Who: as ExecuteAction.
+    Errors: DATABASE_UNAVAILABLE.
+    """
+    Resume: _aio.UnaryUnaryMultiCallable[_executor_pb2.ResumeRequest, _executor_pb2.ResumeResponse]
+    """Ends a pause; ending one that is unknown or ended is no error.
+
+    Who: as ExecuteAction.
+    Errors: DATABASE_UNAVAILABLE.
+    """
+    Resolve: _aio.UnaryUnaryMultiCallable[_executor_pb2.ResolveRequest, _executor_pb2.ResolveResponse]
+    """Stores what a person found out about an UNKNOWN execution.
+
+    Who: as ExecuteAction.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT.
+    """
+    GetGuards: _aio.UnaryUnaryMultiCallable[_executor_pb2.GetGuardsRequest, _executor_pb2.GetGuardsResponse]
+    """Shows pauses, breakers, storm mode and budgets.
+
+    Who: as ExecuteAction.
+    Errors: DATABASE_UNAVAILABLE.
     """
     ExchangeCheckpoints: _aio.UnaryUnaryMultiCallable[_executor_pb2.ExchangeCheckpointsRequest, _executor_pb2.ExchangeCheckpointsResponse]
     """Takes the newest checkpoint of the server's audit log into the executor's,
@@ -55,6 +93,23 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Spoken by the server to the executor, the only program that holds
     Kubernetes credentials. Not public.
     """
+
+    @_abc_1.abstractmethod
+    def PlanExecution(
+        self,
+        request: _executor_pb2.PlanExecutionRequest,
+        context: _aio.ServicerContext[_executor_pb2.PlanExecutionRequest, _abc.Awaitable[_executor_pb2.PlanExecutionResponse]],
+    ) -> _abc.Awaitable[_executor_pb2.PlanExecutionResponse]:
+        """Reads the object and tries the change as a server-side dry run; returns the
+        spec as it would have to be signed, the difference, and every gate. Nothing
+        is claimed, changed or promised.
+
+        Who: the server's certificate only.
+        Errors: PEER_NOT_ALLOWED; DEADLINE_REQUIRED; PAYLOAD_INVALID;
+        AUDIENCE_MISMATCH; NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED;
+        BOUNDS_EXCEEDED; TARGET_GONE; TARGET_CHANGED; CLUSTER_REFUSED;
+        CLUSTER_UNAVAILABLE.
+        """
 
     @_abc_1.abstractmethod
     def ExecuteAction(
@@ -73,10 +128,13 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         SIGNATURE_INVALID; PAYLOAD_INVALID; AUDIENCE_MISMATCH;
         SIGNER_PEER_MISMATCH; REQUEST_FROM_FUTURE; REQUEST_EXPIRED; of the decision
         DECISION_INVALID (metadata: check); DECISION_EXPIRED; then
-        NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED; BOUNDS_EXCEEDED;
-        REPLAY_DETECTED; REQUEST_ID_REUSED.
+        APPROVALS_INSUFFICIENT; NAMESPACE_NOT_ALLOWED; ACTION_NOT_ENABLED;
+        BOUNDS_EXCEEDED; EXECUTION_PAUSED; WINDOW_CLOSED; STORM_ACTIVE;
+        BREAKER_OPEN; REPLAY_DETECTED; REQUEST_ID_REUSED; TARGET_BUSY;
+        BUDGET_EXHAUSTED; COOLING_DOWN; ATTEMPTS_EXHAUSTED; FENCED.
         From there on the answer is an Execution, never an error, unless the
-        journal cannot be written (DATABASE_UNAVAILABLE, nothing was done).
+        journal cannot be written (DATABASE_UNAVAILABLE, nothing was done). It
+        answers once the cluster has; GetExecution tells whether it helped.
         """
 
     @_abc_1.abstractmethod
@@ -91,6 +149,54 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         Who: as ExecuteAction.
         Errors: RESOURCE_NOT_FOUND when the request never got past the checks, so
         nothing was or will be done for it once its decision has expired.
+        """
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _executor_pb2.PauseRequest,
+        context: _aio.ServicerContext[_executor_pb2.PauseRequest, _abc.Awaitable[_executor_pb2.PauseResponse]],
+    ) -> _abc.Awaitable[_executor_pb2.PauseResponse]:
+        """Lays a pause on the executor, idempotent by its id.
+
+        Who: as ExecuteAction.
+        Errors: DATABASE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _executor_pb2.ResumeRequest,
+        context: _aio.ServicerContext[_executor_pb2.ResumeRequest, _abc.Awaitable[_executor_pb2.ResumeResponse]],
+    ) -> _abc.Awaitable[_executor_pb2.ResumeResponse]:
+        """Ends a pause; ending one that is unknown or ended is no error.
+
+        Who: as ExecuteAction.
+        Errors: DATABASE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def Resolve(
+        self,
+        request: _executor_pb2.ResolveRequest,
+        context: _aio.ServicerContext[_executor_pb2.ResolveRequest, _abc.Awaitable[_executor_pb2.ResolveResponse]],
+    ) -> _abc.Awaitable[_executor_pb2.ResolveResponse]:
+        """Stores what a person found out about an UNKNOWN execution.
+
+        Who: as ExecuteAction.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def GetGuards(
+        self,
+        request: _executor_pb2.GetGuardsRequest,
+        context: _aio.ServicerContext[_executor_pb2.GetGuardsRequest, _abc.Awaitable[_executor_pb2.GetGuardsResponse]],
+    ) -> _abc.Awaitable[_executor_pb2.GetGuardsResponse]:
+        """Shows pauses, breakers, storm mode and budgets.
+
+        Who: as ExecuteAction.
+        Errors: DATABASE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
