@@ -34,7 +34,7 @@ from aegis.v1 import audit_pb2, audit_pb2_grpc
 from aegis_executor.admission import Admission
 from aegis_executor.executions import Executions
 from aegis_executor.journal import Journal
-from aegis_executor.kubernetes import Kubernetes
+from aegis_executor.kubernetes import Kubernetes, configuration
 from aegis_executor.service import ExecutorService, admit_peers
 from aegis_executor.settings import Settings, SettingsError
 from aegis_executor.store import OnlyExecutor
@@ -80,7 +80,9 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             trust=lambda: trust,
         )
         kept = keeping.checkpoints(audit, clock=_now, schema=_SCHEMA)
-        cluster = Kubernetes(settings.kubeconfig, namespaces=settings.limits.namespaces)
+        cluster = Kubernetes(
+            configuration(settings.kubeconfig, settings.api_server), reach=settings.reach
+        )
         stack.push_async_callback(cluster.close)
         admission = Admission(
             trust=trust,

@@ -155,7 +155,7 @@ class Executions:
             await self._journal.sending(admitted.request_id, number, change)
             self._admission.recheck(admitted)
             try:
-                audit_id = await self._cluster.apply(change)
+                audit_id = await self._cluster.apply(change.placed)
             except ClusterRefused as refused:
                 if refused.code != 409 or isinstance(wanted, RestartPod):
                     raise

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from aegis.errors import Aborted, FailedPrecondition, NotFound
 from aegis.v1 import envelope_pb2
+from aegis_executor.catalogue import base
 
 Object: TypeAlias = Mapping[str, Any]
 
@@ -75,6 +76,18 @@ class Change:
     generation: int
     body: Any
     observations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def placed(self) -> base.Change:
+        """The same change, as the port to Kubernetes takes it."""
+        kind = base.Kind.POD if self.verb == "evict" else base.Kind.DEPLOYMENT
+        return base.Change(
+            verb=self.verb,
+            place=base.Place(kind, self.namespace, self.name, self.uid),
+            resource_version=self.resource_version,
+            generation=self.generation,
+            body=self.body,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,13 @@ from aegis.secretfiles import text_of
 from aegis.serving.tls import TlsFiles
 from aegis.serving.trusting import TrustFiles, folder_of
 from aegis_executor.admission import Limits
+from aegis_executor.kubernetes import Nodes, Reach
 from aegis_executor.remediations import ACTIONS
 
 # Aegis must never be able to restart Aegis, nor what the cluster itself stands on.
 PROTECTED_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease", "aegis-system"})
+
+_NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class SettingsError(ValueError):
@@ -35,7 +39,10 @@ class Settings:
     audience: str
     cluster: str
     limits: Limits
-    kubeconfig: Path
+    # None in a pod that uses its own service account; api_server is then the cluster's URL.
+    kubeconfig: Path | None
+    api_server: str
+    reach: Reach
     settle_seconds: float
     metrics_listen: tuple[str, int] | None
     ready_file: Path | None
@@ -48,6 +55,8 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Reads AEGIS_*; raises `SettingsError` with all problems at once."""
         read = _Reader(environment)
+        namespaces = read.namespaces("AEGIS_EXECUTOR_NAMESPACES")
+        kubeconfig, api_server = read.cluster("AEGIS_KUBECONFIG")
         settings = cls(
             database_url=read.secret("AEGIS_EXECUTOR_DATABASE_URL"),
             listen=read.text("AEGIS_LISTEN", "127.0.0.1:0"),
@@ -68,11 +77,17 @@ class Settings:
             audience=read.text("AEGIS_AUDIENCE", "aegis"),
             cluster=read.text("AEGIS_CLUSTER"),
             limits=Limits(
-                namespaces=read.namespaces("AEGIS_EXECUTOR_NAMESPACES"),
+                namespaces=namespaces,
                 actions=read.actions("AEGIS_EXECUTOR_ACTIONS"),
                 replicas_max=int(read.number("AEGIS_EXECUTOR_MAX_REPLICAS", 10, least=1)),
             ),
-            kubeconfig=read.file("AEGIS_KUBECONFIG"),
+            kubeconfig=kubeconfig,
+            api_server=api_server,
+            reach=Reach(
+                namespaces,
+                nodes=read.nodes("AEGIS_EXECUTOR_NODES"),
+                delete_pods=read.flag("AEGIS_EXECUTOR_DELETE_PODS"),
+            ),
             settle_seconds=read.number("AEGIS_EXECUTOR_SETTLE_SECONDS", 65, least=0),
             metrics_listen=read.address("AEGIS_METRICS_LISTEN"),
             ready_file=Path(environment["AEGIS_READY_FILE"])
@@ -125,6 +140,28 @@ class _Reader:
         if "*" in found:
             self.problems.append(f"{name}: name each namespace, there is no wildcard")
         return found
+
+    def nodes(self, name: str) -> Nodes:
+        if self._environment.get(name) in ("yes", "no"):
+            return Nodes(every=self._environment[name] == "yes")
+        found = frozenset(filter(None, map(str.strip, self._environment.get(name, "").split(","))))
+        for wrong in sorted(n for n in found if not _NODE.fullmatch(n)):
+            self.problems.append(f"{name}: {wrong} is not the name of a node; yes means every node")
+        return Nodes(found)
+
+    def flag(self, name: str) -> bool:
+        text = self._environment.get(name) or "no"
+        if text not in ("yes", "no"):
+            self.problems.append(f"{name}: {text} is neither yes nor no")
+        return text == "yes"
+
+    def cluster(self, name: str) -> tuple[Path | None, str]:
+        """Returns the kubeconfig, or in a pod without one the URL of the pod's own cluster."""
+        host = self._environment.get("KUBERNETES_SERVICE_HOST", "")
+        if self._environment.get(name) or not host:
+            return self.file(name), ""
+        port = self._environment.get("KUBERNETES_SERVICE_PORT") or "443"
+        return None, f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def actions(self, name: str) -> frozenset[str]:
         known = frozenset(ACTIONS.values())

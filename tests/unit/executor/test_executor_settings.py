@@ -29,6 +29,9 @@ def test_defaults_are_the_safe_ones(environment: dict[str, str]):
     assert settings.limits.namespaces == {"demo", "shop"}
     assert settings.limits.replicas_max == 10
     assert settings.metrics_listen is None
+    assert settings.reach.namespaces == settings.limits.namespaces
+    assert not settings.reach.nodes
+    assert not settings.reach.delete_pods
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,9 @@ def test_defaults_are_the_safe_ones(environment: dict[str, str]):
         ("AEGIS_CLUSTER", ""),
         ("AEGIS_KUBECONFIG", "/nowhere"),
         ("AEGIS_METRICS_LISTEN", "9090"),
+        ("AEGIS_EXECUTOR_NODES", "*"),
+        ("AEGIS_EXECUTOR_NODES", "node-a,Node B"),
+        ("AEGIS_EXECUTOR_DELETE_PODS", "sometimes"),
     ],
 )
 def test_wrong_setting_is_named(environment: dict[str, str], variable: str, value: str):
@@ -68,3 +74,42 @@ def test_database_url_is_not_shown(environment: dict[str, str]):
     settings = Settings.from_environment({**environment, "AEGIS_EXECUTOR_DATABASE_URL": url})
     assert settings.database_url == url
     assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [("", []), ("no", []), ("node-a", ["node-a"]), ("yes", ["node-a", "node-b"])],
+)
+def test_nodes_are_those_that_were_named(
+    environment: dict[str, str], value: str, allowed: list[str]
+):
+    """None by default; every one only where somebody wrote yes."""
+    told = Settings.from_environment({**environment, "AEGIS_EXECUTOR_NODES": value})
+    assert [name for name in ("node-a", "node-b") if name in told.reach.nodes] == allowed
+
+
+@pytest.mark.parametrize(
+    ("host", "url"), [("10.0.0.1", "https://10.0.0.1:6443"), ("fd00::1", "https://[fd00::1]:6443")]
+)
+def test_pod_without_a_kubeconfig_uses_its_own_cluster(
+    environment: dict[str, str], host: str, url: str
+):
+    """The address the kubelet tells every pod."""
+    del environment["AEGIS_KUBECONFIG"]
+    inside = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": "6443"}
+    settings = Settings.from_environment({**environment, **inside})
+    assert (settings.kubeconfig, settings.api_server) == (None, url)
+
+
+def test_kubeconfig_counts_before_the_pods_own_cluster(environment: dict[str, str]):
+    """An executor may run in one cluster and act in another."""
+    inside = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    settings = Settings.from_environment({**environment, **inside})
+    assert (settings.kubeconfig is not None, settings.api_server) == (True, "")
+
+
+def test_neither_kubeconfig_nor_pod_is_told(environment: dict[str, str]):
+    """There has to be a cluster."""
+    del environment["AEGIS_KUBECONFIG"]
+    with pytest.raises(SettingsError, match="AEGIS_KUBECONFIG"):
+        Settings.from_environment(environment)

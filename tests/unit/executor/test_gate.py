@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import httpx2
 import pytest
 
-from aegis_executor.kubernetes import ClusterSilent, ForbiddenRequest, Gate
+from aegis_executor.kubernetes import (
+    ClusterRefused,
+    ClusterSilent,
+    ForbiddenRequest,
+    Gate,
+    Nodes,
+    Reach,
+    errors,
+)
+
+DEMO = Reach(frozenset({"demo"}))
+WITH_NODE = Reach(frozenset({"demo"}), nodes=Nodes(frozenset({"node-a"})))
+DEPLOYMENT = "/apis/apps/v1/namespaces/demo/deployments/web"
+EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
+CORDON = {
+    "metadata": {"uid": "u", "resourceVersion": "1", "annotations": {"aegis.dev/action-id": "a"}},
+    "spec": {"unschedulable": True},
+}
 
 
 class Wire(httpx2.AsyncBaseTransport):
     """Answers everything and remembers it."""
 
-    def __init__(self, answer: httpx2.Response | None = None) -> None:
+    def __init__(self) -> None:
         self.seen: list[httpx2.Request] = []
-        self._answer = answer
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.seen.append(request)
-        return self._answer or httpx2.Response(200, headers={"Audit-Id": "a"}, json={})
+        return httpx2.Response(200, headers={"Audit-Id": "a"}, json={})
 
 
-async def send(method: str, path: str) -> Wire:
+async def send(method: str, path: str, reach: Reach = DEMO, body: Any = None) -> Wire:
     wire = Wire()
-    gate = Gate(wire, frozenset({"demo"}))
+    gate = Gate(wire, reach)
+    content = None if body is None else json.dumps(body)
     try:
-        await gate.handle_async_request(httpx2.Request(method, f"https://cluster{path}"))
+        await gate.handle_async_request(
+            httpx2.Request(method, f"https://cluster{path}", content=content)
+        )
     except ForbiddenRequest:
         assert wire.seen == []
         raise
@@ -35,16 +57,29 @@ async def send(method: str, path: str) -> Wire:
     ("method", "path"),
     [
         ("GET", "/api/v1/namespaces/shop/pods/web"),
+        ("GET", "/api/v1/namespaces/shop/pods"),
         ("GET", "/api/v1/namespaces/demo/secrets/token"),
-        ("GET", "/api/v1/namespaces/demo/pods"),
+        ("GET", "/api/v1/namespaces/demo/configmaps"),
+        ("GET", "/api/v1/pods"),
         ("DELETE", "/api/v1/namespaces/demo/pods/web"),
+        ("DELETE", "/api/v1/namespaces/demo/pods"),
         ("POST", "/api/v1/namespaces/demo/pods"),
-        ("PUT", "/apis/apps/v1/namespaces/demo/deployments/web"),
+        ("POST", "/api/v1/namespaces/demo/pods/web/exec"),
+        ("PUT", DEPLOYMENT),
+        ("DELETE", DEPLOYMENT),
         ("PATCH", "/apis/apps/v1/namespaces/demo/deployments"),
-        ("PATCH", "/apis/apps/v1/namespaces/demo/deployments/web/status"),
+        ("PATCH", f"{DEPLOYMENT}/status"),
+        ("GET", f"{DEPLOYMENT}/scale"),
         ("GET", "/apis/apps/v1/deployments/web"),
         ("GET", "/api/v1/namespaces/demo/pods/..%2F..%2F..%2Fsecrets"),
         ("GET", "/api/v1/namespaces/demo/pods/web/log"),
+        ("GET", "/api/v1/namespaces/demo/pods?watch=true"),
+        ("GET", "/api/v1/namespaces/demo/pods?fieldSelector=spec.nodeName%3Da"),
+        ("GET", "/api/v1/nodes/node-a"),
+        ("GET", "/api/v1/nodes"),
+        ("PATCH", "/api/v1/nodes/node-a"),
+        ("POST", EVENTS.format("default")),
+        ("GET", EVENTS.format("demo")),
     ],
 )
 async def test_request_outside_the_list_is_never_sent(method: str, path: str):
@@ -56,9 +91,10 @@ async def test_request_outside_the_list_is_never_sent(method: str, path: str):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("PATCH", "/apis/apps/v1/namespaces/demo/deployments/web"),
-        ("PATCH", "/apis/apps/v1/namespaces/demo/deployments/web/scale?dryRun=All"),
+        ("PATCH", DEPLOYMENT),
+        ("PATCH", f"{DEPLOYMENT}/scale?dryRun=All"),
         ("POST", "/api/v1/namespaces/demo/pods/web-1/eviction"),
+        ("POST", EVENTS.format("demo")),
     ],
 )
 async def test_write_is_validated_strictly(method: str, path: str):
@@ -74,20 +110,109 @@ async def test_read_passes_as_it_is():
     assert "fieldValidation" not in wire.seen[0].url.params
 
 
+async def test_pods_are_deleted_only_where_that_was_allowed():
+    """An eviction respects disruption budgets, a deletion does not."""
+    reach = Reach(frozenset({"demo"}), delete_pods=True)
+    assert (await send("DELETE", "/api/v1/namespaces/demo/pods/web", reach)).seen
+    with pytest.raises(ForbiddenRequest):
+        await send("DELETE", "/api/v1/namespaces/shop/pods/web", reach)
+
+
+@pytest.mark.parametrize("reach", [WITH_NODE, Reach(frozenset(), nodes=Nodes(every=True))])
+async def test_node_that_was_named_is_cordoned(reach: Reach):
+    """By name, or every node; the event about it goes into the namespace default."""
+    assert (await send("PATCH", "/api/v1/nodes/node-a", reach, CORDON)).seen
+    assert (await send("GET", "/api/v1/nodes/node-a", reach)).seen
+    assert (await send("POST", EVENTS.format("default"), reach)).seen
+
+
+async def test_another_node_is_out_of_reach():
+    """Only those that were named."""
+    with pytest.raises(ForbiddenRequest):
+        await send("PATCH", "/api/v1/nodes/node-b", WITH_NODE, CORDON)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [],
+        [{"op": "replace", "path": "/spec/unschedulable", "value": True}],
+        {**CORDON, "status": {}},
+        {**CORDON, "spec": {"unschedulable": True, "taints": []}},
+        {**CORDON, "spec": None},
+        {**CORDON, "metadata": {**CORDON["metadata"], "labels": {"a": "b"}}},
+        {**CORDON, "metadata": {**CORDON["metadata"], "annotations": {"other": "a"}}},
+        {"spec": {"unschedulable": True}},
+    ],
+)
+async def test_of_a_node_nothing_but_schedulability_is_patched(body: Any):
+    """Labels and taints move other people's pods; a patch without its pins moves another node."""
+    with pytest.raises(ForbiddenRequest):
+        await send("PATCH", "/api/v1/nodes/node-a", WITH_NODE, body)
+
+
+STATUS = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         httpx2.Response(503),
         httpx2.Response(502, json={"error": "upstream"}),
+        httpx2.Response(500, json={**STATUS, "reason": "InternalError", "code": 500}),
+        httpx2.Response(504, json={**STATUS, "reason": "Timeout", "code": 504}),
         httpx2.Response(404, text="no such page"),
+        httpx2.Response(404, json={"detail": "Not Found"}),
+        httpx2.Response(302, headers={"Location": "/login"}, json={}),
         httpx2.Response(200, html="<p>Please log in</p>"),
+        httpx2.Response(200, headers={"Content-Type": "application/json"}, text='{"kind":'),
+        httpx2.Response(200, json=["Pod"]),
     ],
-    ids=["nothing", "a proxy's JSON", "a proxy's 404", "a portal"],
+    ids=lambda answer: f"{answer.status_code}-{len(answer.content)}",
 )
-async def test_answer_that_is_not_the_clusters_own_says_nothing(answer: httpx2.Response):
+def test_answer_that_is_not_the_clusters_own_says_nothing(answer: httpx2.Response):
     """Neither "refused" nor "gone" nor "done" may be read out of what a proxy says."""
-    gate = Gate(Wire(answer), frozenset({"demo"}))
-    path = "/apis/apps/v1/namespaces/demo/deployments/web"
     with pytest.raises(ClusterSilent):
-        await gate.handle_async_request(httpx2.Request("PATCH", f"https://cluster{path}"))
-    assert answer.is_closed
+        errors.check(answer)
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 409, 410, 415, 422, 429])
+def test_no_in_the_api_servers_own_words_is_a_refusal(code: int):
+    """The reason and the causes' fields are kept, the message is not."""
+    causes = [{"reason": "DisruptionBudget", "message": "secret"}, {"field": "spec.replicas"}]
+    body = {**STATUS, "code": code, "message": "secret", "details": {"causes": causes}}
+    headers = {"Audit-Id": "a-1", "Retry-After": "7"}
+    with pytest.raises(ClusterRefused) as caught:
+        errors.check(httpx2.Response(code, headers=headers, json=body))
+    assert vars(caught.value) == {
+        "code": code,
+        "reason": "NotFound",
+        "fields": ("DisruptionBudget", "spec.replicas"),
+        "audit_id": "a-1",
+        "retry_after_seconds": 7,
+    }
+    assert "secret" not in f"{caught.value} {caught.value!r}"
+
+
+def test_overlapping_budgets_are_a_refusal_although_500():
+    """The API server's way to say no to such an eviction; it has no reason, as errors have."""
+    message = (
+        "This pod has more than one PodDisruptionBudget, which the eviction subresource does"
+        " not support."
+    )
+    body = {"kind": "Status", "status": "Failure", "message": message, "code": 500}
+    with pytest.raises(ClusterRefused) as caught:
+        errors.check(httpx2.Response(500, json=body))
+    assert caught.value.code == 500
+
+
+def test_warnings_are_read_from_every_header_and_cut():
+    """Commas and quotes inside a text are part of it."""
+    headers = [
+        ("Warning", '299 - "unknown field \\"spec.x\\"", 299 - "a, b"'),
+        ("Warning", f'299 kube "{"long" * 200}"'),
+    ]
+    told = errors.warnings(httpx2.Response(200, headers=headers))
+    assert told[:2] == ['unknown field "spec.x"', "a, b"]
+    assert len(told[2]) == 300
