@@ -37,6 +37,12 @@ class Response:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: AsyncIterator[Any] | None = None
+    # Only half of it arrives, then the connection breaks.
+    cut: bool = False
+
+
+class Dropped(Exception):
+    """A handler's way to say: no answer, the connection breaks."""
 
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -71,6 +77,8 @@ class Listener:
         wire = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES_MAX)
         try:
             await self._converse(wire, reader, writer)
+        except Dropped:
+            writer.transport.abort()
         except h11.RemoteProtocolError as error:
             if wire.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 code = error.error_status_hint
@@ -146,6 +154,10 @@ async def _send(
     content = json.dumps(response.body).encode()
     headers.append(("Content-Length", str(len(content))))
     writer.write(_encode(wire, h11.Response(status_code=response.code, headers=headers)))
+    if response.cut:
+        writer.write(_encode(wire, h11.Data(data=content[: len(content) // 2])))
+        await writer.drain()
+        raise Dropped
     writer.write(_encode(wire, h11.Data(data=content)))
     writer.write(_encode(wire, h11.EndOfMessage()))
     await writer.drain()

@@ -14,9 +14,11 @@ from aegis_sandbox.access import Access, admin_user, executor_user
 from aegis_sandbox.api import ApiServer
 from aegis_sandbox.control import Control
 from aegis_sandbox.controllers import Controllers
+from aegis_sandbox.evictions import Evictions
 from aegis_sandbox.http import Listener
 from aegis_sandbox.objects import Objects
-from aegis_sandbox.scenario import EXECUTOR_NAMESPACES, seed
+from aegis_sandbox.policies import Policies
+from aegis_sandbox.scenario import EXECUTOR_NAMESPACES, EXECUTOR_NODES, seed
 from aegis_sandbox.verbs import Verbs
 
 
@@ -53,10 +55,11 @@ async def sandbox(
     objects = Objects(clock)
     controllers = Controllers(objects)
     seed(objects, controllers)
-    executor, admin = executor_user(EXECUTOR_NAMESPACES), admin_user()
+    executor, admin = executor_user(EXECUTOR_NAMESPACES, EXECUTOR_NODES), admin_user()
     server = ApiServer(
         objects=objects,
-        verbs=Verbs(objects, controllers.workloads),
+        verbs=Verbs(objects, Policies(objects)),
+        evictions=Evictions(objects, controllers.workloads),
         access=Access((executor, admin)),
         control=Control(objects, controllers.workloads),
     )

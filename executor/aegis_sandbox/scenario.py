@@ -10,6 +10,10 @@ from aegis_sandbox.status import Object
 # Where the executor's Role reaches; `payments` and `kube-system` are there to be refused.
 EXECUTOR_NAMESPACES = ("demo", "shop")
 
+# The third node is there to be refused.
+EXECUTOR_NODES = ("node-a", "node-b")
+_NODES = (*EXECUTOR_NODES, "node-c")
+
 # (namespace, name, replicas, minAvailable of a disruption budget or None)
 _DEPLOYMENTS = (
     ("demo", "web", 3, 2),
@@ -46,7 +50,9 @@ def deployment(namespace: str, name: str, replicas: int, image: str) -> Object:
 
 def seed(objects: Objects, controllers: Controllers) -> None:
     """Fills an empty sandbox and lets it settle."""
-    for namespace in dict.fromkeys(namespace for namespace, *_ in _DEPLOYMENTS):
+    for name in _NODES:
+        objects.create("nodes", _node(name))
+    for namespace in dict.fromkeys(("default", *(namespace for namespace, *_ in _DEPLOYMENTS))):
         objects.create(
             "namespaces",
             {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": namespace}},
@@ -64,6 +70,16 @@ def seed(objects: Objects, controllers: Controllers) -> None:
             containers[0]["image"] = f"registry.example/{name}:1.1"
             objects.update("deployments", current)
     controllers.settle()
+
+
+def _node(name: str) -> Object:
+    return {
+        "kind": "Node",
+        "apiVersion": "v1",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {"podCIDR": f"10.244.{_NODES.index(name)}.0/24"},
+        "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]},
+    }
 
 
 def _budget(namespace: str, name: str, available_min: int) -> Object:

@@ -13,6 +13,9 @@ from typing import Any
 import msgspec
 from lightkube.models.apps_v1 import Deployment
 from lightkube.models.autoscaling_v1 import Scale
+from lightkube.models.autoscaling_v2 import HorizontalPodAutoscaler
+from lightkube.models.core_v1 import Node
+from lightkube.models.events_v1 import Event
 from lightkube.models.policy_v1 import Eviction, PodDisruptionBudget
 from msgspec import inspect
 
@@ -21,10 +24,14 @@ from aegis_sandbox.status import Object, Refused, invalid, not_modelled
 _MODELS: dict[str, type[msgspec.Struct]] = {
     "deployments": Deployment,
     "deployments/scale": Scale,
+    "events": Event,
+    "horizontalpodautoscalers": HorizontalPodAutoscaler,
+    "nodes": Node,
     "pods/eviction": Eviction,
     "poddisruptionbudgets": PodDisruptionBudget,
 }
 _INT32_MAX = 2**31 - 1
+_NOTE_CHARACTERS_MAX = 1024
 
 
 def check_fields(resource: str, wanted: Object, validation: str) -> dict[str, str]:
@@ -130,6 +137,22 @@ def check_deployment(wanted: Object, old: Object | None) -> None:
         if not container.get("image"):
             field = f"spec.template.spec.containers[{position}].image"
             raise invalid("deployments", name, ("FieldValueRequired", field, "Required value"))
+
+
+def check_event(wanted: Object) -> None:
+    """Refuses an event (events.k8s.io) that does not say what its kind has to say."""
+    name = wanted["metadata"]["name"]
+    for needed in ("eventTime", "reportingController", "reportingInstance", "action", "reason"):
+        if not wanted.get(needed):
+            raise invalid("events", name, ("FieldValueRequired", needed, "Required value"))
+    if wanted.get("type") not in ("Normal", "Warning"):
+        raise invalid("events", name, ("FieldValueInvalid", "type", "has invalid value"))
+    if len(wanted.get("note", "")) > _NOTE_CHARACTERS_MAX:
+        raise invalid("events", name, ("FieldValueTooLong", "note", "can have at most 1024 bytes"))
+    about = wanted.get("regarding", {}).get("namespace", "default")
+    if about != wanted["metadata"]["namespace"]:
+        message = "does not match regarding.namespace"
+        raise invalid("events", name, ("FieldValueInvalid", "metadata.namespace", message))
 
 
 def with_defaults(wanted: Object) -> Object:

@@ -21,8 +21,11 @@ _REASONS = {
     429: "TooManyRequests",
     500: "InternalError",
     501: "NotImplemented",
+    503: "ServiceUnavailable",
     504: "Timeout",
 }
+
+CODES = frozenset(_REASONS)
 
 
 class Refused(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 from aegis_sandbox.objects import Objects
 from aegis_sandbox.status import Object
 
+_CORDONED = "node.kubernetes.io/unschedulable"
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -40,8 +41,9 @@ class Workloads:
         ]
 
     def tick(self) -> None:
-        """One step of the ReplicaSet controller, the kubelets and the budgets."""
+        """One step of the ReplicaSet controller, the scheduler, the kubelets and the budgets."""
         self._collect_orphans()
+        self._taint()
         for pod in self._objects.list("pods"):
             self._live(pod)
         for replica_set in self._objects.list("replicasets"):
@@ -72,12 +74,45 @@ class Workloads:
                     metadata = thing["metadata"]
                     self._objects.delete(resource, metadata["namespace"], metadata["name"])
 
+    def _taint(self) -> None:
+        """What the node controller does after a cordon: the taint that keeps new pods away."""
+        for node in self._objects.list("nodes"):
+            spec = node["spec"]
+            others = [taint for taint in spec.get("taints", []) if taint["key"] != _CORDONED]
+            cordoned = [{"key": _CORDONED, "effect": "NoSchedule"}]
+            taints = others + (cordoned if spec.get("unschedulable") else [])
+            if taints:
+                spec["taints"] = taints
+            else:
+                spec.pop("taints", None)
+            self._objects.update("nodes", node)
+
+    def _schedule(self, pod: Object) -> bool:
+        """Gives a new pod the free node with the fewest pods; False while there is none."""
+        if "nodeName" in pod["spec"]:
+            return True
+        busy = [other["spec"].get("nodeName") for other in self._objects.list("pods")]
+        free = [
+            node["metadata"]["name"]
+            for node in self._objects.list("nodes")
+            if not node["spec"].get("unschedulable")
+        ]
+        if not free:
+            unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+            pod["status"] = {"phase": "Pending", "conditions": [unscheduled]}
+            self._objects.update("pods", pod)
+            return False
+        pod["spec"]["nodeName"] = min(free, key=busy.count)
+        return True
+
     def _live(self, pod: Object) -> None:
         metadata = pod["metadata"]
         if "deletionTimestamp" in metadata:
             # The processes of a sandbox end at once: one tick after they were told to.
             self._broken.discard(metadata["uid"])
             self._objects.delete("pods", metadata["namespace"], metadata["name"])
+            return
+        if not self._schedule(pod):
             return
         if metadata["uid"] in self._broken:
             waiting, restarts = "CrashLoopBackOff", _restarts(pod) + (1 if is_available(pod) else 0)

@@ -51,7 +51,11 @@ NODE_EVENT_NAMESPACE = "default"
 
 _NAME = r"[a-z0-9][a-z0-9.-]*"
 _QUERY = frozenset({"continue", "dryRun", "fieldManager", "labelSelector", "limit"})
-_PINS = frozenset({"uid", "resourceVersion"})
+_PINS = frozenset({"/metadata/uid", "/metadata/resourceVersion"})
+_NODE_PATHS = _PINS | {
+    "/spec/unschedulable",
+    "/metadata/annotations/" + ACTION_ID.replace("/", "~1"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +148,16 @@ def _check_node_patch(request: httpx2.Request) -> None:
         patch = json.loads(request.content)
     except (ValueError, httpx2.RequestNotRead) as error:
         raise ForbiddenRequest("the patch of a node cannot be read") from error
-    spec, metadata = _part(patch, "spec"), _part(patch, "metadata")
-    fine = (
-        isinstance(patch, dict)
-        and patch.keys() <= {"metadata", "spec"}
-        and spec.keys() <= {"unschedulable"}
-        and metadata.keys() <= {*_PINS, "annotations"}
-        and metadata.keys() >= _PINS
-        and _part(metadata, "annotations").keys() <= {ACTION_ID}
-    )
-    if not fine:
+    operations = patch if isinstance(patch, list) else []
+    paths = {op.get("path") for op in operations if _may_be_patched(op)}
+    if not paths >= _PINS or not all(map(_may_be_patched, operations)):
         raise ForbiddenRequest("of a node only spec.unschedulable may be patched")
 
 
-def _part(patch: Any, name: str) -> Mapping[str, Any]:
-    part = patch.get(name, {}) if isinstance(patch, dict) else {}
-    return part if isinstance(part, dict) else {"not an object": part}
+def _may_be_patched(operation: Any) -> bool:
+    if not isinstance(operation, dict) or operation.get("op") not in ("add", "replace"):
+        return False
+    if operation.get("path") == "/metadata/annotations":
+        value = operation.get("value")
+        return isinstance(value, dict) and value.keys() == {ACTION_ID}
+    return operation.get("path") in _NODE_PATHS

@@ -22,10 +22,15 @@ DEMO = Reach(frozenset({"demo"}))
 WITH_NODE = Reach(frozenset({"demo"}), nodes=Nodes(frozenset({"node-a"})))
 DEPLOYMENT = "/apis/apps/v1/namespaces/demo/deployments/web"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
-CORDON = {
-    "metadata": {"uid": "u", "resourceVersion": "1", "annotations": {"aegis.dev/action-id": "a"}},
-    "spec": {"unschedulable": True},
-}
+PINS = [
+    {"op": "replace", "path": "/metadata/uid", "value": "u"},
+    {"op": "replace", "path": "/metadata/resourceVersion", "value": "1"},
+]
+CORDON = [
+    *PINS,
+    {"op": "add", "path": "/metadata/annotations/aegis.dev~1action-id", "value": "a"},
+    {"op": "add", "path": "/spec/unschedulable", "value": True},
+]
 
 
 class Wire(httpx2.AsyncBaseTransport):
@@ -137,13 +142,15 @@ async def test_another_node_is_out_of_reach():
     [
         None,
         [],
-        [{"op": "replace", "path": "/spec/unschedulable", "value": True}],
-        {**CORDON, "status": {}},
-        {**CORDON, "spec": {"unschedulable": True, "taints": []}},
-        {**CORDON, "spec": None},
-        {**CORDON, "metadata": {**CORDON["metadata"], "labels": {"a": "b"}}},
-        {**CORDON, "metadata": {**CORDON["metadata"], "annotations": {"other": "a"}}},
+        "cordon",
         {"spec": {"unschedulable": True}},
+        CORDON[1:],
+        [*CORDON, {"op": "add", "path": "/spec/taints", "value": []}],
+        [*CORDON, {"op": "remove", "path": "/metadata/annotations/aegis.dev~1action-id"}],
+        [*CORDON, {"op": "add", "path": "/metadata/labels/a", "value": "b"}],
+        [*CORDON, {"op": "add", "path": "/metadata/annotations", "value": {"other": "a"}}],
+        [*CORDON, {"op": "add", "path": "", "value": {}}],
+        [*CORDON, "and more"],
     ],
 )
 async def test_of_a_node_nothing_but_schedulability_is_patched(body: Any):
