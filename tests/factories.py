@@ -41,6 +41,22 @@ def rollback(namespace: str, name: str, template_hash: str = "", *, uid: str = "
     return ActionSpec(target=_target(namespace, name, uid), rollback_deployment=action)
 
 
+def restart_rollout(namespace: str, name: str, *, uid: str = "") -> ActionSpec:
+    """A spec that restarts a whole deployment."""
+    action = ActionSpec.RestartRollout()
+    return ActionSpec(target=_target(namespace, name, uid), restart_rollout=action)
+
+
+def cordon(name: str, *, uid: str = "") -> ActionSpec:
+    """A spec that keeps new pods away from a node."""
+    return ActionSpec(target=_target("", name, uid), cordon_node=ActionSpec.CordonNode())
+
+
+def uncordon(name: str, *, uid: str = "") -> ActionSpec:
+    """A spec that lets pods onto a node again."""
+    return ActionSpec(target=_target("", name, uid), uncordon_node=ActionSpec.UncordonNode())
+
+
 def _target(namespace: str, name: str, uid: str) -> ActionSpec.Target:
     return ActionSpec.Target(cluster="sandbox", namespace=namespace, name=name, uid=uid)
 
@@ -95,6 +111,10 @@ class Signers:
         """A request the executor would take."""
         told = {"issuer": "automation:autopilot", "audience": "aegis"} | changes
         return sign_action(spec, key=self.asker, **told)
+
+    def resigned(self, request: envelope_pb2.ActionRequest) -> SignedEnvelope:
+        """A request that was changed, signed by its asker."""
+        return dsse.sign(dsse.REQUEST_TYPE, request.SerializeToString(), self.asker)
 
     def decision(
         self,

@@ -6,8 +6,9 @@ Objects are plain JSON: typed models silently drop fields they do not know.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from aegis.v1 import envelope_pb2
@@ -94,11 +95,33 @@ class Trace(enum.Enum):
     HIDDEN = "hidden"
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What was granted beyond the mere decision."""
+
+    approved: bool = False
+    break_glass: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One check with the numbers it compared; `reason` is an ErrorReason name unless it passed."""
+
+    name: str
+    passed: bool
+    reason: str = ""
+    message: str = ""
+    retry_at: datetime | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
 class Remedy(Protocol):
     """One entry of the closed catalogue, as pure functions on what the cluster said."""
 
     verb: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
+    # What the object itself may have against it, in the order it is asked.
+    gates: ClassVar[tuple[Check, ...]]
 
     @property
     def place(self) -> Place:
@@ -123,3 +146,6 @@ class Remedy(Protocol):
 
     def settled(self, seen: Seen) -> bool:
         """True once the cluster has finished with the change and the object is healthy."""
+
+
+Check: TypeAlias = Callable[[Remedy, Seen, Standing], Gate]
