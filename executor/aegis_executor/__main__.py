@@ -32,9 +32,15 @@ from aegis.serving.trust_records import last_recorded, record_trust
 from aegis.serving.trusting import LiveTrust
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 from aegis_executor.admission import Admission
+from aegis_executor.changing import Changing
 from aegis_executor.executions import Executions
+from aegis_executor.failpoints import Failpoints
+from aegis_executor.interim import NoEpoch, NoGuards, NoHealing
 from aegis_executor.journal import Journal
 from aegis_executor.kubernetes import Kubernetes, configuration
+from aegis_executor.looking import Looking
+from aegis_executor.planning import Planner
+from aegis_executor.plans import Plans
 from aegis_executor.service import ExecutorService, admit_peers
 from aegis_executor.settings import Settings, SettingsError
 from aegis_executor.store import OnlyExecutor
@@ -92,18 +98,32 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             limits=settings.limits,
             clock=_now,
         )
-        executions = Executions(
-            journal=Journal(database, audit, name=settings.name, clock=_now),
+        journal = Journal(database, audit, name=settings.name, epoch=NoEpoch(), clock=_now)
+        guards, planner = NoGuards(), Planner(cluster)
+        failpoints = Failpoints(settings.failpoint)
+        changing = Changing(
+            journal=journal,
             cluster=cluster,
+            planner=planner,
             admission=admission,
-            clock=_now,
+            guards=guards,
+            healing=NoHealing(),
+            failpoints=failpoints,
+        )
+        executions = Executions(
+            journal=journal,
+            cluster=cluster,
+            guards=guards,
+            changing=changing,
+            looking=Looking(cluster, clock=_now, settle_seconds=settings.settle_seconds),
+            failpoints=failpoints,
             registry=REGISTRY,
-            settle_seconds=settings.settle_seconds,
         )
         stack.push_async_callback(executions.drain)
         service = ExecutorService(
             admission=admission,
             executions=executions,
+            plans=Plans(admission=admission, planner=planner, guards=guards),
             audit=audit,
             server=PeerLog(audit, kept, lambda: trust, _SERVER_LOG_ID),
         )

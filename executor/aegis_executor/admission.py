@@ -3,29 +3,26 @@
 The server made the same checks before. They are made again because the executor does not believe
 the server: it holds public keys only, of those who ask and of those who decide, and limits of its
 own that no decision can widen. Steps 1 and 2 (peer, size, deadline) are the doors' and the
-service's; 13 (nonce, request id) is the journal's; 14 to 17 follow in `executions.py`.
+service's; 12 (guards) and 13 (claim) follow in `executions.py`, 14 to 17 in `changing.py`.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aegis import dsse
 from aegis.envelope import MAX_SKEW, OpenedRequest, moment, open_action, parse_signed
-from aegis.errors import AegisError, PermissionDenied
+from aegis.errors import AegisError, FailedPrecondition, PermissionDenied
 from aegis.serving.doors import validate
 from aegis.trust import POLICY_DECISION, TrustBundle, TrustedKey
 from aegis.v1 import envelope_pb2
-from aegis_executor.remediations import (
-    ACTIONS,
-    Remediation,
-    RestartPod,
-    ScaleDeployment,
-    of_spec,
-)
+from aegis_executor.catalogue import of_spec
+from aegis_executor.catalogue.base import Kind, Remedy, Standing
+from aegis_executor.catalogue.restart_pod import RestartPod
+from aegis_executor.catalogue.scale_deployment import ScaleDeployment
 
 _DECISION_LIFE_MAX = timedelta(minutes=5)
 
@@ -37,6 +34,9 @@ class Limits:
     namespaces: frozenset[str]
     actions: frozenset[str]
     replicas_max: int
+    nodes: Container[str] = frozenset()
+    # See `RestartPod`.
+    delete_unready: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,11 @@ class Admitted:
     issuer: str
     action_id: str
     action_digest: bytes
-    wanted: Remediation
+    spec: envelope_pb2.ActionSpec
+    remedy: Remedy
+    standing: Standing
+    # Everything but the change.
+    dry_run: bool
     execute_not_after: datetime
     request_key: TrustedKey
     decision_key: TrustedKey
@@ -96,17 +100,18 @@ class Admission:
             request, trust=self._trust, audience=self._audience, now=now, validate=validate
         )
         # 7: the cluster is a part of the address.
-        if opened.spec.target.cluster != self._cluster:
-            raise PermissionDenied("AUDIENCE_MISMATCH", f"this executor serves {self._cluster}")
+        self._check_cluster(opened.spec)
         # 9: the decision.
         allowed, key = self._open_decision(decision, now)
         if key.owner != peer:
             raise _no_decision("its key does not belong to the peer that sent it")
         self._check_binding(allowed, opened)
         self._check_age(allowed, now)
+        # 10: approvals.
+        approved = self._check_approvals(allowed)
         # 11: our own limits.
-        wanted = of_spec(opened.spec)
-        self._check_limits(wanted)
+        remedy = self.limited(opened.spec)
+        broken = opened.request.break_glass and allowed.break_glass
         return Admitted(
             # In the journal's spelling, or a sweep would not know that it is still going on.
             request_id=str(uuid.UUID(opened.request.request_id)),
@@ -114,7 +119,10 @@ class Admission:
             issuer=opened.request.issuer,
             action_id=allowed.action_id,
             action_digest=opened.action_digest,
-            wanted=wanted,
+            spec=opened.spec,
+            remedy=remedy,
+            standing=Standing(approved=approved, break_glass=broken),
+            dry_run=opened.request.mode == envelope_pb2.ActionRequest.MODE_DRY_RUN,
             execute_not_after=moment(allowed.execute_not_after),
             request_key=opened.key,
             decision_key=key,
@@ -123,6 +131,25 @@ class Admission:
             request_envelope=request.SerializeToString(),
             decision_envelope=decision.SerializeToString(),
         )
+
+    def plannable(self, payload: bytes) -> tuple[envelope_pb2.ActionSpec, Remedy]:
+        """Returns what may be planned, of the bytes of a spec.
+
+        Raises `InvalidArgument` (PAYLOAD_INVALID) and what the limits raise.
+        """
+        spec = parse_signed(payload, envelope_pb2.ActionSpec, validate)
+        self._check_cluster(spec)
+        return spec, self.limited(spec)
+
+    def limited(self, spec: envelope_pb2.ActionSpec) -> Remedy:
+        """11: returns what a spec asks for, inside our own limits.
+
+        Raises `InvalidArgument` (PAYLOAD_INVALID) and `PermissionDenied` (NAMESPACE_NOT_ALLOWED,
+        ACTION_NOT_ENABLED, BOUNDS_EXCEEDED).
+        """
+        remedy = of_spec(spec, delete_unready=self._limits.delete_unready)
+        self._check_limits(remedy)
+        return remedy
 
     def recheck(self, admitted: Admitted) -> None:
         """16: immediately before mutating, what time may have changed.
@@ -169,22 +196,34 @@ class Admission:
         if now > ends:
             raise PermissionDenied("DECISION_EXPIRED", "the decision may no longer be executed")
 
-    def _check_limits(self, wanted: Remediation) -> None:
-        limits = self._limits
-        if wanted.namespace not in limits.namespaces:
+    def _check_cluster(self, spec: envelope_pb2.ActionSpec) -> None:
+        if spec.target.cluster != self._cluster:
+            raise PermissionDenied("AUDIENCE_MISMATCH", f"this executor serves {self._cluster}")
+
+    def _check_approvals(self, decision: envelope_pb2.ActionDecision) -> bool:
+        if decision.steps:
+            raise FailedPrecondition("APPROVALS_INSUFFICIENT", "approvals are not taken here")
+        return False
+
+    def _check_limits(self, remedy: Remedy) -> None:
+        limits, place = self._limits, remedy.place
+        if place.kind is not Kind.NODE and place.namespace not in limits.namespaces:
             raise PermissionDenied(
-                "NAMESPACE_NOT_ALLOWED", f"this executor does not touch {wanted.namespace}"
+                "NAMESPACE_NOT_ALLOWED", f"this executor does not touch {place.namespace}"
             )
-        action = ACTIONS[type(wanted)]
-        if action not in limits.actions:
-            raise PermissionDenied("ACTION_NOT_ENABLED", f"this executor does not {action}")
+        if remedy.verb not in limits.actions:
+            raise PermissionDenied("ACTION_NOT_ENABLED", f"this executor does not {remedy.verb}")
+        if place.kind is Kind.NODE and place.name not in limits.nodes:
+            raise PermissionDenied(
+                "ACTION_NOT_ENABLED", f"this executor does not {remedy.verb} {place.name}"
+            )
         # Zero replicas is an outage, not a remedy.
-        if isinstance(wanted, ScaleDeployment) and not 1 <= wanted.replicas <= limits.replicas_max:
+        if isinstance(remedy, ScaleDeployment) and not 1 <= remedy.replicas <= limits.replicas_max:
             raise PermissionDenied(
                 "BOUNDS_EXCEEDED", f"replicas must be between 1 and {limits.replicas_max}"
             )
         # With grace 0 the API server forgets a pod that may still be running.
-        if isinstance(wanted, RestartPod) and wanted.grace_seconds == 0:
+        if isinstance(remedy, RestartPod) and remedy.grace_seconds == 0:
             raise PermissionDenied("BOUNDS_EXCEEDED", "grace_seconds must be at least 1")
 
 

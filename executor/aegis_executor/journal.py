@@ -6,7 +6,7 @@ moment at which a replay could slip in between. The audit log is written in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -16,15 +16,18 @@ from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database
 from aegis_executor import records, store
 from aegis_executor.admission import Admitted
-from aegis_executor.remediations import ACTIONS, Change, Sent
+from aegis_executor.catalogue.base import Change, Sent
+from aegis_executor.ports import Epoch
 from aegis_executor.store import Intent
 
-State: TypeAlias = Literal["INTENT", "APPLIED", "FAILED", "UNKNOWN"]
+State: TypeAlias = Literal["APPLIED", "FAILED", "UNKNOWN", "DRY_RUN"]
+# What has to agree before a claim stands.
+Condition: TypeAlias = Callable[[Connection], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an execution ended; `reason` is an ErrorReason name, empty when APPLIED."""
+    """How an execution ended; `reason` is an ErrorReason name, empty when nothing went wrong."""
 
     state: State
     reason: str = ""
@@ -47,27 +50,70 @@ class Execution:
 class Journal:
     """The executor's own schema in Postgres; every method is one transaction.
 
-    All raise `Unavailable` (DATABASE_UNAVAILABLE).
+    All raise `Unavailable` (DATABASE_UNAVAILABLE); those that write raise `Aborted` (FENCED) once
+    another executor has taken over.
     """
 
     def __init__(
-        self, database: Database, audit: AuditLog, *, name: str, clock: Callable[[], datetime]
+        self,
+        database: Database,
+        audit: AuditLog,
+        *,
+        name: str,
+        epoch: Epoch,
+        clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._audit = audit
         self._name = name
+        self._epoch = epoch
         self._clock = clock
 
-    async def claim(self, admitted: Admitted) -> tuple[Execution, bool]:
+    async def stored(self, admitted: Admitted) -> Execution | None:
+        """Returns the execution of a request that was claimed before, by the same issuer.
+
+        Whatever stands in the way of new ones now, it was carried out or refused then.
+        """
+        async with self._database.transaction() as connection:
+            stored = await store.intent_by_id(connection, admitted.request_id)
+            if stored is None or not _same(stored, admitted):
+                return None
+            spent_on = await store.request_of_nonce(
+                connection, admitted.request_key.key_id, admitted.nonce
+            )
+            if spent_on not in (None, stored.request_id):
+                return None
+            return await self._with_ending(connection, stored)
+
+    async def claim(self, admitted: Admitted, condition: Condition) -> tuple[Execution, bool]:
         """Writes the INTENT; returns it and True, or the stored execution and False.
 
-        Raises `Unauthenticated` (REPLAY_DETECTED) for a nonce that was spent on another request
-        and `AlreadyExists` (REQUEST_ID_REUSED) for an id that named another action.
+        `condition` is asked in the same transaction, after the claim is known to be the first:
+        what it raises undoes the claim. Raises `Unauthenticated` (REPLAY_DETECTED) for a nonce
+        that was spent on another request and `AlreadyExists` (REQUEST_ID_REUSED) for an id that
+        named another action.
         """
-        intent = Intent(
+        intent = self._intent(admitted)
+        async with self._database.transaction() as connection:
+            await self._epoch.check(connection)
+            if await store.insert_intent(connection, intent):
+                await condition(connection)
+                await self._audit.record_in(connection, records.intended(intent, admitted))
+                return _execution(intent, None), True
+            spent_on = await store.request_of_nonce(connection, intent.key_id, intent.nonce)
+            stored = await store.intent_by_id(connection, intent.request_id)
+            if stored is None or spent_on not in (None, stored.request_id):
+                raise Unauthenticated("REPLAY_DETECTED", "the nonce was spent on another request")
+            if not _same(stored, admitted):
+                raise AlreadyExists("REQUEST_ID_REUSED", "the request id named another action")
+            return await self._with_ending(connection, stored), False
+
+    def _intent(self, admitted: Admitted) -> Intent:
+        place = admitted.remedy.place
+        return Intent(
             request_id=admitted.request_id,
             action_id=admitted.action_id,
-            action=ACTIONS[type(admitted.wanted)],
+            action=admitted.remedy.verb,
             issuer=admitted.issuer,
             action_digest=admitted.action_digest,
             key_id=admitted.request_key.key_id,
@@ -75,18 +121,14 @@ class Journal:
             request=admitted.request,
             decision=admitted.decision,
             intent_at=self._clock(),
+            kind=place.kind.value,
+            namespace=place.namespace,
+            name=place.name,
+            incident_id=admitted.spec.incident_id,
+            approved=admitted.standing.approved,
+            break_glass=admitted.standing.break_glass,
+            epoch=self._epoch.number,
         )
-        async with self._database.transaction() as connection:
-            if await store.insert_intent(connection, intent):
-                await self._audit.record_in(connection, records.intended(intent, admitted))
-                return _execution(intent, None), True
-            spent_on = await store.request_of_nonce(connection, intent.key_id, intent.nonce)
-            stored = await store.intent_by_id(connection, intent.request_id)
-            if stored is None or spent_on not in (None, stored.request_id):
-                raise Unauthenticated("REPLAY_DETECTED", "the nonce was spent on another request")
-            if (stored.action_digest, stored.issuer) != (intent.action_digest, intent.issuer):
-                raise AlreadyExists("REQUEST_ID_REUSED", "the request id named another action")
-            return await self._with_ending(connection, stored), False
 
     async def find(self, request_id: str) -> Execution:
         """Returns an execution; raises `NotFound` (RESOURCE_NOT_FOUND)."""
@@ -98,12 +140,13 @@ class Journal:
         attempt = store.Attempt(
             request_id=request_id,
             number=number,
-            uid=change.uid,
+            uid=change.place.uid,
             resource_version=change.resource_version,
             generation=change.generation,
             sent_at=self._clock(),
         )
         async with self._database.transaction() as connection:
+            await self._epoch.check(connection)
             await store.insert_attempt(connection, attempt)
 
     async def end(self, request_id: str, ending: Ending) -> Execution:
@@ -117,6 +160,7 @@ class Journal:
             ended_at=self._clock(),
         )
         async with self._database.transaction() as connection:
+            await self._epoch.check(connection)
             first = await store.insert_ending(connection, row)
             intent = await store.intent_by_id(connection, request_id)
             if first and intent is not None:
@@ -147,6 +191,11 @@ class Journal:
 
     async def _with_ending(self, connection: Connection, intent: Intent) -> Execution:
         return _execution(intent, await store.ending_by_id(connection, intent.request_id))
+
+
+def _same(stored: Intent, admitted: Admitted) -> bool:
+    asked = (admitted.action_digest, admitted.issuer)
+    return (bytes(stored.action_digest), stored.issuer) == asked
 
 
 def _execution(intent: Intent, row: store.Ending | None) -> Execution:

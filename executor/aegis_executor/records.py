@@ -6,6 +6,7 @@ from aegis.errors import AegisError
 from aegis.serving.auditlog import Entry
 from aegis.v1 import audit_pb2, envelope_pb2
 from aegis_executor.admission import Admitted
+from aegis_executor.catalogue import of_spec
 from aegis_executor.store import Ending, Intent
 
 
@@ -59,6 +60,6 @@ def _resource(payload: bytes) -> str:
     # These bytes were verified and validated before they were written down.
     request = envelope_pb2.ActionRequest.FromString(bytes(payload))
     spec = envelope_pb2.ActionSpec.FromString(request.spec)
-    kind = "pods" if spec.HasField("restart_pod") else "deployments"
-    target = spec.target
-    return f"/clusters/{target.cluster}/namespaces/{target.namespace}/{kind}/{target.name}"
+    place = of_spec(spec).place
+    namespace = f"/namespaces/{place.namespace}" if place.namespace else ""
+    return f"/clusters/{spec.target.cluster}{namespace}/{place.kind.value}/{place.name}"

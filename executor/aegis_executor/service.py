@@ -16,6 +16,7 @@ from aegis_executor import records
 from aegis_executor.admission import Admission
 from aegis_executor.executions import Executions
 from aegis_executor.journal import Execution
+from aegis_executor.plans import Plans
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -39,12 +40,26 @@ class ExecutorService(executor_pb2_grpc.ExecutorServiceServicer):
     """Wire ↔ values, nothing else."""
 
     def __init__(
-        self, *, admission: Admission, executions: Executions, audit: AuditLog, server: PeerLog
+        self,
+        *,
+        admission: Admission,
+        executions: Executions,
+        plans: Plans,
+        audit: AuditLog,
+        server: PeerLog,
     ) -> None:
         self._admission = admission
         self._executions = executions
+        self._plans = plans
         self._audit = audit
         self._server = server
+
+    async def PlanExecution(
+        self, request: executor_pb2.PlanExecutionRequest, context: Context
+    ) -> executor_pb2.PlanExecutionResponse:
+        """See executor.proto."""
+        _demand_deadline(context)
+        return await self._plans.plan(request)
 
     async def ExecuteAction(
         self, request: executor_pb2.ExecuteActionRequest, context: Context

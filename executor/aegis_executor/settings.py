@@ -12,11 +12,10 @@ from aegis.secretfiles import text_of
 from aegis.serving.tls import TlsFiles
 from aegis.serving.trusting import TrustFiles, folder_of
 from aegis_executor.admission import Limits
+from aegis_executor.catalogue import REMEDIES
+from aegis_executor.catalogue.gates import PROTECTED_NAMESPACES
+from aegis_executor.failpoints import Failpoints
 from aegis_executor.kubernetes import Nodes, Reach
-from aegis_executor.remediations import ACTIONS
-
-# Aegis must never be able to restart Aegis, nor what the cluster itself stands on.
-PROTECTED_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease", "aegis-system"})
 
 _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
@@ -47,6 +46,7 @@ class Settings:
     metrics_listen: tuple[str, int] | None
     ready_file: Path | None
     development: bool
+    failpoint: str
     audit_key: Path
     audit_sinks: tuple[str, ...]
     witness_address: str | None
@@ -57,6 +57,10 @@ class Settings:
         read = _Reader(environment)
         namespaces = read.namespaces("AEGIS_EXECUTOR_NAMESPACES")
         kubeconfig, api_server = read.cluster("AEGIS_KUBECONFIG")
+        # A node is everybody's: whoever wants one touched has to name it.
+        nodes = read.nodes("AEGIS_EXECUTOR_NODES")
+        # A deletion asks no disruption budget.
+        delete_unready = read.flag("AEGIS_EXECUTOR_DELETE_UNREADY")
         settings = cls(
             database_url=read.secret("AEGIS_EXECUTOR_DATABASE_URL"),
             listen=read.text("AEGIS_LISTEN", "127.0.0.1:0"),
@@ -80,20 +84,19 @@ class Settings:
                 namespaces=namespaces,
                 actions=read.actions("AEGIS_EXECUTOR_ACTIONS"),
                 replicas_max=int(read.number("AEGIS_EXECUTOR_MAX_REPLICAS", 10, least=1)),
+                nodes=nodes,
+                delete_unready=delete_unready,
             ),
             kubeconfig=kubeconfig,
             api_server=api_server,
-            reach=Reach(
-                namespaces,
-                nodes=read.nodes("AEGIS_EXECUTOR_NODES"),
-                delete_pods=read.flag("AEGIS_EXECUTOR_DELETE_PODS"),
-            ),
+            reach=Reach(namespaces, nodes=nodes, delete_pods=delete_unready),
             settle_seconds=read.number("AEGIS_EXECUTOR_SETTLE_SECONDS", 65, least=0),
             metrics_listen=read.address("AEGIS_METRICS_LISTEN"),
             ready_file=Path(environment["AEGIS_READY_FILE"])
             if environment.get("AEGIS_READY_FILE")
             else None,
             development=environment.get("AEGIS_PROFILE") == "development",
+            failpoint=read.failpoint("AEGIS_FAILPOINT"),
             audit_key=read.file("AEGIS_AUDIT_KEY"),
             audit_sinks=tuple(environment.get("AEGIS_AUDIT_SINKS", "").split()),
             witness_address=environment.get("AEGIS_WITNESS_ADDRESS") or None,
@@ -164,11 +167,21 @@ class _Reader:
         return None, f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def actions(self, name: str) -> frozenset[str]:
-        known = frozenset(ACTIONS.values())
+        known = frozenset(REMEDIES)
         found = self.names(name, ",".join(sorted(known)))
         for unknown in sorted(found - known):
             self.problems.append(f"{name}: {unknown} is none of {', '.join(sorted(known))}")
         return found
+
+    def failpoint(self, name: str) -> str:
+        text = self._environment.get(name, "")
+        if text and self._environment.get("AEGIS_PROFILE") != "development":
+            self.problems.append(f"{name} is for development only")
+        try:
+            Failpoints(text)
+        except ValueError as error:
+            self.problems.append(f"{name}: {error}")
+        return text
 
     def number(self, name: str, default: float, *, least: float) -> float:
         text = self._environment.get(name) or str(default)

@@ -36,6 +36,14 @@ class Intent:
     request: bytes
     decision: bytes
     intent_at: datetime
+    # What guards count by.
+    kind: str
+    namespace: str
+    name: str
+    incident_id: str
+    approved: bool
+    break_glass: bool
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ class Ending:
 
 _INTENT = """
 select request_id::text, action_id, action, issuer, action_digest, key_id, nonce, request,
-       decision, intent_at
+       decision, intent_at, kind, namespace, name, incident_id, approved, break_glass, epoch
 from aegis_executor.intent
 """
 
@@ -78,8 +86,9 @@ async def insert_intent(connection: Connection, intent: Intent) -> bool:
         """
         insert into aegis_executor.intent
             (request_id, action_id, action, issuer, action_digest, key_id, nonce, request,
-             decision, intent_at)
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+             decision, intent_at, kind, namespace, name, incident_id, approved, break_glass,
+             epoch)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         on conflict do nothing returning true
         """,
         (
@@ -93,6 +102,13 @@ async def insert_intent(connection: Connection, intent: Intent) -> bool:
             intent.request,
             intent.decision,
             intent.intent_at,
+            intent.kind,
+            intent.namespace,
+            intent.name,
+            intent.incident_id,
+            intent.approved,
+            intent.break_glass,
+            intent.epoch,
         ),
     )
     return await cursor.fetchone() is not None

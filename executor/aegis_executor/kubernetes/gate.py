@@ -65,7 +65,7 @@ class Nodes:
     names: frozenset[str] = frozenset()
     every: bool = False
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return self.every or name in self.names
 
     def __bool__(self) -> bool:

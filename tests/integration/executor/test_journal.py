@@ -11,16 +11,39 @@ import psycopg
 import pytest
 from tests.factories import Signers, scale
 
-from aegis.errors import AlreadyExists, NotFound, Unauthenticated
+from aegis.errors import Aborted, AlreadyExists, NotFound, ResourceExhausted, Unauthenticated
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Connection, Database, migrate
 from aegis_executor.admission import Admission, Admitted, Limits
-from aegis_executor.journal import Ending, Journal
-from aegis_executor.remediations import ACTIONS, Change, Sent
+from aegis_executor.catalogue import REMEDIES
+from aegis_executor.catalogue.base import Change, Kind, Place, Sent, Standing
+from aegis_executor.journal import Ending, Execution, Journal
 from aegis_executor.store import OnlyExecutor
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SIGNERS = Signers.fresh()
+WEB = Place(Kind.DEPLOYMENT, "demo", "web")
+
+
+class FakeEpoch:
+    """This executor's turn, until `over`."""
+
+    number = 3
+
+    def __init__(self) -> None:
+        self.over = False
+
+    async def check(self, connection: Connection) -> None:
+        if self.over:
+            raise Aborted("FENCED", "epoch 4 acts")
+
+
+async def nothing(connection: Connection) -> None:
+    """No guard stands in the way."""
+
+
+async def claim(journal: Journal, asked: Admitted) -> tuple[Execution, bool]:
+    return await journal.claim(asked, nothing)
 
 
 def admitted(replicas: int = 3) -> Admitted:
@@ -29,7 +52,7 @@ def admitted(replicas: int = 3) -> Admitted:
         name="executor:local",
         cluster="sandbox",
         audience="aegis",
-        limits=Limits(frozenset({"demo"}), frozenset(ACTIONS.values()), 10),
+        limits=Limits(frozenset({"demo"}), frozenset(REMEDIES), 10),
         clock=lambda: NOW,
     )
     asked = SIGNERS.request(scale("demo", "web", replicas), now=NOW)
@@ -42,14 +65,15 @@ async def journal(executor_database_url: str) -> AsyncIterator[Journal]:
     database = Database(executor_database_url, application="test", max_size=8)
     await database.open()
     audit = AuditLog(database, log_id="aegis-executor", clock=lambda: NOW, schema="aegis_executor")
-    yield Journal(database, audit, name="executor:local", clock=lambda: NOW)
+    epoch = FakeEpoch()
+    yield Journal(database, audit, name="executor:local", epoch=epoch, clock=lambda: NOW)
     await database.close()
 
 
 async def test_claim_is_fresh_exactly_once(journal: Journal):
     """Twenty claims of one request at the same moment: one is the first."""
     asked = admitted()
-    claims = await asyncio.gather(*(journal.claim(asked) for _ in range(20)))
+    claims = await asyncio.gather(*(claim(journal, asked) for _ in range(20)))
     assert sum(fresh for _, fresh in claims) == 1
     assert {execution.action_id for execution, _ in claims} == {asked.action_id}
 
@@ -58,7 +82,7 @@ async def test_claims_of_one_nonce_by_many_requests_have_one_winner(journal: Jou
     """The nonce is unique by itself, whatever id it comes with."""
     first = admitted()
     others = [replace(admitted(), nonce=first.nonce) for _ in range(10)]
-    claims = await asyncio.gather(*map(journal.claim, others), return_exceptions=True)
+    claims = await asyncio.gather(*(claim(journal, one) for one in others), return_exceptions=True)
     refused = [c for c in claims if isinstance(c, Unauthenticated)]
     assert [error.reason for error in refused] == ["REPLAY_DETECTED"] * 9
 
@@ -66,10 +90,10 @@ async def test_claims_of_one_nonce_by_many_requests_have_one_winner(journal: Jou
 async def test_spent_nonce_is_told_before_a_reused_id(journal: Journal):
     """Both at once: the replay is the graver thing."""
     first, second = admitted(3), admitted(4)
-    await journal.claim(first)
-    await journal.claim(second)
+    await claim(journal, first)
+    await claim(journal, second)
     with pytest.raises(Unauthenticated, match="nonce"):
-        await journal.claim(replace(second, nonce=first.nonce))
+        await claim(journal, replace(second, nonce=first.nonce))
 
 
 @pytest.mark.parametrize("change", [{"action_digest": bytes(32)}, {"issuer": "user:admin"}])
@@ -78,16 +102,88 @@ async def test_request_id_of_another_action_or_issuer_is_refused(
 ):
     """An id belongs to one issuer and one action."""
     first = admitted()
-    await journal.claim(first)
+    await claim(journal, first)
     with pytest.raises(AlreadyExists) as caught:
-        await journal.claim(replace(first, nonce=bytes(16), **change))
+        await claim(journal, replace(first, nonce=bytes(16), **change))
     assert caught.value.reason == "REQUEST_ID_REUSED"
+
+
+async def test_condition_that_does_not_hold_undoes_the_claim(journal: Journal):
+    """Neither id nor nonce are spent: the very same request may come again."""
+    asked = admitted()
+
+    async def refuse(connection: Connection) -> None:
+        # In the same transaction, the claim is there to be counted.
+        cursor = await connection.execute("select count(*) from aegis_executor.intent")
+        assert await cursor.fetchone() == (1,)
+        raise ResourceExhausted("BUDGET_EXHAUSTED", "3 an hour")
+
+    with pytest.raises(ResourceExhausted):
+        await journal.claim(asked, refuse)
+    assert await journal.unfinished() == []
+    assert (await claim(journal, asked))[1]
+
+
+async def test_condition_is_not_asked_for_a_repeat(journal: Journal):
+    """What was claimed once is answered, whatever the guards say now."""
+    asked = admitted()
+    await claim(journal, asked)
+
+    async def refuse(connection: Connection) -> None:
+        raise ResourceExhausted("BUDGET_EXHAUSTED", "3 an hour")
+
+    _, fresh = await journal.claim(asked, refuse)
+    assert not fresh
+
+
+async def test_intent_carries_what_guards_count_by(journal: Journal):
+    """Where, for which incident, with what granted, in whose turn."""
+    asked = admitted()
+    asked.spec.incident_id = "inc-7"
+    await claim(journal, replace(asked, standing=Standing(approved=True, break_glass=True)))
+    (intent,) = await journal.unfinished()
+    assert (intent.kind, intent.namespace, intent.name) == ("deployments", "demo", "web")
+    assert (intent.incident_id, intent.approved, intent.break_glass) == ("inc-7", True, True)
+    assert intent.epoch == 3
+
+
+async def test_stored_execution_is_found_for_the_same_request_only(journal: Journal):
+    """What anybody else asks under that id goes on to the claim, which says why not."""
+    asked = admitted()
+    assert await journal.stored(asked) is None
+    await claim(journal, asked)
+    await journal.end(asked.request_id, Ending("DRY_RUN"))
+    found = await journal.stored(asked)
+    assert found is not None
+    assert found.ending == Ending("DRY_RUN")
+    assert await journal.stored(replace(asked, nonce=bytes(16))) == found
+    assert await journal.stored(replace(asked, action_digest=bytes(32))) is None
+    assert await journal.stored(replace(asked, issuer="user:admin")) is None
+    other = admitted(4)
+    await claim(journal, other)
+    assert await journal.stored(replace(asked, nonce=other.nonce)) is None
+
+
+async def test_fenced_executor_writes_nothing(journal: Journal):
+    """Neither a claim, nor an attempt, nor an end."""
+    asked, late = admitted(), admitted(4)
+    await claim(journal, asked)
+    journal._epoch.over = True
+    for written in (
+        claim(journal, late),
+        journal.sending(asked.request_id, 1, Change("scale", WEB, "1", 1, {})),
+        journal.end(asked.request_id, Ending("APPLIED")),
+    ):
+        with pytest.raises(Aborted, match="epoch 4"):
+            await written
+    assert [intent.request_id for intent in await journal.unfinished()] == [asked.request_id]
+    assert await journal.last_sent(asked.request_id) is None
 
 
 async def test_first_end_stands(journal: Journal):
     """Whoever comes second learns what is already written."""
     asked = admitted()
-    await journal.claim(asked)
+    await claim(journal, asked)
     await journal.end(asked.request_id, Ending("APPLIED", observations={"uid": "u"}))
     later = await journal.end(asked.request_id, Ending("FAILED", "INTERNAL", "no"))
     assert later.ending == Ending("APPLIED", observations={"uid": "u"})
@@ -97,10 +193,10 @@ async def test_intent_without_end_is_unfinished_with_its_last_attempt(journal: J
     """What the sweep needs after a crash: the signed bytes, and what was sent last."""
     asked, ended = admitted(), admitted()
     for each in (asked, ended):
-        await journal.claim(each)
+        await claim(journal, each)
     await journal.end(ended.request_id, Ending("FAILED", "TARGET_GONE"))
     assert await journal.last_sent(asked.request_id) is None
-    change = Change("scale", "demo", "web", "u-1", "20", 4, {})
+    change = Change("scale", replace(WEB, uid="u-1"), "20", 4, {})
     await journal.sending(asked.request_id, 1, change)
     await journal.sending(asked.request_id, 2, replace(change, resource_version="21"))
     (intent,) = await journal.unfinished()
@@ -123,8 +219,8 @@ async def test_journal_cannot_be_rewritten(
 ):
     """Not even by its owner: the database itself refuses."""
     asked = admitted()
-    await journal.claim(asked)
-    await journal.sending(asked.request_id, 1, Change("scale", "d", "w", "u", "1", 1, {}))
+    await claim(journal, asked)
+    await journal.sending(asked.request_id, 1, Change("scale", WEB, "1", 1, {}))
     await journal.end(asked.request_id, Ending("APPLIED"))
     with (
         psycopg.connect(executor_database_url) as connection,

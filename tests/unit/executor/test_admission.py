@@ -6,17 +6,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.factories import Signers, flipped, restart, rollback, scale
+from tests.factories import Signers, cordon, flipped, restart, rollback, scale
 
 from aegis.errors import AegisError
-from aegis.v1.envelope_pb2 import ActionSpec, SignedEnvelope
+from aegis.v1.envelope_pb2 import ActionSpec, ApprovalStep, SignedEnvelope
 from aegis_executor.admission import Admission, Admitted, Limits
-from aegis_executor.remediations import ACTIONS, RestartPod
+from aegis_executor.catalogue import REMEDIES
+from aegis_executor.catalogue.base import Kind, Place, Standing
+from aegis_executor.catalogue.restart_pod import RestartPod
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SIGNERS = Signers.fresh()
 LIMITS = Limits(
-    namespaces=frozenset({"demo", "shop"}), actions=frozenset(ACTIONS.values()), replicas_max=10
+    namespaces=frozenset({"demo", "shop"}),
+    actions=frozenset(REMEDIES),
+    replicas_max=10,
+    nodes=frozenset({"n-1"}),
 )
 
 
@@ -68,7 +73,8 @@ def test_good_request_with_its_decision_is_admitted():
     asked = request(restart("demo", "web-1", uid="u-1", grace=5))
     decided = decision(asked, action_id="a-7")
     admitted = admit(asked, decided)
-    assert admitted.wanted == RestartPod("demo", "web-1", "u-1", 5)
+    assert admitted.remedy == RestartPod(Place(Kind.POD, "demo", "web-1", "u-1"), 5)
+    assert (admitted.standing, admitted.dry_run) == (Standing(), False)
     assert admitted.action_id == "a-7"
     assert (admitted.request, admitted.decision) == (asked.payload, decided.payload)
 
@@ -196,6 +202,30 @@ def test_expired_decision_is_refused():
     asked = request(now=NOW - timedelta(seconds=30))
     late = decision(asked, now=NOW - timedelta(seconds=31), life=timedelta(seconds=30))
     assert refusal(asked, late).reason == "DECISION_EXPIRED"
+
+
+def test_decision_that_demands_approvals_is_refused_without_them():
+    """10: an allowance under a condition is none while the condition is not met."""
+    asked = request()
+    step = ApprovalStep(step=1, group="role:oncall", needed=1)
+    assert refusal(asked, decision(asked, steps=[step])).reason == "APPROVALS_INSUFFICIENT"
+
+
+def test_target_that_does_not_fit_its_action_is_refused():
+    """11: a node has no namespace, and everything else has one."""
+    assert refusal(request(scale("", "web", 2))).reason == "PAYLOAD_INVALID"
+    odd = cordon("n-1")
+    odd.target.namespace = "demo"
+    assert refusal(request(odd)).reason == "PAYLOAD_INVALID"
+
+
+def test_node_is_admitted_where_it_is_named():
+    """11: no list of namespaces speaks about nodes, so they have one of their own."""
+    assert admit(request(cordon("n-1"))).remedy.place == Place(Kind.NODE, "", "n-1")
+    assert refusal(request(cordon("n-2"))).reason == "ACTION_NOT_ENABLED"
+    nameless = Limits(frozenset({"demo"}), frozenset(REMEDIES), 10)
+    error = refusal(request(cordon("n-1")), by=admission(limits=nameless))
+    assert error.reason == "ACTION_NOT_ENABLED"
 
 
 def test_namespace_outside_the_allow_list_is_refused():

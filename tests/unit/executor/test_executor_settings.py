@@ -32,6 +32,36 @@ def test_defaults_are_the_safe_ones(environment: dict[str, str]):
     assert settings.reach.namespaces == settings.limits.namespaces
     assert not settings.reach.nodes
     assert not settings.reach.delete_pods
+    assert not settings.limits.delete_unready
+    assert settings.failpoint == ""
+
+
+def test_nodes_are_touched_only_where_they_are_named(environment: dict[str, str]):
+    """They are everybody's, and no list of namespaces protects them."""
+    assert "n-1" not in Settings.from_environment(environment).limits.nodes
+    named = Settings.from_environment({**environment, "AEGIS_EXECUTOR_NODES": "n-1"})
+    assert "n-1" in named.limits.nodes
+    assert "n-2" not in named.limits.nodes
+
+
+def test_failpoint_is_armed_in_development_only(environment: dict[str, str]):
+    """Nobody's production dies of a variable that was left behind: it does not even start."""
+    armed = {**environment, "AEGIS_FAILPOINT": "before-mutate:restart_pod"}
+    with pytest.raises(SettingsError, match="AEGIS_FAILPOINT"):
+        Settings.from_environment(armed)
+    development = Settings.from_environment({**armed, "AEGIS_PROFILE": "development"})
+    assert development.failpoint == "before-mutate:restart_pod"
+    with pytest.raises(SettingsError, match="no failpoint"):
+        unknown = {"AEGIS_PROFILE": "development", "AEGIS_FAILPOINT": "nowhere"}
+        Settings.from_environment({**environment, **unknown})
+
+
+def test_unready_pods_are_deleted_only_where_that_is_said(environment: dict[str, str]):
+    """A deletion asks no disruption budget."""
+    said = {**environment, "AEGIS_EXECUTOR_DELETE_UNREADY": "yes"}
+    settings = Settings.from_environment(said)
+    assert settings.limits.delete_unready
+    assert settings.reach.delete_pods
 
 
 @pytest.mark.parametrize(
@@ -46,12 +76,13 @@ def test_defaults_are_the_safe_ones(environment: dict[str, str]):
         ("AEGIS_EXECUTOR_SETTLE_SECONDS", "nan"),
         ("AEGIS_EXECUTOR_SETTLE_SECONDS", "inf"),
         ("AEGIS_EXECUTOR_MAX_REPLICAS", "inf"),
+        ("AEGIS_EXECUTOR_DELETE_UNREADY", "perhaps"),
         ("AEGIS_CLUSTER", ""),
         ("AEGIS_KUBECONFIG", "/nowhere"),
         ("AEGIS_METRICS_LISTEN", "9090"),
         ("AEGIS_EXECUTOR_NODES", "*"),
         ("AEGIS_EXECUTOR_NODES", "node-a,Node B"),
-        ("AEGIS_EXECUTOR_DELETE_PODS", "sometimes"),
+        ("AEGIS_EXECUTOR_DELETE_UNREADY", "sometimes"),
     ],
 )
 def test_wrong_setting_is_named(environment: dict[str, str], variable: str, value: str):

@@ -1,0 +1,64 @@
+"""How a change whose answer was lost ended, told by the cluster itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from aegis_executor.catalogue.base import Remedy, Sent, Trace
+from aegis_executor.journal import Ending
+from aegis_executor.kubernetes import ClusterRefused, ClusterSilent, ClusterUnreachable
+from aegis_executor.reading import Cluster, read_live
+
+# After this long a cluster that cannot be read leaves the question to a person.
+_GIVE_UP = timedelta(minutes=10)
+
+
+def told(remedy: Remedy) -> str:
+    """Returns what was done, for people."""
+    return f"{remedy.verb} {remedy.place}"
+
+
+class Looking:
+    """Looks, and never sends anything.
+
+    `settle_seconds` is how long a write whose answer was lost may still take effect: longer than
+    the API server's own limit of 60 s for a request.
+    """
+
+    def __init__(
+        self, cluster: Cluster, *, clock: Callable[[], datetime], settle_seconds: float = 65.0
+    ) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._settle = timedelta(seconds=settle_seconds)
+
+    async def look(
+        self, remedy: Remedy, action_id: str, sent: tuple[Sent, datetime] | None
+    ) -> Ending | None:
+        """Returns how it ended, by what was sent last and when; None when it is too early to tell.
+
+        `sent` is None where nothing ever was.
+        """
+        if sent is None:
+            return Ending("FAILED", "EXECUTOR_UNAVAILABLE", "interrupted before anything was sent")
+        change, sent_at = sent
+        age = self._clock() - sent_at
+        try:
+            live = await read_live(self._cluster, remedy.place)
+        except (ClusterRefused, ClusterSilent, ClusterUnreachable):
+            if age < _GIVE_UP:
+                return None
+            return Ending("UNKNOWN", "CLUSTER_UNAVAILABLE", "the cluster does not tell")
+        seen = {"uid": change.uid, "reconciled": "yes"}
+        match remedy.recognise(change, live, action_id):
+            case Trace.APPLIED:
+                message = f"{told(remedy)}; the answer was lost"
+                return Ending("APPLIED", message=message, observations=seen)
+            case Trace.HIDDEN:
+                return Ending("UNKNOWN", "TARGET_CHANGED", "the object moved on since", seen)
+            case Trace.OPEN if age < self._settle:
+                return None
+            case _:
+                message = "the change never took effect"
+                return Ending("FAILED", "CLUSTER_UNAVAILABLE", message, seen)

@@ -1,0 +1,103 @@
+"""Plans for who asks: the difference, every gate, and the spec that would have to be signed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from aegis.errors import FailedPrecondition, Unavailable
+from aegis.executor.v1 import executor_pb2
+from aegis.v1 import execution_pb2
+from aegis_executor.admission import Admission
+from aegis_executor.kubernetes import ClusterRefused, ClusterUnreachable, ForbiddenRequest
+from aegis_executor.planning import Planned, Planner, filled
+from aegis_executor.ports import AnyGate, Asked, Guards
+
+# What time or a person may open; everything else is a no.
+_HELD = frozenset(
+    {
+        "BOUNDS_EXCEEDED",
+        "BREAKER_OPEN",
+        "BUDGET_EXHAUSTED",
+        "CLOCK_UNTRUSTED",
+        "COOLING_DOWN",
+        "EXECUTION_PAUSED",
+        "PDB_EXHAUSTED",
+        "SINGLE_REPLICA",
+        "STORM_ACTIVE",
+        "TARGET_BUSY",
+        "TARGET_UNSETTLED",
+        "WINDOW_CLOSED",
+    }
+)
+
+
+class Plans:
+    """Answers PlanExecution; claims and changes nothing."""
+
+    def __init__(self, *, admission: Admission, planner: Planner, guards: Guards) -> None:
+        self._admission = admission
+        self._planner = planner
+        self._guards = guards
+
+    async def plan(
+        self, request: executor_pb2.PlanExecutionRequest
+    ) -> executor_pb2.PlanExecutionResponse:
+        """Returns the plan; raises the errors of `ExecutorService.PlanExecution`."""
+        spec, remedy = self._admission.plannable(request.spec)
+        try:
+            planned = await self._planner.plan(remedy)
+        except ClusterRefused as refused:
+            raise _refused(refused) from refused
+        except ForbiddenRequest as error:
+            message = "this executor does not reach that far"
+            raise FailedPrecondition("CLUSTER_REFUSED", message) from error
+        except ClusterUnreachable as error:
+            raise Unavailable("CLUSTER_UNAVAILABLE", "the cluster could not be reached") from error
+        asked = Asked(
+            # Of nobody yet: nothing that is stored has it.
+            request_id=str(uuid.uuid4()),
+            verb=remedy.verb,
+            place=remedy.place,
+            incident_id=spec.incident_id,
+            issuer=request.issuer,
+            approved=False,
+            break_glass=False,
+        )
+        guards = await self._guards.gates(asked)
+        return executor_pb2.PlanExecutionResponse(
+            spec=filled(spec, planned),
+            differences=_differences(planned),
+            gates=[_gate(gate) for gate in (*planned.gates, *guards)],
+            warnings=planned.warnings,
+        )
+
+
+def _refused(refused: ClusterRefused) -> FailedPrecondition:
+    return FailedPrecondition(
+        "CLUSTER_REFUSED",
+        f"the cluster refused: {refused.code} {refused.reason}",
+        kubernetes_code=refused.code,
+        kubernetes_reason=refused.reason,
+        kubernetes_fields=",".join(refused.fields),
+    )
+
+
+def _differences(planned: Planned) -> Sequence[execution_pb2.Difference]:
+    return [
+        execution_pb2.Difference(path=one.path, before=one.before, after=one.after)
+        for one in planned.differences
+    ]
+
+
+def _gate(gate: AnyGate) -> execution_pb2.Gate:
+    told = execution_pb2.Gate(name=gate.name, reason=gate.reason, message=gate.message)
+    if gate.passed:
+        told.verdict = execution_pb2.Gate.VERDICT_PASSED
+    elif gate.reason in _HELD:
+        told.verdict = execution_pb2.Gate.VERDICT_HELD
+    else:
+        told.verdict = execution_pb2.Gate.VERDICT_REFUSED
+    if gate.retry_at is not None:
+        told.retry_time.FromDatetime(gate.retry_at)
+    return told

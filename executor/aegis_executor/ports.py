@@ -1,0 +1,93 @@
+"""What an execution needs of the rooms around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from aegis.serving.database import Connection
+from aegis.v1 import envelope_pb2
+from aegis_executor.admission import Admitted
+from aegis_executor.catalogue.base import Remedy, Seen
+from aegis_executor.interim import Asked
+
+__all__ = ["AnyGate", "Asked", "Epoch", "Guards", "Healing", "asked_of"]
+
+
+def asked_of(admitted: Admitted) -> Asked:
+    """Returns what guards are asked about an admitted request."""
+    return Asked(
+        request_id=admitted.request_id,
+        verb=admitted.remedy.verb,
+        place=admitted.remedy.place,
+        incident_id=admitted.spec.incident_id,
+        issuer=admitted.issuer,
+        approved=admitted.standing.approved,
+        break_glass=admitted.standing.break_glass,
+    )
+
+
+class AnyGate(Protocol):
+    """One check with its numbers, of an object or of a guard."""
+
+    @property
+    def name(self) -> str:
+        """E.g. `budget.target`."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it lets through."""
+
+    @property
+    def reason(self) -> str:
+        """An ErrorReason name unless it passed."""
+
+    @property
+    def message(self) -> str:
+        """The numbers that were compared."""
+
+    @property
+    def retry_at(self) -> datetime | None:
+        """When it may pass, where that is known."""
+
+
+class Guards(Protocol):
+    """Budgets, pauses, breakers, windows, storms."""
+
+    async def enter(self, asked: Asked) -> None:
+        """Raises what refuses before anything is claimed (EXECUTION_PAUSED and the like)."""
+
+    async def claim(self, connection: Connection, asked: Asked) -> None:
+        """Raises what refuses the claim that this transaction has just made."""
+
+    async def recheck(self, asked: Asked) -> None:
+        """Raises, immediately before the change, EXECUTION_PAUSED or FENCED."""
+
+    async def gates(self, asked: Asked) -> Sequence[AnyGate]:
+        """Returns every guard with its numbers."""
+
+
+class Epoch(Protocol):
+    """Whose turn it is."""
+
+    @property
+    def number(self) -> int:
+        """What intents carry."""
+
+    async def check(self, connection: Connection) -> None:
+        """Raises `Aborted` (FENCED) when another executor has taken over."""
+
+
+class Healing(Protocol):
+    """What watches afterwards whether it helped."""
+
+    async def capture(
+        self,
+        connection: Connection | None,
+        request_id: str,
+        remedy: Remedy,
+        spec: envelope_pb2.ActionSpec,
+        seen: Seen,
+    ) -> None:
+        """Writes down what the world is like before the change."""
