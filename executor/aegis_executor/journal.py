@@ -18,7 +18,7 @@ from aegis_executor import records, store
 from aegis_executor.admission import Admitted
 from aegis_executor.catalogue.base import Change, Sent
 from aegis_executor.ports import Epoch
-from aegis_executor.store import Intent
+from aegis_executor.store import Intent, Verdict
 
 State: TypeAlias = Literal["APPLIED", "FAILED", "UNKNOWN", "DRY_RUN"]
 # What has to agree before a claim stands.
@@ -45,6 +45,8 @@ class Execution:
     intent_at: datetime
     ending: Ending | None = None
     ended_at: datetime | None = None
+    # Whether it helped, once that is known.
+    verdict: Verdict | None = None
 
 
 class Journal:
@@ -99,7 +101,7 @@ class Journal:
             if await store.insert_intent(connection, intent):
                 await condition(connection)
                 await self._audit.record_in(connection, records.intended(intent, admitted))
-                return _execution(intent, None), True
+                return _execution(intent), True
             spent_on = await store.request_of_nonce(connection, intent.key_id, intent.nonce)
             stored = await store.intent_by_id(connection, intent.request_id)
             if stored is None or spent_on not in (None, stored.request_id):
@@ -190,7 +192,9 @@ class Journal:
         return await self._with_ending(connection, stored)
 
     async def _with_ending(self, connection: Connection, intent: Intent) -> Execution:
-        return _execution(intent, await store.ending_by_id(connection, intent.request_id))
+        ending = await store.ending_by_id(connection, intent.request_id)
+        verdict = await store.verdict_by_id(connection, intent.request_id)
+        return _execution(intent, ending, verdict)
 
 
 def _same(stored: Intent, admitted: Admitted) -> bool:
@@ -198,7 +202,9 @@ def _same(stored: Intent, admitted: Admitted) -> bool:
     return (bytes(stored.action_digest), stored.issuer) == asked
 
 
-def _execution(intent: Intent, row: store.Ending | None) -> Execution:
+def _execution(
+    intent: Intent, row: store.Ending | None = None, verdict: Verdict | None = None
+) -> Execution:
     ending = None
     if row is not None:
         state: State = row.state  # type: ignore[assignment]  # the table's check allows no other
@@ -210,4 +216,5 @@ def _execution(intent: Intent, row: store.Ending | None) -> Execution:
         intent_at=intent.intent_at,
         ending=ending,
         ended_at=row.ended_at if row is not None else None,
+        verdict=verdict,
     )

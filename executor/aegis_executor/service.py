@@ -102,19 +102,21 @@ def _demand_deadline(context: Context) -> None:
 
 
 def _message(execution: Execution) -> executor_pb2.Execution:
-    ending = execution.ending
-    state = ending.state if ending is not None else "INTENT"
+    ending, verdict = execution.ending, execution.verdict
     message = executor_pb2.Execution(
         request_id=execution.request_id,
         action_id=execution.action_id,
         action_digest=execution.action_digest,
-        state=executor_pb2.Execution.State.Value(f"STATE_{state}"),
+        state=executor_pb2.Execution.STATE_INTENT,
     )
     message.intent_time.FromDatetime(execution.intent_at)
-    if ending is not None:
-        message.reason = ending.reason
-        message.message = ending.message
-        message.observations.update(ending.observations)
-    if execution.ended_at is not None:
-        message.end_time.FromDatetime(execution.ended_at)
+    for known in (ending, verdict):
+        if known is not None:
+            message.state = executor_pb2.Execution.State.Value(f"STATE_{known.state}")
+            message.reason = known.reason
+            message.message = known.message
+            message.observations.update(known.observations)
+    ended_at = verdict.at if verdict is not None else execution.ended_at
+    if ended_at is not None:
+        message.end_time.FromDatetime(ended_at)
     return message

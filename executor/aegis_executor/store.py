@@ -70,6 +70,17 @@ class Ending:
     ended_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A row of `verdict`."""
+
+    state: str
+    reason: str
+    message: str
+    observations: Mapping[str, str]
+    at: datetime
+
+
 _INTENT = """
 select request_id::text, action_id, action, issuer, action_digest, key_id, nonce, request,
        decision, intent_at, kind, namespace, name, incident_id, approved, break_glass, epoch
@@ -201,6 +212,19 @@ async def ending_by_id(connection: Connection, request_id: str) -> Ending | None
             """
             select request_id::text, state, reason, message, observations, ended_at
             from aegis_executor.ending where request_id = %s
+            """,
+            (request_id,),
+        )
+        return await cursor.fetchone()
+
+
+async def verdict_by_id(connection: Connection, request_id: str) -> Verdict | None:
+    """Returns whether a request that was applied helped, once that is known."""
+    async with connection.cursor(row_factory=class_row(Verdict)) as cursor:
+        await cursor.execute(
+            """
+            select state, reason, message, observations, at
+            from aegis_executor.verdict where request_id = %s
             """,
             (request_id,),
         )

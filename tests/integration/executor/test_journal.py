@@ -18,7 +18,7 @@ from aegis_executor.admission import Admission, Admitted, Limits
 from aegis_executor.catalogue import REMEDIES
 from aegis_executor.catalogue.base import Change, Kind, Place, Sent, Standing
 from aegis_executor.journal import Ending, Execution, Journal
-from aegis_executor.store import OnlyExecutor
+from aegis_executor.store import OnlyExecutor, Verdict
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SIGNERS = Signers.fresh()
@@ -187,6 +187,25 @@ async def test_first_end_stands(journal: Journal):
     await journal.end(asked.request_id, Ending("APPLIED", observations={"uid": "u"}))
     later = await journal.end(asked.request_id, Ending("FAILED", "INTERNAL", "no"))
     assert later.ending == Ending("APPLIED", observations={"uid": "u"})
+
+
+async def test_verdict_is_told_with_the_execution(journal: Journal, executor_database_url: str):
+    """That it was applied is not the last word."""
+    asked = admitted()
+    await claim(journal, asked)
+    await journal.end(asked.request_id, Ending("APPLIED", observations={"uid": "u"}))
+    assert (await journal.find(asked.request_id)).verdict is None
+    with psycopg.connect(executor_database_url) as connection:
+        connection.execute(
+            "insert into aegis_executor.verdict (request_id, state, reason, message, observations,"
+            " at) values (%s, 'INEFFECTIVE', '', 'as ill as before', '{\"looks\": \"9\"}', %s)",
+            (asked.request_id, NOW),
+        )
+    found = await journal.find(asked.request_id)
+    assert found.ending is not None
+    assert found.ending.state == "APPLIED"
+    assert found.verdict == Verdict("INEFFECTIVE", "", "as ill as before", {"looks": "9"}, NOW)
+    assert (await claim(journal, asked))[0] == found
 
 
 async def test_intent_without_end_is_unfinished_with_its_last_attempt(journal: Journal):
