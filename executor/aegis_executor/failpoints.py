@@ -2,7 +2,8 @@
 
 `AEGIS_FAILPOINT` names one, in development only: `before-mutate`, `before-mutate:scale_deployment`
 (only on the way of that action), `before-mutate:3` (only when it comes by for the third time). The
-process kills itself as nothing could be caught or tidied up: SIGKILL.
+process kills itself as nothing could be caught or tidied up: SIGKILL. With `:stop` it only stops,
+as a machine that is paused does, and whoever stopped it may let it go on.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ class _Armed:
     verb: str
     # Passes until it goes off.
     left: int
+    signal: signal.Signals
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _suffer(sent: signal.Signals) -> None:
+    os.kill(os.getpid(), sent)
 
 
 class Failpoints:
@@ -46,9 +48,11 @@ class Failpoints:
     Raises ValueError for a point that there is not.
     """
 
-    def __init__(self, text: str = "", *, kill: Callable[[], None] = _die) -> None:
+    def __init__(
+        self, text: str = "", *, suffer: Callable[[signal.Signals], None] = _suffer
+    ) -> None:
         self._armed = _parsed(text) if text else None
-        self._kill = kill
+        self._suffer = suffer
 
     def reach(self, point: str, verb: str = "") -> None:
         """Tells that execution has come by `point`, on the way of `verb`."""
@@ -57,17 +61,19 @@ class Failpoints:
             return
         armed.left -= 1
         if armed.left == 0:
-            self._kill()
+            self._suffer(armed.signal)
 
 
 def _parsed(text: str) -> _Armed:
     point, *rest = text.split(":")
-    armed = _Armed(point, "", 1)
+    armed = _Armed(point, "", 1, signal.SIGKILL)
     for part in rest:
-        if part.isdecimal() and int(part) > 0:
+        if part == "stop":
+            armed.signal = signal.SIGSTOP
+        elif part.isdecimal() and int(part) > 0:
             armed.left = int(part)
         else:
             armed.verb = part
-    if point not in POINTS or len(rest) > 2:
+    if point not in POINTS or len(rest) > 3:
         raise ValueError(f"{text} is no failpoint: there are {', '.join(POINTS)}")
     return armed

@@ -11,21 +11,21 @@ import pytest
 from aegis_executor.failpoints import POINTS, Failpoints
 
 
-class Deaths:
+class Suffered:
     def __init__(self) -> None:
-        self.count = 0
+        self.signals: list[signal.Signals] = []
 
-    def __call__(self) -> None:
-        self.count += 1
+    def __call__(self, sent: signal.Signals) -> None:
+        self.signals.append(sent)
 
 
 def died_after(text: str, *reached: tuple[str, str]) -> int:
     """How many points were come by until it went off; 0 when it never did."""
-    deaths = Deaths()
-    points = Failpoints(text, kill=deaths)
+    suffered = Suffered()
+    points = Failpoints(text, suffer=suffered)
     for number, (point, verb) in enumerate(reached, 1):
         points.reach(point, verb)
-        if deaths.count:
+        if suffered.signals:
             return number
     return 0
 
@@ -58,7 +58,23 @@ def test_point_goes_off_at_its_nth_hit():
     assert died_after("before-mutate:restart_pod:2", hit, other, hit) == 3
 
 
-@pytest.mark.parametrize("text", ["nowhere", "before-mutate:a:b:c", ":3", "before-mutate:0:1:2"])
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("after-read", signal.SIGKILL),
+        ("after-read:stop", signal.SIGSTOP),
+        ("after-read:restart_pod:stop", signal.SIGSTOP),
+        ("after-read:restart_pod:1:stop", signal.SIGSTOP),
+    ],
+)
+def test_process_dies_or_only_stops(text: str, sent: signal.Signals):
+    """A machine that was paused goes on later, and must find out that it was replaced."""
+    suffered = Suffered()
+    Failpoints(text, suffer=suffered).reach("after-read", "restart_pod")
+    assert suffered.signals == [sent]
+
+
+@pytest.mark.parametrize("text", ["nowhere", "before-mutate:a:b:c:d", ":3"])
 def test_unknown_point_is_refused(text: str):
     """A crash test that never crashes proves nothing."""
     with pytest.raises(ValueError, match="no failpoint"):
