@@ -11,7 +11,6 @@ from aegis_executor.catalogue.objects import (
     alike,
     controller_of,
     labels_of,
-    read_labels,
 )
 
 
@@ -86,26 +85,6 @@ async def see(cluster: Cluster, remedy: Remedy) -> Seen:
         autoscalers=await cluster.autoscalers(place.namespace) if Need.AUTOSCALERS in needs else (),
         owner=owner,
     )
-
-
-async def see_after(cluster: Cluster, remedy: Remedy, observations: Mapping[str, str]) -> Seen:
-    """Returns what tells whether a change has settled (`Remedy.settled`).
-
-    A restarted pod is gone, so what was observed when it went names its deployment; without one,
-    its controller, which is looked for among `pods`.
-    """
-    place = remedy.place
-    live = await read_live(cluster, place)
-    if place.kind is not Kind.POD:
-        return Seen(live)
-    name = observations.get("deployment", "")
-    owner = await cluster.deployment(place.namespace, name) if name else None
-    if owner is not None:
-        labels = owner["spec"]["template"].get("metadata", {}).get("labels", {})
-        return Seen(live, pods=await cluster.pods(place.namespace, labels), owner=owner)
-    uid, told = observations.get("owner_uid", ""), observations.get("labels", "")
-    pods = await cluster.pods(place.namespace, read_labels(told)) if told else ()
-    return Seen(live, pods=[pod for pod in pods if controller_of(pod).get("uid") == uid])
 
 
 async def _deployment_of(cluster: Cluster, namespace: str, pod: Object) -> Object | None:

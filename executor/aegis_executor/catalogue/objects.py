@@ -110,17 +110,6 @@ def alike(pod: Object) -> dict[str, str]:
     return {name: value for name, value in labels_of(pod).items() if name not in _OF_ONE_POD}
 
 
-def write_labels(labels: Mapping[str, str]) -> str:
-    """Returns labels as one text, e.g. `app=web,tier=front`."""
-    return ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
-
-
-def read_labels(text: str) -> dict[str, str]:
-    """Returns the labels `write_labels` wrote."""
-    pairs = (part.partition("=") for part in text.split(",") if part)
-    return {name: value for name, _, value in pairs}
-
-
 def controller_of(live: Object) -> Object:
     """Returns the reference to the object's controller; empty when nothing controls it."""
     owners = live["metadata"].get("ownerReferences") or []

@@ -21,7 +21,6 @@ from aegis_executor.catalogue.base import (
     Trace,
 )
 from aegis_executor.catalogue.objects import (
-    alike,
     change_of,
     controller_of,
     found,
@@ -30,7 +29,6 @@ from aegis_executor.catalogue.objects import (
     is_true,
     place_of,
     replicas_of,
-    write_labels,
 )
 
 # Who makes a new pod when one is evicted. A Job would lose work, a bare pod would be gone.
@@ -72,14 +70,9 @@ class RestartPod:
         controller = controller_of(pod)
         if controller.get("kind") not in _REPLACING:
             raise FailedPrecondition("CLUSTER_REFUSED", "nothing would replace this pod")
-        observations = {
-            "owner": f"{controller['kind']}/{controller['name']}",
-            "owner_uid": controller["uid"],
-        }
+        observations = {"owner": f"{controller['kind']}/{controller['name']}"}
         if seen.owner is not None:
             observations["deployment"] = seen.owner["metadata"]["name"]
-        else:
-            observations["labels"] = write_labels(alike(pod))
         verb: Literal["delete", "evict"]
         verb = "delete" if self.delete_unready and not is_true(pod, "Ready") else "evict"
         return change_of(verb, self.place, pod, self.grace_seconds, observations)
@@ -95,7 +88,11 @@ class RestartPod:
         return
 
     def settled(self, seen: Seen) -> bool:
-        """True once as many others as are wanted are ready; see `reading.see_after`."""
+        """True once as many others as are wanted are ready.
+
+        `seen.pods` are those of its controller, `seen.owner` its deployment where it has one: both
+        have to be found by what was seen before, for the pod itself is gone.
+        """
         others = [
             pod
             for pod in seen.pods

@@ -38,7 +38,7 @@ class Cluster:
 
     def forget(self) -> None:
         """Leaves out of the ledger what is in it now."""
-        self._earlier += len(self.writes())
+        self._earlier += len(self._sent())
 
     def replicas(self, namespace: str, name: str) -> int:
         return int(self.deployment(namespace, name)["spec"]["replicas"])
@@ -53,15 +53,35 @@ class Cluster:
     def deployment(self, namespace: str, name: str) -> dict[str, Any]:
         return self._get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
 
+    def replica_sets(self, namespace: str, app: str) -> list[dict[str, Any]]:
+        path = f"/apis/apps/v1/namespaces/{namespace}/replicasets?labelSelector=app={app}"
+        return self._get(path)["items"]
+
     def effects(self) -> list[dict[str, Any]]:
         """What the executor changed, by the sandbox's own ledger."""
         return [write for write in self.writes() if write["changed"]]
 
     def writes(self) -> list[dict[str, Any]]:
-        """What the executor sent, refused or not."""
+        """What the executor sent to change something, refused or not."""
+        return [write for write in self._sent() if not write["dry_run"]]
+
+    def tried(self) -> list[dict[str, Any]]:
+        """What the executor let the API server try."""
+        return [write for write in self._sent() if write["dry_run"]]
+
+    def _sent(self) -> list[dict[str, Any]]:
         everything = self._get("/sandbox/ledger")["writes"]
-        ours = [write for write in everything if write["user"] != "sandbox-admin"]
+        ours = [
+            write
+            for write in everything
+            if write["user"] != "sandbox-admin" and write["resource"] != "events"
+        ]
         return ours[self._earlier :]
+
+    def fault(self, where: str, seconds: float = 0.0) -> None:
+        """Lets something go wrong with the next change; its dry run before it is spared."""
+        spared = {"where": "before", "seconds": 0}
+        self.tell("faults", faults=[spared, {"where": where, "seconds": seconds}])
 
     def tell(self, what: str, **told: Any) -> dict[str, Any]:
         return self._client.post(f"/sandbox/{what}", json=told).raise_for_status().json()
@@ -174,6 +194,15 @@ class Stack:
 
     async def do(self, spec: ActionSpec) -> executor_pb2.Execution:
         return await self.execute(self.signers.request(spec))
+
+    async def plan(self, spec: ActionSpec) -> executor_pb2.PlanExecutionResponse:
+        identity = Identity.of("server", self._folder)
+        async with connect(self.executor.address, identity, retries=False) as channel:
+            stub = executor_pb2_grpc.ExecutorServiceStub(channel)
+            asked = executor_pb2.PlanExecutionRequest(
+                spec=spec.SerializeToString(), issuer="automation:autopilot"
+            )
+            return await stub.PlanExecution(asked, timeout=10)
 
     async def find(self, request_id: str) -> executor_pb2.Execution:
         identity = Identity.of("server", self._folder)

@@ -8,13 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.factories import flipped, restart, rollback, scale
+from tests.factories import flipped, restart, restart_rollout, rollback, scale
 from tests.processes import until
 
-from aegis import dsse
 from aegis.errors import AegisError, from_rpc_error
 from aegis.executor.v1 import executor_pb2
-from aegis.v1 import envelope_pb2
+from aegis.v1 import envelope_pb2, execution_pb2
 from aegis.v1.envelope_pb2 import ActionSpec
 
 from .conftest import Stack
@@ -57,15 +56,15 @@ async def test_restart_replaces_an_ill_pod(stack: Stack):
 async def test_scale_sets_the_number_and_repeats_harmlessly(stack: Stack):
     """An absolute number: a second request finds nothing left to do."""
     before = stack.cluster.replicas("demo", "api")
-    first = await stack.do(scale("demo", "api", 4))
+    first = await stack.do(scale("demo", "api", before + 1))
     assert first.state == APPLIED
     assert first.observations["replicas_before"] == str(before)
-    assert first.observations["replicas_after"] == "4"
+    assert first.observations["replicas_after"] == str(before + 1)
     stack.cluster.settled("demo", "api")
-    second = await stack.do(scale("demo", "api", 4))
+    second = await stack.do(scale("demo", "api", before + 1))
     assert (second.state, second.observations["changed"]) == (APPLIED, "no")
     assert len(stack.cluster.effects()) == 1
-    assert len(stack.cluster.pods("demo", "api")) == 4
+    assert len(stack.cluster.pods("demo", "api")) == before + 1
 
 
 async def test_rollback_puts_the_earlier_template_back(stack: Stack):
@@ -87,20 +86,69 @@ async def test_rollback_puts_the_earlier_template_back(stack: Stack):
 
 async def test_actions_during_a_rollout_get_through(stack: Stack):
     """Status updates move the version all the time; the write is read, checked and tried again."""
+    earlier = stack.cluster.deployment("demo", "web")["spec"]["template"]
     await stack.do(rollback("demo", "web"))
-    execution = await stack.do(scale("demo", "web", 5))
-    assert execution.state == APPLIED
-    assert stack.cluster.settled("demo", "web")["spec"]["replicas"] == 5
+    execution = await stack.do(rollback("demo", "web", _hash_of(stack, earlier)))
+    assert (execution.state, execution.reason) == (APPLIED, "")
+    assert stack.cluster.settled("demo", "web")["spec"]["template"] == earlier
+
+
+async def test_nothing_else_is_done_during_a_rollout(stack: Stack):
+    """Two changes at once, and nobody knows which of them helped."""
+    await stack.do(rollback("demo", "web"))
+    execution = await stack.do(scale("demo", "web", 4))
+    assert (execution.state, execution.reason) == (FAILED, "TARGET_UNSETTLED")
+    stack.cluster.settled("demo", "web")
+    assert len(stack.cluster.effects()) == 1
 
 
 async def test_disruption_budget_is_respected(stack: Stack):
-    """The API server's 429 is a refusal with its code and reason, and nothing happens."""
+    """It is asked before the API server would say no, and nothing is sent."""
     pod = stack.cluster.pods("shop", "cart")[0]["metadata"]
     execution = await stack.do(restart("shop", pod["name"]))
-    assert (execution.state, execution.reason) == (FAILED, "CLUSTER_REFUSED")
-    assert execution.observations["kubernetes_code"] == "429"
-    assert execution.observations["kubernetes_fields"] == "DisruptionBudget"
-    assert stack.cluster.effects() == []
+    assert (execution.state, execution.reason) == (FAILED, "PDB_EXHAUSTED")
+    assert execution.observations["budget"] == "cart"
+    assert stack.cluster.writes() == stack.cluster.tried() == []
+
+
+async def test_plan_is_signed_and_carried_out_as_it_was_shown(stack: Stack):
+    """The spec of the plan goes back unchanged; once the world has moved it is refused."""
+    number = stack.cluster.replicas("demo", "api")
+    planned = await stack.plan(scale("demo", "api", number + 1))
+    (difference,) = planned.differences
+    assert (difference.path, difference.after) == ("spec.replicas", str(number + 1))
+    assert {gate.verdict for gate in planned.gates} == {execution_pb2.Gate.VERDICT_PASSED}
+    assert stack.cluster.writes() == []
+    spec = ActionSpec.FromString(planned.spec)
+    assert (await stack.do(spec)).state == APPLIED
+    stack.cluster.settled("demo", "api")
+    again = await stack.do(spec)
+    assert (again.state, again.reason) == (FAILED, "TARGET_CHANGED")
+    assert len(stack.cluster.effects()) == 1
+
+
+async def test_dry_run_is_tried_and_nothing_more(stack: Stack):
+    """Every check of the real thing, and the cluster's own word that it would do."""
+    asked = envelope_pb2.ActionRequest.FromString(stack.signers.request(_one_more(stack)).payload)
+    asked.mode = envelope_pb2.ActionRequest.MODE_DRY_RUN
+    execution = await stack.execute(_resigned(stack, asked))
+    assert execution.state == executor_pb2.Execution.STATE_DRY_RUN
+    assert stack.cluster.writes() == []
+    assert len(stack.cluster.tried()) == 1
+
+
+async def test_rollout_is_restarted_once_however_often_it_is_asked(stack: Stack):
+    """Every pod is replaced, and the same request again replaces none."""
+    before = stack.cluster.pods("demo", "api")
+    asked = stack.signers.request(restart_rollout("demo", "api"))
+    execution = await stack.execute(asked)
+    assert execution.state == APPLIED
+    after = stack.cluster.settled("demo", "api")
+    mark = after["spec"]["template"]["metadata"]["annotations"]["aegis.dev/restarted-by"]
+    assert mark == execution.action_id
+    assert names(before).isdisjoint(names(stack.cluster.pods("demo", "api")))
+    assert await stack.execute(asked) == execution
+    assert len(stack.cluster.effects()) == 1
 
 
 async def test_repeated_request_returns_the_stored_execution(stack: Stack):
@@ -193,7 +241,7 @@ async def test_unknown_request_is_not_found(stack: Stack):
 
 async def test_execution_survives_a_client_that_goes_away(stack: Stack):
     """The client's deadline ends the call, not the deed."""
-    stack.cluster.tell("fault", where="before", seconds=1.5)
+    stack.cluster.fault("before", 1.5)
     asked = stack.signers.request(_one_more(stack))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stack.execute(asked, seconds=0.7)
@@ -205,7 +253,7 @@ async def test_execution_survives_a_client_that_goes_away(stack: Stack):
 
 async def test_lost_answer_is_looked_into(stack: Stack):
     """A 504 says nothing: the execution stays open until the cluster has told, and ends once."""
-    stack.cluster.tell("fault", where="instead", seconds=0)
+    stack.cluster.fault("instead", 0)
     asked = stack.signers.request(_one_more(stack))
     assert (await stack.execute(asked)).state == executor_pb2.Execution.STATE_INTENT
     await _ended(stack, request_id(asked), FAILED)
@@ -226,7 +274,7 @@ async def test_conflict_is_retried_only_while_the_intent_holds(
     stack: Stack, patch: dict[str, Any], state: int, reason: str
 ):
     """A new version alone is read and tried again; a new spec is somebody else's will."""
-    stack.cluster.tell("fault", where="before", seconds=0.5)
+    stack.cluster.fault("before", 0.5)
     running = asyncio.create_task(stack.do(_one_more(stack)))
     await asyncio.sleep(0.25)
     stack.cluster.patch_deployment("demo", "api", patch)
@@ -242,7 +290,7 @@ async def test_conflict_is_retried_only_while_the_intent_holds(
 
 async def test_sigterm_lets_the_current_execution_finish(stack: Stack):
     """A drain ends with an outcome in the journal and exit status 0."""
-    stack.cluster.tell("fault", where="after", seconds=1)
+    stack.cluster.fault("after", 1)
     running = asyncio.create_task(stack.do(_one_more(stack)))
     await asyncio.to_thread(until, stack.cluster.effects)
     assert await asyncio.to_thread(stack.executor.stop) == 0
@@ -272,7 +320,7 @@ async def test_killed_executor_finds_out_what_it_did(
         "scale": _one_more(stack),
         "rollback": rollback("demo", "api"),
     }[action]
-    stack.cluster.tell("fault", where=where, seconds=3)
+    stack.cluster.fault(where, 3)
     asked = stack.signers.request(spec)
     lost = asyncio.create_task(stack.execute(asked))
     sent = f"select from aegis_executor.attempt where request_id = '{request_id(asked)}'"
@@ -292,6 +340,20 @@ async def test_killed_executor_finds_out_what_it_did(
     )
 
 
+async def test_failpoint_kills_the_program_where_it_was_told(stack: Stack):
+    """The cluster has changed and nobody was told; the next start finds that out."""
+    await asyncio.to_thread(stack.executor.stop)
+    armed = {"AEGIS_PROFILE": "development", "AEGIS_FAILPOINT": "after-mutate:scale_deployment"}
+    await asyncio.to_thread(lambda: stack.start_executor(**armed))
+    asked = stack.signers.request(_one_more(stack))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stack.execute(asked)
+    await asyncio.to_thread(until, lambda: not stack.executor.running())
+    await asyncio.to_thread(stack.start_executor)
+    await _ended(stack, request_id(asked), APPLIED)
+    assert len(stack.cluster.effects()) == 1
+
+
 async def test_second_executor_does_not_share_a_journal(stack: Stack):
     """It would reconcile what the first one is still doing, so it refuses to start."""
     with pytest.raises(AssertionError, match="another executor is using this journal"):
@@ -304,7 +366,18 @@ async def test_second_executor_does_not_share_a_journal(stack: Stack):
 
 def _one_more(stack: Stack) -> ActionSpec:
     """Scales demo/api to a number it does not have."""
-    return scale("demo", "api", stack.cluster.replicas("demo", "api") % 6 + 1)
+    now = stack.cluster.replicas("demo", "api")
+    return scale("demo", "api", now + 1 if now < 6 else now - 1)
+
+
+def _hash_of(stack: Stack, template: dict[str, Any]) -> str:
+    """The pod-template-hash of the ReplicaSet with this image."""
+    image = template["spec"]["containers"][0]["image"]
+    return next(
+        found["metadata"]["labels"]["pod-template-hash"]
+        for found in stack.cluster.replica_sets("demo", "web")
+        if found["spec"]["template"]["spec"]["containers"][0]["image"] == image
+    )
 
 
 async def _ended(stack: Stack, request_id_: str, state: int) -> None:
@@ -315,4 +388,4 @@ async def _ended(stack: Stack, request_id_: str, state: int) -> None:
 
 
 def _resigned(stack: Stack, request: envelope_pb2.ActionRequest) -> envelope_pb2.SignedEnvelope:
-    return dsse.sign(dsse.REQUEST_TYPE, request.SerializeToString(), stack.signers.asker)
+    return stack.signers.resigned(request)

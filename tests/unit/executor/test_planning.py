@@ -25,7 +25,7 @@ from aegis_executor.catalogue.base import Kind, Standing
 from aegis_executor.differences import Difference
 from aegis_executor.kubernetes import ClusterRefused, ClusterSilent, ClusterUnreachable
 from aegis_executor.planning import Planned, Planner, filled
-from aegis_executor.reading import see, see_after
+from aegis_executor.reading import see
 
 HISTORY = [replica_set(9, "web:2"), replica_set(10, "web:3")]
 
@@ -190,40 +190,3 @@ async def test_remedy_reads_no_more_than_it_needs():
     cluster = world()
     await see(cluster, of_spec(restart_rollout("demo", "web")))
     assert cluster.calls == ["deployment"]
-
-
-async def test_restart_is_watched_by_what_was_observed_when_the_pod_went():
-    """The pod itself is gone and tells nothing."""
-    cluster = world()
-    remedy = of_spec(restart("demo", "web-1", uid="uid-of-web-1"))
-    planned = await Planner(cluster).plan(remedy)
-    assert planned.change is not None
-    del cluster.objects[Kind.POD, "web-1"]
-    after = await see_after(cluster, remedy, planned.change.observations)
-    assert after.live is None
-    assert not remedy.settled(after)  # three are wanted
-    for name in ("web-3", "web-4"):
-        cluster.objects[Kind.POD, name] = pod(name)
-    after = await see_after(cluster, remedy, planned.change.observations)
-    assert remedy.settled(after)
-
-
-async def test_restart_without_a_deployment_is_watched_by_its_controllers_pods():
-    """Its labels were written down with it."""
-    cluster = world()
-    cluster.others["replica_sets"] = []
-    remedy = of_spec(restart("demo", "web-1", uid="uid-of-web-1"))
-    planned = await Planner(cluster).plan(remedy)
-    assert planned.change is not None
-    cluster.objects[Kind.POD, "other"] = pod("other", ready=False, owner="rs-of-another")
-    del cluster.objects[Kind.POD, "web-1"]
-    after = await see_after(cluster, remedy, planned.change.observations)
-    assert remedy.settled(after)
-
-
-async def test_other_remedies_are_watched_by_their_object():
-    """A node, a deployment: they are still there."""
-    cluster = world()
-    remedy = of_spec(cordon("n-1"))
-    seen = await see_after(cluster, remedy, {})
-    assert seen.live == node()
