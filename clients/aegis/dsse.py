@@ -24,11 +24,17 @@ REQUEST_TYPE = "application/vnd.aegis.action-request.v1+protobuf"
 DECISION_TYPE = "application/vnd.aegis.action-decision.v1+protobuf"
 APPROVAL_TYPE = "application/vnd.aegis.action-approval.v1+protobuf"
 MAX_SIGNATURES = 4
-# What is signed is kept as evidence; a request and its decision also have to fit in one message
-# to the executor, which takes 64 KiB.
-MAX_BYTES = 48 * 1024
+# What is signed is kept as evidence. A request, its decision and 16 approvals also have to fit in one
+# message to the executor, which takes 64 KiB: 24 + 6 + 16 * 2, and what the message itself needs.
+MAX_BYTES = 24 * 1024
+_MAX_BYTES_OF = {DECISION_TYPE: 6 * 1024, APPROVAL_TYPE: 2 * 1024}
 
 Key = TypeVar("Key")
+
+
+def max_bytes(payload_type: str) -> int:
+    """Returns how large an envelope of this type may be."""
+    return _MAX_BYTES_OF.get(payload_type, MAX_BYTES)
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
@@ -64,8 +70,8 @@ def verify(
     """
     if envelope.payload_type != payload_type:
         raise InvalidArgument("ENVELOPE_MALFORMED", f"the payload type must be {payload_type}")
-    if envelope.ByteSize() > MAX_BYTES:
-        raise InvalidArgument("ENVELOPE_MALFORMED", f"an envelope has at most {MAX_BYTES} bytes")
+    if envelope.ByteSize() > (limit := max_bytes(payload_type)):
+        raise InvalidArgument("ENVELOPE_MALFORMED", f"such an envelope has at most {limit} bytes")
     if not 1 <= len(envelope.signatures) <= MAX_SIGNATURES:
         raise InvalidArgument(
             "ENVELOPE_MALFORMED", f"an envelope carries 1 to {MAX_SIGNATURES} signatures"

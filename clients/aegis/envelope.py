@@ -1,8 +1,11 @@
-"""Signed action requests: made by whoever asks, opened by server and executor alike.
+"""Signed action requests and approvals: made by who asks or agrees, opened by server and executor.
 
 spec = ActionSpec(target=..., restart_pod=ActionSpec.RestartPod())
 envelope = sign_action(spec, key=key, issuer="automation:autopilot", audience="aegis")
 stub.SubmitAction(SubmitActionRequest(envelope=envelope))
+
+A spec that was planned comes as bytes (`PlanActionResponse.spec`, `Action.spec_bytes`), and it is
+those very bytes that are signed: what is serialised again may have another digest.
 """
 
 from __future__ import annotations
@@ -21,18 +24,27 @@ from google.protobuf.message import DecodeError, Message
 from aegis import dsse
 from aegis.algorithms import PrivateKey
 from aegis.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from aegis.trust import ACTION_REQUEST, TrustBundle, TrustedKey
+from aegis.trust import (
+    ACTION_APPROVAL,
+    ACTION_REQUEST,
+    APPROVAL_ATTESTATION,
+    TrustBundle,
+    TrustedKey,
+)
 from aegis.v1 import envelope_pb2
 
 MAX_LIFE = timedelta(seconds=60)
 MAX_SKEW = timedelta(seconds=5)
+APPROVAL_LIFE = timedelta(minutes=15)
+# Nobody agrees today to what is done next week.
+APPROVAL_MAX_LIFE = timedelta(hours=24)
 
 Payload = TypeVar("Payload", bound=Message)
 Validate = Callable[[Message, str], None]
 
 
 def sign_action(
-    spec: envelope_pb2.ActionSpec,
+    spec: envelope_pb2.ActionSpec | bytes,
     *,
     key: PrivateKey,
     issuer: str,
@@ -40,13 +52,17 @@ def sign_action(
     request_id: str | None = None,
     attributes: Mapping[str, str] | None = None,
     reason: str = "",
+    mode: envelope_pb2.ActionRequest.Mode.ValueType = envelope_pb2.ActionRequest.MODE_EXECUTE,
+    break_glass: bool = False,
+    incident: str = "",
     now: datetime | None = None,
     life: timedelta = MAX_LIFE,
 ) -> envelope_pb2.SignedEnvelope:
     """Returns a request to do `spec`, signed with `key`, good for `life` from now.
 
     Each call makes a fresh nonce. Give the same `request_id` again to retry without doing
-    anything twice.
+    anything twice. Bytes are signed as they are; ValueError when they do not name the `incident`
+    that was asked for.
     """
     issued = now or datetime.now(UTC)
     request = envelope_pb2.ActionRequest(
@@ -54,13 +70,64 @@ def sign_action(
         nonce=secrets.token_bytes(16),
         issuer=issuer,
         audience=audience,
-        spec=spec.SerializeToString(),
+        spec=_spec_bytes(spec, incident),
         attributes=dict(attributes or {}),
         reason=reason,
+        mode=mode,
+        break_glass=break_glass,
     )
     request.issue_time.FromDatetime(issued)
     request.expire_time.FromDatetime(issued + life)
     return dsse.sign(dsse.REQUEST_TYPE, request.SerializeToString(), key)
+
+
+def _spec_bytes(spec: envelope_pb2.ActionSpec | bytes, incident: str) -> bytes:
+    if isinstance(spec, bytes):
+        if incident and envelope_pb2.ActionSpec.FromString(spec).incident_id != incident:
+            raise ValueError(f"the spec is not for incident {incident}: plan it with its incident")
+        return spec
+    if incident:
+        asked = envelope_pb2.ActionSpec()
+        asked.CopyFrom(spec)
+        asked.incident_id = incident
+        return asked.SerializeToString()
+    return spec.SerializeToString()
+
+
+def sign_approval(
+    action_digest: bytes,
+    *,
+    key: PrivateKey,
+    action_id: str,
+    approver: str,
+    group: str,
+    step: int = 1,
+    reason: str = "",
+    now: datetime | None = None,
+    life: timedelta = APPROVAL_LIFE,
+) -> envelope_pb2.SignedEnvelope:
+    """Returns the word of `approver`, of `group`, that the action of this digest may be done.
+
+    Signed with the approver's own key it is a detached approval; signed with a server's key of
+    usage "approval-attestation" it says that the server saw them approve. Take the digest of the
+    spec bytes you looked at (`dsse.action_digest`), not the one somebody names. Raises
+    `InvalidArgument` (ENVELOPE_MALFORMED) when a long reason makes it too large.
+    """
+    decided = now or datetime.now(UTC)
+    approval = envelope_pb2.ActionApproval(
+        action_digest=action_digest,
+        action_id=action_id,
+        approver=approver,
+        step=step,
+        group=group,
+        reason=reason,
+    )
+    approval.decide_time.FromDatetime(decided)
+    approval.expire_time.FromDatetime(decided + life)
+    envelope = dsse.sign(dsse.APPROVAL_TYPE, approval.SerializeToString(), key)
+    if envelope.ByteSize() > (limit := dsse.max_bytes(dsse.APPROVAL_TYPE)):
+        raise InvalidArgument("ENVELOPE_MALFORMED", f"an approval has at most {limit} bytes")
+    return envelope
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +183,58 @@ def open_action(
         action_digest=dsse.action_digest(request.spec),
         expires_at=expires,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedApproval:
+    """An approval whose signature, form, owner and age were found good.
+
+    Who looks at it still has to see that it is for the action at hand.
+    """
+
+    approval: envelope_pb2.ActionApproval
+    key: TrustedKey
+    # Signed with the approver's own key, and not by a server that saw them.
+    detached: bool
+    expires_at: datetime
+
+
+def open_approval(
+    envelope: envelope_pb2.SignedEnvelope,
+    *,
+    trust: TrustBundle,
+    attestor: str,
+    now: datetime,
+    validate: Validate,
+) -> OpenedApproval:
+    """Verifies one approval: by its approver's own key, or attested by `attestor`.
+
+    Raises `InvalidArgument` (ENVELOPE_MALFORMED, PAYLOAD_INVALID), `Unauthenticated`
+    (SIGNING_KEY_UNUSABLE, SIGNATURE_INVALID, REQUEST_FROM_FUTURE, REQUEST_EXPIRED) or
+    `PermissionDenied` (SIGNER_PEER_MISMATCH).
+    """
+    own = trust.finder(ACTION_APPROVAL, now)
+    attested = trust.finder(APPROVAL_ATTESTATION, now)
+    payload, key = dsse.verify(
+        envelope, dsse.APPROVAL_TYPE, lambda key_id: own(key_id) or attested(key_id)
+    )
+    approval = parse_signed(payload, envelope_pb2.ActionApproval, validate)
+    detached = key.usage == ACTION_APPROVAL
+    if key.owner != (approval.approver if detached else attestor):
+        whose = "the approver" if detached else "who attests"
+        raise PermissionDenied("SIGNER_PEER_MISMATCH", f"the key does not belong to {whose}")
+    decided, expires = moment(approval.decide_time), moment(approval.expire_time)
+    if decided > now + MAX_SKEW:
+        raise Unauthenticated(
+            "REQUEST_FROM_FUTURE", "the approval was given in the future", server_time=now
+        )
+    if not timedelta(0) < expires - decided <= APPROVAL_MAX_LIFE:
+        raise Unauthenticated(
+            "REQUEST_EXPIRED", "an approval may live for at most 24 hours", server_time=now
+        )
+    if now > expires:
+        raise Unauthenticated("REQUEST_EXPIRED", "the approval has expired", server_time=now)
+    return OpenedApproval(approval, key, detached, expires)
 
 
 def parse_signed(payload: bytes, kind: type[Payload], validate: Validate) -> Payload:

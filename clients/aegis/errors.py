@@ -1,9 +1,10 @@
 """One small family of errors, and how each travels over gRPC.
 
 A program raises one of these classes; the interceptor at the door turns it into a
-`google.rpc.Status` with an `ErrorInfo` (and a `BadRequest` where fields are to blame), and
-`from_rpc_error` turns that back on the client's side. The message is written for the caller:
-private detail belongs in the log, chained as `__cause__`.
+`google.rpc.Status` with an `ErrorInfo` (a `BadRequest` where fields are to blame, and a
+`PreconditionFailure` where something has to happen first), and `from_rpc_error` turns that back on
+the client's side. The message is written for the caller: private detail belongs in the log,
+chained as `__cause__`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ class FieldViolation:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """Something that has to be so first: what kind, about whom or what, and a sentence."""
+
+    kind: str
+    subject: str
+    description: str
+
+
 class AegisError(Exception):
     """A refusal or failure with a public reason; subclasses fix the gRPC code.
 
@@ -48,6 +58,7 @@ class AegisError(Exception):
         message: str,
         *,
         violations: Iterable[FieldViolation] = (),
+        preconditions: Iterable[Precondition] = (),
         retry_seconds: float | None = None,
         **metadata: object,
     ) -> None:
@@ -57,6 +68,7 @@ class AegisError(Exception):
         self.reason = reason
         self.message = message
         self.violations = tuple(violations)
+        self.preconditions = tuple(preconditions)
         self.retry_seconds = retry_seconds
         self.metadata = {key: str(value) for key, value in metadata.items()}
 
@@ -72,6 +84,15 @@ class AegisError(Exception):
                     field=violation.field, description=violation.description
                 )
             details.append(bad_request)
+        if self.preconditions:
+            failure = error_details_pb2.PreconditionFailure()
+            for condition in self.preconditions:
+                failure.violations.add(
+                    type=condition.kind,
+                    subject=condition.subject,
+                    description=condition.description,
+                )
+            details.append(failure)
         if self.retry_seconds is not None:
             wait = error_details_pb2.RetryInfo()
             wait.retry_delay.FromNanoseconds(int(self.retry_seconds * 1e9))
@@ -179,14 +200,19 @@ def _error(code: grpc.StatusCode, text: str, details: Iterable[any_pb2.Any]) -> 
     cls = _BY_CODE.get(code, Internal)
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
+    failure = error_details_pb2.PreconditionFailure()
     wait = error_details_pb2.RetryInfo()
     for detail in details:
-        detail.Unpack(info) or detail.Unpack(bad_request) or detail.Unpack(wait)
+        any(detail.Unpack(each) for each in (info, bad_request, failure, wait))
     violations = tuple(FieldViolation(v.field, v.description) for v in bad_request.field_violations)
     known = info.domain == DOMAIN and _PREFIX + info.reason in _REASONS
     seconds = wait.retry_delay.ToNanoseconds() / 1e9 if wait.HasField("retry_delay") else None
     translated = cls(
-        info.reason if known else "INTERNAL", text, violations=violations, retry_seconds=seconds
+        info.reason if known else "INTERNAL",
+        text,
+        violations=violations,
+        preconditions=(Precondition(v.type, v.subject, v.description) for v in failure.violations),
+        retry_seconds=seconds,
     )
     translated.metadata.update(info.metadata)
     return translated

@@ -58,6 +58,34 @@ def test_good_request_opens():
     assert opened.action_digest == dsse.action_digest(SPEC.SerializeToString())
 
 
+def test_planned_bytes_are_signed_as_they_are():
+    """Protobuf has no canonical form: what was planned and approved is never serialised again."""
+    # The fields in another order: the same spec, other bytes.
+    action, target = SPEC.SerializeToString()[-2:], SPEC.SerializeToString()[:-2]
+    planned = action + target
+    assert envelope_pb2.ActionSpec.FromString(planned) == SPEC
+    assert planned != SPEC.SerializeToString()
+    request = envelope_pb2.ActionRequest.FromString(signed(spec=planned).payload)
+    assert request.spec == planned
+
+
+def test_mode_glass_and_incident_are_inside_what_is_signed():
+    """What limits or widens an action is under its signature."""
+    told = {"mode": envelope_pb2.ActionRequest.MODE_DRY_RUN, "break_glass": True}
+    envelope = signed(incident="inc-7", **told)
+    opened = open_action(envelope, trust=bundle(), audience="aegis", now=NOW, validate=validate)
+    assert (opened.request.mode, opened.request.break_glass) == tuple(told.values())
+    assert opened.spec.incident_id == "inc-7"
+    assert SPEC.incident_id == ""
+
+
+def test_planned_bytes_of_another_incident_are_not_signed():
+    """The incident is a part of the bytes, and those are not changed."""
+    planned = SPEC.SerializeToString()
+    with pytest.raises(ValueError, match="inc-7"):
+        signed(spec=planned, incident="inc-7")
+
+
 def test_key_of_another_usage_is_refused():
     """A key for decisions cannot sign requests."""
     assert refusal_of(signed(), trust=bundle(usage=POLICY_DECISION)) == "SIGNING_KEY_UNUSABLE"
