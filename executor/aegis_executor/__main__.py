@@ -54,7 +54,7 @@ _NAMES = (
 LOG_ID = "aegis-executor"
 _SERVER_LOG_ID = "aegis-server"
 _SCHEMA = "aegis_executor"
-# A request, a decision and nothing else.
+# A request, its decision and its approvals; `aegis.dsse` keeps each small enough.
 _MAX_MESSAGE_BYTES = 64 * 1024
 _DRAIN_SECONDS = 20.0
 

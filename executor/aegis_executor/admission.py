@@ -9,16 +9,18 @@ service's; 12 (guards) and 13 (claim) follow in `executions.py`, 14 to 17 in `ch
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from aegis import dsse
 from aegis.envelope import MAX_SKEW, OpenedRequest, moment, open_action, parse_signed
-from aegis.errors import AegisError, FailedPrecondition, PermissionDenied
+from aegis.errors import AegisError, PermissionDenied
 from aegis.serving.doors import validate
 from aegis.trust import POLICY_DECISION, TrustBundle, TrustedKey
 from aegis.v1 import envelope_pb2
+from aegis_executor import approvals as people
+from aegis_executor.approvals import Agreement, Demand
 from aegis_executor.catalogue import of_spec
 from aegis_executor.catalogue.base import Kind, Remedy, Standing
 from aegis_executor.catalogue.restart_pod import RestartPod
@@ -37,6 +39,8 @@ class Limits:
     nodes: Container[str] = frozenset()
     # See `RestartPod`.
     delete_unready: bool = False
+    # Actions that need so many approvals by the approvers' own keys, whatever was decided.
+    detached_approvals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Admitted:
     decision: bytes
     request_envelope: bytes
     decision_envelope: bytes
+    approval_envelopes: tuple[bytes, ...] = ()
+    agreement: Agreement = field(default_factory=Agreement)
 
 
 class Admission:
@@ -87,6 +93,7 @@ class Admission:
         self,
         request: envelope_pb2.SignedEnvelope,
         decision: envelope_pb2.SignedEnvelope,
+        approvals: Sequence[envelope_pb2.SignedEnvelope] = (),
         *,
         peer: str,
     ) -> Admitted:
@@ -107,11 +114,10 @@ class Admission:
             raise _no_decision("its key does not belong to the peer that sent it")
         self._check_binding(allowed, opened)
         self._check_age(allowed, now)
-        # 10: approvals.
-        approved = self._check_approvals(allowed)
+        # 10: who has to have agreed.
+        agreement = self._agree(opened, allowed, approvals, peer, now)
         # 11: our own limits.
         remedy = self.limited(opened.spec)
-        broken = opened.request.break_glass and allowed.break_glass
         return Admitted(
             # In the journal's spelling, or a sweep would not know that it is still going on.
             request_id=str(uuid.UUID(opened.request.request_id)),
@@ -121,7 +127,9 @@ class Admission:
             action_digest=opened.action_digest,
             spec=opened.spec,
             remedy=remedy,
-            standing=Standing(approved=approved, break_glass=broken),
+            standing=Standing(
+                approved=agreement.approved, break_glass=opened.request.break_glass
+            ),
             dry_run=opened.request.mode == envelope_pb2.ActionRequest.MODE_DRY_RUN,
             execute_not_after=moment(allowed.execute_not_after),
             request_key=opened.key,
@@ -130,6 +138,8 @@ class Admission:
             decision=decision.payload,
             request_envelope=request.SerializeToString(),
             decision_envelope=decision.SerializeToString(),
+            approval_envelopes=tuple(each.SerializeToString() for each in approvals),
+            agreement=agreement,
         )
 
     def plannable(self, payload: bytes) -> tuple[envelope_pb2.ActionSpec, Remedy]:
@@ -161,6 +171,11 @@ class Admission:
             raise PermissionDenied("DECISION_EXPIRED", "the decision expired before the change")
         if not (admitted.request_key.usable(now) and admitted.decision_key.usable(now)):
             raise PermissionDenied("DECISION_EXPIRED", "a signing key ended before the change")
+        agreed = admitted.agreement
+        if agreed.expires_at is not None and now > agreed.expires_at:
+            raise PermissionDenied("DECISION_EXPIRED", "an approval expired before the change")
+        if not all(key.usable(now) for key in agreed.keys):
+            raise PermissionDenied("DECISION_EXPIRED", "an approver's key ended before the change")
 
     def _open_decision(
         self, envelope: envelope_pb2.SignedEnvelope, now: datetime
@@ -171,6 +186,28 @@ class Admission:
             return parse_signed(payload, envelope_pb2.ActionDecision, validate), key
         except AegisError as error:
             raise _no_decision(error.message, check=error.reason) from error
+
+    def _agree(
+        self,
+        opened: OpenedRequest,
+        decision: envelope_pb2.ActionDecision,
+        approvals: Sequence[envelope_pb2.SignedEnvelope],
+        peer: str,
+        now: datetime,
+    ) -> Agreement:
+        broken = opened.request.break_glass
+        if broken and not decision.break_glass:
+            raise _no_decision("it does not let anybody break the glass", check="BREAK_GLASS")
+        given = people.opened(approvals, trust=self._trust, peer=peer, now=now, validate=validate)
+        # The policy's demand falls with the glass; ours is there for the day the server is stolen.
+        detached = self._limits.detached_approvals.get(str(opened.spec.WhichOneof("action")), 0)
+        return people.agree(
+            Demand(() if broken else decision.steps, detached),
+            given,
+            action_digest=opened.action_digest,
+            action_id=decision.action_id,
+            requester=opened.request.issuer,
+        )
 
     def _check_binding(self, decision: envelope_pb2.ActionDecision, opened: OpenedRequest) -> None:
         bound = (
@@ -199,11 +236,6 @@ class Admission:
     def _check_cluster(self, spec: envelope_pb2.ActionSpec) -> None:
         if spec.target.cluster != self._cluster:
             raise PermissionDenied("AUDIENCE_MISMATCH", f"this executor serves {self._cluster}")
-
-    def _check_approvals(self, decision: envelope_pb2.ActionDecision) -> bool:
-        if decision.steps:
-            raise FailedPrecondition("APPROVALS_INSUFFICIENT", "approvals are not taken here")
-        return False
 
     def _check_limits(self, remedy: Remedy) -> None:
         limits, place = self._limits, remedy.place

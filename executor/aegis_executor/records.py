@@ -21,8 +21,11 @@ def intended(intent: Intent, admitted: Admitted) -> Entry:
         subject_id=intent.action_id,
         details=_details(intent),
         evidence={"decision": admitted.decision_envelope},
-        # Its reason is free text.
-        attachments={"request": admitted.request_envelope},
+        # Their reasons are free text.
+        attachments={
+            "request": admitted.request_envelope,
+            **{f"approval_{n}": e for n, e in enumerate(admitted.approval_envelopes, start=1)},
+        },
     )
 
 

@@ -68,7 +68,9 @@ class ExecutorService(executor_pb2_grpc.ExecutorServiceServicer):
         _demand_deadline(context)
         peer = current_call().caller.subject
         try:
-            admitted = self._admission.admit(request.request, request.decision, peer=peer)
+            admitted = self._admission.admit(
+                request.request, request.decision, request.approvals, peer=peer
+            )
             execution = await self._executions.carry_out(admitted)
         except AegisError as refusal:
             if refusal.code is not grpc.StatusCode.UNAVAILABLE:
