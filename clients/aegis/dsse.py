@@ -24,8 +24,8 @@ REQUEST_TYPE = "application/vnd.aegis.action-request.v1+protobuf"
 DECISION_TYPE = "application/vnd.aegis.action-decision.v1+protobuf"
 APPROVAL_TYPE = "application/vnd.aegis.action-approval.v1+protobuf"
 MAX_SIGNATURES = 4
-# What is signed is kept as evidence. A request, its decision and 16 approvals also have to fit in one
-# message to the executor, which takes 64 KiB: 24 + 6 + 16 * 2, and what the message itself needs.
+# What is signed is kept as evidence. A request, its decision and 16 approvals also have to fit in
+# one message to the executor, which takes 64 KiB: 24 + 6 + 16 * 2, and what the message needs.
 MAX_BYTES = 24 * 1024
 _MAX_BYTES_OF = {DECISION_TYPE: 6 * 1024, APPROVAL_TYPE: 2 * 1024}
 

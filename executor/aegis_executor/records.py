@@ -8,6 +8,7 @@ from aegis.v1 import audit_pb2, envelope_pb2
 from aegis_executor.admission import Admitted
 from aegis_executor.catalogue import of_spec
 from aegis_executor.store import Ending, Intent
+from aegis_executor.verification.store import Applied, Judged
 
 
 def intended(intent: Intent, admitted: Admitted) -> Entry:
@@ -40,6 +41,26 @@ def ended(intent: Intent, ending: Ending, executor: str) -> Entry:
         reason=ending.reason,
         subject_id=intent.action_id,
         details={**ending.observations, **_details(intent)},
+    )
+
+
+def judged(applied: Applied, verdict: Judged, executor: str) -> Entry:
+    """Whether it helped, with what the last look found."""
+    request_id, digest = applied.request_id, bytes(applied.action_digest).hex()
+    return Entry(
+        kind=audit_pb2.AUDIT_KIND_EXECUTION,
+        actor=executor,
+        action=applied.action,
+        resource=_resource(applied.request),
+        outcome=verdict.state.lower(),
+        reason=verdict.reason,
+        subject_id=applied.action_id,
+        details={
+            **verdict.observations,
+            "message": verdict.message,
+            "request_id": request_id,
+            "action_digest": digest,
+        },
     )
 
 
