@@ -54,7 +54,7 @@ def anchor_of(seen: Seen, place: Place) -> Anchor:
     if place.kind is not Kind.POD or seen.live is None:
         return Anchor()
     owner = seen.owner["metadata"]["name"] if seen.owner is not None else ""
-    labels = seen.live["metadata"].get("labels", {})
+    labels = seen.live["metadata"].get("labels") or {}
     return Anchor(owner, _controller(seen.live), dict(labels))
 
 
@@ -109,5 +109,5 @@ async def _workload(
 
 
 def _controller(thing: Object) -> str:
-    owners: Sequence[Mapping[str, Any]] = thing["metadata"].get("ownerReferences", ())
+    owners: Sequence[Mapping[str, Any]] = thing["metadata"].get("ownerReferences") or ()
     return next((str(owner["uid"]) for owner in owners if owner.get("controller")), "")

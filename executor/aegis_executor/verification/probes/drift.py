@@ -38,7 +38,7 @@ def mark_of(found: Object | None) -> Mark:
     return Mark(
         uid=metadata["uid"],
         generation=int(metadata.get("generation", 0)),
-        action_id=metadata.get("annotations", {}).get(ACTION_ID, ""),
+        action_id=(metadata.get("annotations") or {}).get(ACTION_ID, ""),
         spec_sha256=digest,
     )
 

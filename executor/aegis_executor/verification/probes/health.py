@@ -50,7 +50,7 @@ def restarts_of(pods: Sequence[Object]) -> dict[str, int]:
     return {
         pod["metadata"]["uid"]: sum(
             int(status.get("restartCount", 0))
-            for status in pod.get("status", {}).get("containerStatuses", ())
+            for status in (pod.get("status", {}).get("containerStatuses") or ())
         )
         for pod in staying(pods)
     }
@@ -67,12 +67,12 @@ def staying(pods: Sequence[Object]) -> list[Object]:
 
 
 def _ready(pod: Object) -> bool:
-    conditions = pod.get("status", {}).get("conditions", ())
+    conditions = pod.get("status", {}).get("conditions") or ()
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _stuck(deployment: Object) -> str:
-    for condition in deployment.get("status", {}).get("conditions", ()):
+    for condition in deployment.get("status", {}).get("conditions") or ():
         if condition.get("reason") == "ProgressDeadlineExceeded":
             return "the rollout cannot finish: ProgressDeadlineExceeded"
     return ""
