@@ -127,9 +127,7 @@ class Admission:
             action_digest=opened.action_digest,
             spec=opened.spec,
             remedy=remedy,
-            standing=Standing(
-                approved=agreement.approved, break_glass=opened.request.break_glass
-            ),
+            standing=Standing(approved=agreement.approved, break_glass=opened.request.break_glass),
             dry_run=opened.request.mode == envelope_pb2.ActionRequest.MODE_DRY_RUN,
             execute_not_after=moment(allowed.execute_not_after),
             request_key=opened.key,

@@ -7,17 +7,29 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aegis.secretfiles import text_of
 from aegis.serving.tls import TlsFiles
 from aegis.serving.trusting import TrustFiles, folder_of
 from aegis_executor.admission import Limits
+from aegis_executor.approvals import demands
 from aegis_executor.catalogue import REMEDIES
 from aegis_executor.catalogue.gates import PROTECTED_NAMESPACES
 from aegis_executor.failpoints import Failpoints
 from aegis_executor.kubernetes import Nodes, Reach
+from aegis_executor.verification.terms import Defaults
 
 _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusAt:
+    """Where Prometheus is asked, whom to believe, and what proves us to it."""
+
+    url: str
+    authority: Path | None
+    token_file: Path | None
 
 
 class SettingsError(ValueError):
@@ -43,6 +55,8 @@ class Settings:
     api_server: str
     reach: Reach
     settle_seconds: float
+    verification: Defaults
+    prometheus: PrometheusAt | None
     metrics_listen: tuple[str, int] | None
     ready_file: Path | None
     development: bool
@@ -86,11 +100,20 @@ class Settings:
                 replicas_max=int(read.number("AEGIS_EXECUTOR_MAX_REPLICAS", 10, least=1)),
                 nodes=nodes,
                 delete_unready=delete_unready,
+                detached_approvals=read.demands("AEGIS_EXECUTOR_DETACHED_APPROVALS"),
             ),
             kubeconfig=kubeconfig,
             api_server=api_server,
             reach=Reach(namespaces, nodes=nodes, delete_pods=delete_unready),
             settle_seconds=read.number("AEGIS_EXECUTOR_SETTLE_SECONDS", 65, least=0),
+            verification=Defaults(
+                stabilise_seconds=read.number("AEGIS_EXECUTOR_STABILISE_SECONDS", 30, least=0),
+                window_seconds=read.number("AEGIS_EXECUTOR_WINDOW_SECONDS", 300, least=1),
+                every_seconds=read.number("AEGIS_EXECUTOR_LOOK_SECONDS", 5, least=0.1),
+                successes=int(read.number("AEGIS_EXECUTOR_SUCCESSES", 2, least=1)),
+                failures=int(read.number("AEGIS_EXECUTOR_FAILURES", 20, least=1)),
+            ),
+            prometheus=read.prometheus(),
             metrics_listen=read.address("AEGIS_METRICS_LISTEN"),
             ready_file=Path(environment["AEGIS_READY_FILE"])
             if environment.get("AEGIS_READY_FILE")
@@ -182,6 +205,29 @@ class _Reader:
         except ValueError as error:
             self.problems.append(f"{name}: {error}")
         return text
+
+    def demands(self, name: str) -> Mapping[str, int]:
+        try:
+            return demands(self._environment.get(name, ""), frozenset(REMEDIES))
+        except ValueError as error:
+            self.problems.append(f"{name}: {error}")
+            return {}
+
+    def prometheus(self) -> PrometheusAt | None:
+        name = "AEGIS_PROMETHEUS_URL"
+        url = self._environment.get(name)
+        if not url:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            self.problems.append(f"{name}: {url} is not the address of a Prometheus")
+        found = [
+            self.file(file) if self._environment.get(file) else None
+            for file in ("AEGIS_PROMETHEUS_CA", "AEGIS_PROMETHEUS_TOKEN_FILE")
+        ]
+        if found[1] is not None and parts.scheme != "https":
+            self.problems.append("AEGIS_PROMETHEUS_TOKEN_FILE: a token travels over https only")
+        return PrometheusAt(url, found[0], found[1])
 
     def number(self, name: str, default: float, *, least: float) -> float:
         text = self._environment.get(name) or str(default)

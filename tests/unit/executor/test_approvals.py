@@ -49,9 +49,7 @@ def admission(clock: Clock | None = None, *, own: dict[str, int] | None = None, 
         name="executor:local",
         cluster="sandbox",
         audience="aegis",
-        limits=Limits(
-            frozenset({"demo"}), frozenset(REMEDIES), 10, detached_approvals=own or {}
-        ),
+        limits=Limits(frozenset({"demo"}), frozenset(REMEDIES), 10, detached_approvals=own or {}),
         clock=clock or Clock(),
     )
 

@@ -83,6 +83,10 @@ def test_unready_pods_are_deleted_only_where_that_is_said(environment: dict[str,
         ("AEGIS_EXECUTOR_NODES", "*"),
         ("AEGIS_EXECUTOR_NODES", "node-a,Node B"),
         ("AEGIS_EXECUTOR_DELETE_UNREADY", "sometimes"),
+        ("AEGIS_EXECUTOR_DETACHED_APPROVALS", "rollback_deployment"),
+        ("AEGIS_EXECUTOR_STABILISE_SECONDS", "soon"),
+        ("AEGIS_EXECUTOR_SUCCESSES", "0"),
+        ("AEGIS_PROMETHEUS_URL", "prometheus:9090"),
     ],
 )
 def test_wrong_setting_is_named(environment: dict[str, str], variable: str, value: str):
@@ -144,3 +148,33 @@ def test_neither_kubeconfig_nor_pod_is_told(environment: dict[str, str]):
     del environment["AEGIS_KUBECONFIG"]
     with pytest.raises(SettingsError, match="AEGIS_KUBECONFIG"):
         Settings.from_environment(environment)
+
+
+def test_probes_and_demands_are_read(environment: dict[str, str], tmp_path: Path):
+    """Seconds instead of minutes for a demo; a Prometheus with its authority and token."""
+    token = tmp_path / "token"
+    token.write_text("secret")
+    told = {
+        "AEGIS_EXECUTOR_WINDOW_SECONDS": "6",
+        "AEGIS_EXECUTOR_LOOK_SECONDS": "0.5",
+        "AEGIS_EXECUTOR_DETACHED_APPROVALS": "rollback_deployment=1",
+        "AEGIS_PROMETHEUS_URL": "https://prometheus.example/prefix",
+        "AEGIS_PROMETHEUS_TOKEN_FILE": str(token),
+    }
+    settings = Settings.from_environment({**environment, **told})
+    verification = settings.verification
+    assert (verification.window_seconds, verification.every_seconds) == (6, 0.5)
+    assert (verification.stabilise_seconds, verification.successes) == (30, 2)
+    assert settings.limits.detached_approvals == {"rollback_deployment": 1}
+    assert settings.prometheus is not None
+    assert settings.prometheus.token_file == token
+
+
+def test_token_is_not_sent_in_the_clear(environment: dict[str, str], tmp_path: Path):
+    """A token over http belongs to everybody on the way."""
+    told = {
+        "AEGIS_PROMETHEUS_URL": "http://prometheus:9090",
+        "AEGIS_PROMETHEUS_TOKEN_FILE": environment["AEGIS_TLS_KEY"],
+    }
+    with pytest.raises(SettingsError, match="https only"):
+        Settings.from_environment({**environment, **told})
