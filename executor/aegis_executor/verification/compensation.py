@@ -16,7 +16,12 @@ from typing import TypeAlias
 
 from aegis.errors import AegisError, Unavailable
 from aegis_executor.catalogue.base import Change, Object, Place, Remedy, Sent, Trace
-from aegis_executor.kubernetes import ClusterRefused, ClusterSilent, ClusterUnreachable
+from aegis_executor.kubernetes import (
+    ClusterRefused,
+    ClusterSilent,
+    ClusterUnreachable,
+    ForbiddenRequest,
+)
 from aegis_executor.verification.judgement import Outcome, Verdict
 from aegis_executor.verification.ledger import Ledger
 from aegis_executor.verification.probes.drift import drift, mark_of
@@ -67,6 +72,8 @@ class Compensation:
         except ClusterRefused as refused:
             told = f"the cluster refused: {refused.code} {refused.reason}"
             return _escalated(found, told, "CLUSTER_REFUSED")
+        except ForbiddenRequest:
+            return _escalated(found, "this executor no longer reaches it", "NAMESPACE_NOT_ALLOWED")
         except (ClusterSilent, ClusterUnreachable):
             verdict = None
         except (AttributeError, LookupError, TypeError, ValueError):
@@ -146,7 +153,7 @@ class Compensation:
             await self._cluster.record_event(
                 place, place.uid, "AegisUndone", message, watch.undo_id
             )
-        except (ClusterRefused, ClusterSilent, ClusterUnreachable) as error:
+        except (ClusterRefused, ClusterSilent, ClusterUnreachable, ForbiddenRequest) as error:
             log.warning("no Event at %s: %s", place, error)
 
 

@@ -14,7 +14,12 @@ from aegis.errors import AegisError
 from aegis.serving.database import Connection
 from aegis.v1 import envelope_pb2
 from aegis_executor.catalogue.base import Remedy, Seen
-from aegis_executor.kubernetes import ClusterRefused, ClusterSilent, ClusterUnreachable
+from aegis_executor.kubernetes import (
+    ClusterRefused,
+    ClusterSilent,
+    ClusterUnreachable,
+    ForbiddenRequest,
+)
 from aegis_executor.verification.baseline import Baseline, baseline_of
 from aegis_executor.verification.compensation import Compensation, Recheck
 from aegis_executor.verification.judgement import Finding, Look, Outcome, Verdict
@@ -33,7 +38,8 @@ log = logging.getLogger(__name__)
 
 RemedyOf: TypeAlias = Callable[[envelope_pb2.ActionSpec], Remedy]
 
-_CLUSTER_ERRORS = (ClusterRefused, ClusterSilent, ClusterUnreachable)
+# The last one: the settings may have become narrower since it was changed.
+_CLUSTER_ERRORS = (ClusterRefused, ClusterSilent, ClusterUnreachable, ForbiddenRequest)
 _AT_ONCE = 8
 # Transactions commit later than the times they write down.
 _OVERLAP = timedelta(minutes=5)

@@ -253,13 +253,22 @@ def test_executor_demands_nothing_for_other_actions():
     assert admit(request(), [], steps=(), by=admission(own={"rollback_deployment": 1}))
 
 
-def test_broken_glass_needs_no_approvals():
+def test_broken_glass_needs_none_of_the_steps():
     """It was let to break the glass; two others answer for it afterwards."""
     asked = request(rollback("demo", "web"), break_glass=True)
-    by = admission(own={"rollback_deployment": 1})
-    admitted = admit(asked, [], by=by, break_glass=True)
+    admitted = admit(asked, [], break_glass=True)
     assert admitted.standing.break_glass
     assert not admitted.standing.approved
+
+
+def test_broken_glass_does_not_reach_the_executors_own_demand():
+    """Or the asker's key and a stolen server would be enough for what is most dangerous."""
+    asked, by = (
+        request(rollback("demo", "web"), break_glass=True),
+        admission(own={"rollback_deployment": 1}),
+    )
+    refusal(asked, [], by=by, break_glass=True)
+    assert admit(asked, [approval(asked, key=MIA)], by=by, break_glass=True)
 
 
 def test_glass_is_not_broken_without_a_decision():

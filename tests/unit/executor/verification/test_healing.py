@@ -13,7 +13,7 @@ from tests.unit.executor.verification.objects import WEB, Scale, deployment, pod
 from aegis.errors import FailedPrecondition, Unavailable
 from aegis.v1.envelope_pb2 import ActionRequest, ActionSpec
 from aegis_executor.catalogue.base import ACTION_ID, Change, Seen
-from aegis_executor.kubernetes import ClusterRefused, ClusterSilent
+from aegis_executor.kubernetes import ClusterRefused, ClusterSilent, ForbiddenRequest
 from aegis_executor.verification.healing import Healing
 from aegis_executor.verification.judgement import Verdict
 from aegis_executor.verification.prometheus import Nobody, Rule, Unanswered
@@ -395,6 +395,14 @@ async def test_taking_back_is_not_forced_over_somebody_else():
     world.live = deployment(generation=6, available=2)
     assert await world.until(healing, 300) == "ESCALATED"
     assert (world.verdict.reason, world.sent) == ("TARGET_CHANGED", [])
+
+
+async def test_place_that_is_no_longer_reached_is_escalated():
+    """The settings became narrower: nothing is sent, and the executor lives on."""
+    world, healing = await ill()
+    world.answers = [ForbiddenRequest("PATCH")]
+    assert await world.until(healing, 300) == "ESCALATED"
+    assert world.verdict.reason == "NAMESPACE_NOT_ALLOWED"
 
 
 async def test_nothing_to_take_back_is_escalated():
