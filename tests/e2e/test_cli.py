@@ -92,7 +92,7 @@ def test_run_is_started_followed_and_reviewed(home: Path):
 def test_action_is_signed_applied_and_listed(home: Path):
     """Automation scales a deployment; the administrator sees it."""
     arguments = ("scale", "web", "--namespace", "demo", "--replicas", "4")
-    action = answer(home, "action", "submit", *arguments, name="autopilot")
+    action = answer(home, "action", "submit", *arguments, "--no-wait", name="autopilot")
     assert action["state"] == "STATE_APPLIED"
     assert action["observations"]["replicas_after"] == "4"
     listed = answer(home, "action", "list")
@@ -104,7 +104,7 @@ def test_action_is_signed_applied_and_listed(home: Path):
 def test_denied_action_exits_1_and_names_the_rule(home: Path):
     """A refusal is for people to read: rule and next step."""
     arguments = ("scale", "ledger", "--namespace", "payments", "--replicas", "4")
-    done = run(home, "action", "submit", *arguments, name="autopilot")
+    done = run(home, "action", "submit", *arguments, "--no-plan", name="autopilot")
     assert done.returncode == 1
     assert "automation-outside-its-namespaces" in done.stderr
     assert "next:" in done.stderr
@@ -148,7 +148,8 @@ def test_record_is_shown_with_its_proof(home: Path):
 def test_what_is_beside_a_record_can_be_erased(home: Path):
     """The signed request with its free text goes; the record stays proven and the log good."""
     arguments = ("scale", "checkout", "--namespace", "shop", "--replicas", "3")
-    assert run(home, "action", "submit", *arguments, name="autopilot").returncode == 0
+    done = run(home, "action", "submit", *arguments, "--no-wait", name="autopilot")
+    assert done.returncode == 0, done.stderr
     filters = ("--kind", "action", "--outcome", "dispatched", "--limit", "1")
     (record,) = answer(home, "audit", "list", *filters)
     index = record["index"]

@@ -70,6 +70,19 @@ _HINTS = {
     "SCOPE_INSUFFICIENT": "make a key with more scopes: `aegis api-keys create --scope`",
     "BOOTSTRAP_CLOSED": "ask an administrator for an account: `aegis users create`",
     "ONE_TIME_TOKEN_INVALID": "ask for another with `aegis password forgot`",
+    "APPROVAL_OWN": "somebody else has to: `aegis action show ACTION` names the groups",
+    "APPROVER_NOT_ELIGIBLE": "see who is needed: `aegis action show ACTION`",
+    "APPROVALS_IMPOSSIBLE": "give more people the group's role, or have the policy ask for fewer",
+    "EXECUTION_PAUSED": "see who paused it, and why: `aegis execution state`",
+    **dict.fromkeys(
+        ("BREAKER_OPEN", "BUDGET_EXHAUSTED", "STORM_ACTIVE", "TARGET_BUSY", "WINDOW_CLOSED"),
+        "see what holds it back: `aegis execution state`",
+    ),
+    **dict.fromkeys(
+        ("PLAN_DRIFT", "TARGET_CHANGED", "TARGET_GONE"),
+        "the cluster has changed: plan again with `aegis action plan`",
+    ),
+    "BREAK_GLASS_UNREVIEWED": "two others have to answer for it: `aegis action review ACTION`",
     "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
 }
 
