@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from aegis.channel import default_home
-from aegis.cli import action, audit, keys, machines, people, pki, policy, secrets, train, update
+from aegis.cli import (
+    action,
+    audit,
+    execution,
+    keys,
+    machines,
+    people,
+    pki,
+    policy,
+    secrets,
+    train,
+    update,
+)
 from aegis.cli.demo import demo
 from aegis.cli.session import (
     SECONDS,
@@ -48,6 +60,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
 app.add_typer(action.app, name="action")
+app.add_typer(execution.app, name="execution")
 app.add_typer(audit.app, name="audit")
 
 
