@@ -1,10 +1,10 @@
 """One small family of errors, and how each travels over gRPC.
 
 A program raises one of these classes; the interceptor at the door turns it into a
-`google.rpc.Status` with an `ErrorInfo` (a `BadRequest` where fields are to blame, and a
-`PreconditionFailure` where something has to happen first), and `from_rpc_error` turns that back on
-the client's side. The message is written for the caller: private detail belongs in the log,
-chained as `__cause__`.
+`google.rpc.Status` with an `ErrorInfo` (a `BadRequest` where fields are to blame, a
+`PreconditionFailure` where something has to happen first, a `QuotaFailure` where the budget of a
+scope is used up), and `from_rpc_error` turns that back on the client's side. The message is written
+for the caller: private detail belongs in the log, chained as `__cause__`.
 """
 
 from __future__ import annotations
@@ -97,6 +97,11 @@ class AegisError(Exception):
             wait = error_details_pb2.RetryInfo()
             wait.retry_delay.FromNanoseconds(int(self.retry_seconds * 1e9))
             details.append(wait)
+        if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED and "scope" in self.metadata:
+            # Whose budget it is; google.rpc keeps that apart from our own reason.
+            quota = error_details_pb2.QuotaFailure()
+            quota.violations.add(subject=self.metadata["scope"], description=self.message)
+            details.append(quota)
         packed = []
         for detail in details:
             packed.append(any_pb2.Any())

@@ -7,6 +7,8 @@ from aegis.serving.auditlog import Entry
 from aegis.v1 import audit_pb2, envelope_pb2
 from aegis_executor.admission import Admitted
 from aegis_executor.catalogue import of_spec
+from aegis_executor.guards.pauses import Pause
+from aegis_executor.guards.store import Resolution
 from aegis_executor.store import Ending, Intent
 from aegis_executor.verification.store import Applied, Judged
 
@@ -73,6 +75,50 @@ def refused(peer: str, refusal: AegisError) -> Entry:
         resource="/execution/actions",
         outcome="refused",
         reason=refusal.reason,
+    )
+
+
+def paused(pause: Pause) -> Entry:
+    """The executor stops beginning anything, here or altogether."""
+    return Entry(
+        kind=audit_pb2.AUDIT_KIND_EXECUTION,
+        actor=pause.who,
+        action="pause",
+        resource="/execution",
+        outcome="paused",
+        subject_id=pause.pause_id,
+        details={
+            "scope": pause.scope,
+            "until": pause.expires_at.isoformat() if pause.expires_at is not None else "",
+        },
+        attachments={"reason": pause.reason.encode()},
+    )
+
+
+def resumed(*, pause_id: str, who: str, reason: str) -> Entry:
+    """It goes on."""
+    return Entry(
+        kind=audit_pb2.AUDIT_KIND_EXECUTION,
+        actor=who,
+        action="resume",
+        resource="/execution",
+        outcome="resumed",
+        subject_id=pause_id,
+        attachments={"reason": reason.encode()},
+    )
+
+
+def resolved(stands: Resolution, *, who: str, found: str, request_id: str, reason: str) -> Entry:
+    """What a person found out where the executor could not tell."""
+    return Entry(
+        kind=audit_pb2.AUDIT_KIND_EXECUTION,
+        actor=who,
+        action="resolve",
+        resource=f"/executions/{request_id}",
+        outcome=found.lower(),
+        subject_id=stands.action_id,
+        details={"request_id": request_id, "action": stands.action},
+        attachments={"reason": reason.encode()},
     )
 
 

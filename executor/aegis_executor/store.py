@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Self
 
 import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from aegis.errors import Aborted
 from aegis.serving.database import Connection
+from aegis_executor.guards import epoch as epochs
+from aegis_executor.guards.epoch import Epoch
 
 log = logging.getLogger(__name__)
 
@@ -232,20 +235,52 @@ async def verdict_by_id(connection: Connection, request_id: str) -> Verdict | No
 
 
 class OnlyExecutor:
-    """The journal's lock; an async context manager.
+    """The journal's lock and the epoch that goes with it; an async context manager.
 
     A second executor would end as interrupted what the first is still doing. Entering raises
-    RuntimeError when another one holds the lock for 3 s (a killed one loses it at once).
+    RuntimeError when another one holds the lock for 3 s (a killed one loses it at once); a
+    `standby` waits for it instead, for as long as it takes.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        holder: str = "",
+        standby: bool = False,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._url = url
+        self._holder = holder
+        self._standby = standby
+        self._clock = clock
         self._connection: Connection | None = None
+        self._epoch: Epoch | None = None
+
+    @property
+    def epoch(self) -> Epoch:
+        """Our turn, once entered."""
+        if self._epoch is None:
+            raise RuntimeError("the journal's lock has not been taken")
+        return self._epoch
 
     async def __aenter__(self) -> Self:
-        """Takes the lock."""
-        await self._take()
-        return self
+        """Takes the lock and begins an epoch."""
+        while True:
+            try:
+                connection = await self._take()
+                self._epoch = await epochs.begin(connection, self._holder, self._clock())
+            except Taken:
+                if not self._standby:
+                    raise
+            except psycopg.OperationalError as error:
+                if not self._standby:
+                    raise
+                log.warning("standing by: %s", error)
+                await self._let_go()
+                await asyncio.sleep(_CHECK_SECONDS)
+            else:
+                return self
 
     async def __aexit__(self, *_: object) -> None:
         """Gives it back."""
@@ -261,24 +296,38 @@ class OnlyExecutor:
             await asyncio.sleep(_CHECK_SECONDS)
             try:
                 if self._connection is None:
-                    await self._take()
+                    await self._resume(await self._take())
                 else:
                     await self._connection.execute("select 1")
             except psycopg.OperationalError as error:
                 log.warning("the journal's lock may be lost: %s", error)
                 await self._let_go()
 
-    async def _take(self) -> None:
-        self._connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+    async def _resume(self, connection: Connection) -> None:
+        """Goes on in our epoch, unless another executor was there and ended what we began."""
+        try:
+            async with connection.transaction():
+                await self.epoch.check(connection)
+        except Aborted as error:
+            await self._let_go()
+            raise RuntimeError(f"another executor has used this journal: {error}") from error
+
+    async def _take(self) -> Connection:
+        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        self._connection = connection
         for _ in range(_LOCK_SECONDS * 5):
-            cursor = await self._connection.execute("select pg_try_advisory_lock(%s)", (_LOCK,))
+            cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_LOCK,))
             if await cursor.fetchone() == (True,):
-                return
+                return connection
             await asyncio.sleep(0.2)
         await self._let_go()
-        raise RuntimeError("another executor is using this journal")
+        raise Taken("another executor is using this journal")
 
     async def _let_go(self) -> None:
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
+
+
+class Taken(RuntimeError):
+    """Another executor holds the journal's lock."""
