@@ -3,7 +3,7 @@
     postgres_url           owner of the whole server (database `postgres`)
     database_url           owner of a fresh database without any table, dropped afterwards
     server_database_url    the same database as the role `aegis_server`, once migrated as owner
-    executor_database_url  the same database as the role `aegis_executor`
+    executor_database_url  the same database as the role `aegis_executor`, likewise
     redis_url              an empty Valkey
 
 `AEGIS_TEST_POSTGRES_BIN=/usr/lib/postgresql/15/bin` runs the suite on another PostgreSQL.
@@ -72,7 +72,7 @@ def server_database_url(postgres: Postgres, database_name: str) -> str:
 
 @pytest.fixture
 def executor_database_url(postgres: Postgres, database_name: str) -> str:
-    """`aegis_executor` in the test's database; it owns schema `aegis_executor` and nothing else."""
+    """`aegis_executor` in the test's database, once migrated as owner; it reads and adds."""
     return postgres.url(EXECUTOR, database_name)
 
 

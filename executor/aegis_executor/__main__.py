@@ -1,7 +1,12 @@
-"""`python -m aegis_executor`: constructs the executor and serves until SIGTERM."""
+"""`python -m aegis_executor` constructs the executor and serves until SIGTERM.
+
+With `migrate` it brings its schema up to date, as whoever owns that, and ends.
+"""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import logging
 import os
 import sys
@@ -17,12 +22,12 @@ from aegis.channel import Identity
 from aegis.errors import AegisError
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
 from aegis.following import Following
-from aegis.secretfiles import tell_weak
+from aegis.secretfiles import tell_weak, text_of
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.service import AuditService
 from aegis.serving.checkpointing.parts import Keeping
 from aegis.serving.checkpointing.peers import PeerLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database, migrate, require_migrated
 from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
@@ -35,7 +40,9 @@ from aegis_executor.admission import Admission
 from aegis_executor.changing import Changing
 from aegis_executor.executions import Executions
 from aegis_executor.failpoints import Failpoints
-from aegis_executor.interim import NoEpoch, NoGuards, NoHealing
+from aegis_executor.guards.assembly import guarding
+from aegis_executor.guards.orders import Orders
+from aegis_executor.interim import NoHealing
 from aegis_executor.journal import Journal
 from aegis_executor.kubernetes import Kubernetes, configuration
 from aegis_executor.looking import Looking
@@ -70,9 +77,11 @@ def _now() -> datetime:
 async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, ...]]]:
     """Builds everything and serves; yields the bound address and what must run meanwhile."""
     trust = LiveTrust(settings.trust)
-    await migrate(settings.database_url, "aegis_executor", "aegis_executor")
+    await require_migrated(settings.database_url, "aegis_executor", _SCHEMA)
     async with AsyncExitStack() as stack:
-        lock = await stack.enter_async_context(OnlyExecutor(settings.database_url))
+        lock = await stack.enter_async_context(
+            OnlyExecutor(settings.database_url, holder=settings.name, standby=settings.standby)
+        )
         database = Database(settings.database_url, application="aegis-executor", max_size=4)
         stack.push_async_callback(database.close)
         await database.open()
@@ -98,8 +107,19 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             limits=settings.limits,
             clock=_now,
         )
-        journal = Journal(database, audit, name=settings.name, epoch=NoEpoch(), clock=_now)
-        guards, planner = NoGuards(), Planner(cluster)
+        guards = await guarding(
+            database,
+            cluster,
+            namespaces=settings.limits.namespaces,
+            numbers=settings.guards,
+            epoch=lock.epoch,
+            pause_file=settings.pause_file,
+            clock_check=settings.clock_check,
+            clock=_now,
+            registry=REGISTRY,
+        )
+        journal = Journal(database, audit, name=settings.name, epoch=lock.epoch, clock=_now)
+        planner = Planner(cluster)
         failpoints = Failpoints(settings.failpoint)
         changing = Changing(
             journal=journal,
@@ -126,6 +146,8 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             plans=Plans(admission=admission, planner=planner, guards=guards),
             audit=audit,
             server=PeerLog(audit, kept, lambda: trust, _SERVER_LOG_ID),
+            guards=guards,
+            orders=Orders(database, audit, clock=_now),
         )
         revocations = Revocations(settings.tls)
         doors = Doors(
@@ -141,7 +163,10 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             record_trust(trust, audit, actor=settings.name),
             revocations.run(doors.leashes.expel),
         )
-        yield address, (audit.run(), *around, lock.keep(), executions.sweep(), *followed)
+        yield (
+            address,
+            (audit.run(), *around, lock.keep(), guards.run(), executions.sweep(), *followed),
+        )
 
 
 def _witness(settings: Settings, stack: AsyncExitStack) -> grpc.aio.Channel | None:
@@ -180,12 +205,29 @@ async def serve(settings: Settings) -> None:
         await run_until_stopped(*parts)
 
 
+async def bring_up_to_date() -> None:
+    """Applies migrations as the owner of the schema, whom the serving executor never knows."""
+    url = text_of(os.environ, "AEGIS_EXECUTOR_MIGRATION_URL") or text_of(
+        os.environ, "AEGIS_EXECUTOR_DATABASE_URL"
+    )
+    if not url:
+        raise SettingsError("set AEGIS_EXECUTOR_MIGRATION_URL or AEGIS_EXECUTOR_DATABASE_URL")
+    for name in await migrate(url, "aegis_executor", _SCHEMA):
+        log.info("applied %s", name)
+
+
 def main() -> None:
-    """Reads the environment and serves; exits with 2 when it cannot start."""
+    """Reads the environment and does as it is told; exits with 2 when it cannot start."""
+    parser = argparse.ArgumentParser(prog="aegis-executor", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    arguments = parser.parse_args()
     configure_logging()
     # lightkube's transport logs every URL at INFO; the journal is the record.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
+        if arguments.command == "migrate":
+            asyncio.run(bring_up_to_date())
+            return
         settings = Settings.from_environment(os.environ)
         tell_weak(os.environ, development=settings.development)
         run(serve(settings))

@@ -10,7 +10,7 @@ from aegis.serving.database import Connection
 from aegis.v1 import envelope_pb2
 from aegis_executor.admission import Admitted
 from aegis_executor.catalogue.base import Remedy, Seen
-from aegis_executor.interim import Asked
+from aegis_executor.guards.gates import Asked
 
 __all__ = ["AnyGate", "Asked", "Epoch", "Guards", "Healing", "asked_of"]
 

@@ -12,9 +12,13 @@ from aegis.serving.auditlog import AuditLog
 from aegis.serving.checkpointing.peers import PeerLog
 from aegis.serving.doors import Admit, Grant, current_call
 from aegis.spiffe import Caller
+from aegis.v1 import execution_pb2
 from aegis_executor import records
 from aegis_executor.admission import Admission
 from aegis_executor.executions import Executions
+from aegis_executor.guards import Guards
+from aegis_executor.guards.orders import Orders
+from aegis_executor.guards.wire import pause_of, state_of
 from aegis_executor.journal import Execution
 from aegis_executor.plans import Plans
 
@@ -47,12 +51,16 @@ class ExecutorService(executor_pb2_grpc.ExecutorServiceServicer):
         plans: Plans,
         audit: AuditLog,
         server: PeerLog,
+        guards: Guards,
+        orders: Orders,
     ) -> None:
         self._admission = admission
         self._executions = executions
         self._plans = plans
         self._audit = audit
         self._server = server
+        self._guards = guards
+        self._orders = orders
 
     async def PlanExecution(
         self, request: executor_pb2.PlanExecutionRequest, context: Context
@@ -85,6 +93,43 @@ class ExecutorService(executor_pb2_grpc.ExecutorServiceServicer):
         _demand_deadline(context)
         execution = await self._executions.find(request.request_id)
         return executor_pb2.GetExecutionResponse(execution=_message(execution))
+
+    async def Pause(
+        self, request: executor_pb2.PauseRequest, context: Context
+    ) -> executor_pb2.PauseResponse:
+        """See executor.proto."""
+        _demand_deadline(context)
+        await self._orders.pause(pause_of(request.pause))
+        return executor_pb2.PauseResponse()
+
+    async def Resume(
+        self, request: executor_pb2.ResumeRequest, context: Context
+    ) -> executor_pb2.ResumeResponse:
+        """See executor.proto."""
+        _demand_deadline(context)
+        await self._orders.resume(pause_id=request.pause_id, who=request.who, reason=request.reason)
+        return executor_pb2.ResumeResponse()
+
+    async def Resolve(
+        self, request: executor_pb2.ResolveRequest, context: Context
+    ) -> executor_pb2.ResolveResponse:
+        """See executor.proto."""
+        _demand_deadline(context)
+        found = execution_pb2.ResolveActionRequest.Found.Name(request.found)
+        await self._orders.resolve(
+            request_id=request.request_id,
+            who=request.who,
+            found=found.removeprefix("FOUND_"),
+            reason=request.reason,
+        )
+        return executor_pb2.ResolveResponse()
+
+    async def GetGuards(
+        self, request: executor_pb2.GetGuardsRequest, context: Context
+    ) -> executor_pb2.GetGuardsResponse:
+        """See executor.proto."""
+        _demand_deadline(context)
+        return executor_pb2.GetGuardsResponse(state=state_of(await self._guards.board()))
 
     async def ExchangeCheckpoints(
         self, request: executor_pb2.ExchangeCheckpointsRequest, context: Context

@@ -17,6 +17,7 @@ from aegis_executor.approvals import demands
 from aegis_executor.catalogue import REMEDIES
 from aegis_executor.catalogue.gates import PROTECTED_NAMESPACES
 from aegis_executor.failpoints import Failpoints
+from aegis_executor.guards.numbers import Numbers, NumbersError
 from aegis_executor.kubernetes import Nodes, Reach
 from aegis_executor.verification.terms import Defaults
 
@@ -64,6 +65,10 @@ class Settings:
     audit_key: Path
     audit_sinks: tuple[str, ...]
     witness_address: str | None
+    guards: Numbers
+    pause_file: Path | None
+    clock_check: bool
+    standby: bool
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -123,6 +128,14 @@ class Settings:
             audit_key=read.file("AEGIS_AUDIT_KEY"),
             audit_sinks=tuple(environment.get("AEGIS_AUDIT_SINKS", "").split()),
             witness_address=environment.get("AEGIS_WITNESS_ADDRESS") or None,
+            guards=read.guards("AEGIS_EXECUTOR_GUARDS"),
+            pause_file=read.pause_file("AEGIS_EXECUTOR_PAUSE_FILE"),
+            # A laptop's clock is its owner's affair.
+            clock_check=read.flag(
+                "AEGIS_EXECUTOR_CLOCK_CHECK",
+                default=environment.get("AEGIS_PROFILE") != "development",
+            ),
+            standby=read.flag("AEGIS_EXECUTOR_STANDBY"),
         )
         if read.problems:
             raise SettingsError("; ".join(read.problems))
@@ -175,8 +188,8 @@ class _Reader:
             self.problems.append(f"{name}: {wrong} is not the name of a node; yes means every node")
         return Nodes(found)
 
-    def flag(self, name: str) -> bool:
-        text = self._environment.get(name) or "no"
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        text = self._environment.get(name) or ("yes" if default else "no")
         if text not in ("yes", "no"):
             self.problems.append(f"{name}: {text} is neither yes nor no")
         return text == "yes"
@@ -228,6 +241,24 @@ class _Reader:
         if found[1] is not None and parts.scheme != "https":
             self.problems.append("AEGIS_PROMETHEUS_TOKEN_FILE: a token travels over https only")
         return PrometheusAt(url, found[0], found[1])
+
+    def guards(self, name: str) -> Numbers:
+        if not self._environment.get(name):
+            return Numbers()
+        try:
+            return Numbers.of_file(self.file(name))
+        except NumbersError as error:
+            self.problems.append(f"{name}: {error}")
+            return Numbers()
+
+    def pause_file(self, name: str) -> Path | None:
+        path = Path(self._environment.get(name, ""))
+        if not self._environment.get(name):
+            return None
+        # A slip in its folder's name would be a kill switch that nobody can reach.
+        if not path.is_absolute() or not path.parent.is_dir():
+            self.problems.append(f"{name}: {path} must be absolute, and in a folder that is there")
+        return path
 
     def number(self, name: str, default: float, *, least: float) -> float:
         text = self._environment.get(name) or str(default)

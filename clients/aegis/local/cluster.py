@@ -1,11 +1,11 @@
 """A database cluster on disk: `initdb`, roles, passwords and rights, before any server runs.
 
 Inside the database `aegis` are two programs without privileges: `aegis_server` may read and write
-what migrations create in schema `aegis`, `aegis_executor` owns schema `aegis_executor`, and neither
-sees the other's. They are made by `postgres --single`, so there never is a running server without
-them, and no client library is needed. What the server may do with tables yet to come is said by
-default privileges; the audit log's own migration takes UPDATE and DELETE away again, in the
-transaction that creates the table.
+what migrations create in schema `aegis`, `aegis_executor` may read and add to what they create in
+schema `aegis_executor`, and neither sees the other's. They are made by `postgres --single`, so
+there never is a running server without them, and no client library is needed. What the server may
+do with tables yet to come is said by default privileges; the audit log's own migration takes UPDATE
+and DELETE away again, in the transaction that creates the table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ DATABASE = "aegis"
 _RIGHTS = (
     f"revoke all on database {DATABASE} from public;",
     f"grant connect on database {DATABASE} to {SERVER}, {EXECUTOR};",
-    f"create schema {EXECUTOR} authorization {EXECUTOR};",
+    # What its role may do there, the executor's own migrations say.
+    f"create schema {EXECUTOR};",
     "create schema aegis;",
     f"grant usage on schema aegis to {SERVER};",
     f"alter default privileges in schema aegis grant select on tables to {SERVER};",

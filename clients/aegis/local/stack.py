@@ -73,6 +73,7 @@ class Stack:
         self._workers = {} if workers is None else {"AEGIS_WORKERS": str(workers)}
         self._given = given
         self._executor_url = ""
+        self._executor_owner_url = ""
         self._supervisor = Supervisor(self.home, on_progress)
         self._exit = AsyncExitStack()
 
@@ -169,6 +170,9 @@ class Stack:
             self.database_url = given
             self.owner_url = self._given.get("AEGIS_MIGRATION_URL") or given
             self._executor_url = self._given.get("AEGIS_EXECUTOR_DATABASE_URL") or given
+            self._executor_owner_url = (
+                self._given.get("AEGIS_EXECUTOR_MIGRATION_URL") or self._executor_url
+            )
             self._supervisor.note_outside("postgres", _address(given, default_port=5432))
             return
         postgres = Postgres(
@@ -184,6 +188,7 @@ class Stack:
         self.owner_url = postgres.url(OWNER)
         self.database_url = postgres.url(SERVER)
         self._executor_url = postgres.url(EXECUTOR)
+        self._executor_owner_url = self.owner_url
 
     async def _start_cache(self) -> None:
         given = self._given.get("AEGIS_REDIS_URL")
@@ -201,15 +206,18 @@ class Stack:
         self.redis_url = valkey.url
 
     async def _migrate(self) -> None:
-        # Only this short-lived process is ever told the owner's password.
-        owner = {"AEGIS_DATABASE_URL": self.database_url, "AEGIS_MIGRATION_URL": self.owner_url}
-        migrations = Program(
-            "migrations",
-            python("aegis_server", "migrate"),
-            environment={**clean_environment(), **owner},
-            log=self.home / "logs" / "migrations.log",
-        )
-        await self._supervisor.run(migrations, seconds=_MIGRATE_SECONDS)
+        # Only these short-lived processes are ever told the owner's password.
+        for package, owner in (
+            ("aegis_server", {"AEGIS_MIGRATION_URL": self.owner_url}),
+            ("aegis_executor", {"AEGIS_EXECUTOR_MIGRATION_URL": self._executor_owner_url}),
+        ):
+            migrations = Program(
+                "migrations",
+                python(package, "migrate"),
+                environment={**clean_environment(), **owner},
+                log=self.home / "logs" / "migrations.log",
+            )
+            await self._supervisor.run(migrations, seconds=_MIGRATE_SECONDS)
 
     def _sandbox_service(self) -> Service:
         folder = private_directory(self.home / "sandbox")

@@ -173,6 +173,36 @@ async def migrate(url: str, package: str, schema: str) -> list[str]:
     return applied_now
 
 
+async def require_migrated(url: str, package: str, schema: str) -> None:
+    """Raises RuntimeError unless `schema` is exactly what the package's migrations make.
+
+    For a program whose role may not change the schema, and should not try.
+    """
+    known = read_migrations(package)
+    async with _translated(), await psycopg.AsyncConnection.connect(url) as connection:
+        try:
+            cursor = await connection.execute(_VERSIONS.format(_table_of(schema)))
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege) as error:
+            raise RuntimeError(
+                f"schema {schema} is not there, or not ours: migrate first"
+            ) from error
+        applied = {int(version): str(sha256) for version, sha256 in await cursor.fetchall()}
+    _refuse_surprises(applied, known, schema)
+    missing = [each for each in known if each.version not in applied]
+    if missing:
+        raise RuntimeError(
+            f"schema {schema} lacks migration {missing[0].version:04d}_{missing[0].name}:"
+            " migrate first"
+        )
+
+
+_VERSIONS = sql.SQL("select version, sha256 from {}")
+
+
+def _table_of(schema: str) -> sql.Identifier:
+    return sql.Identifier(schema, "schema_migration")
+
+
 async def _applied(connection: Connection, schema: str) -> dict[int, str]:
     """Returns version and digest of what was applied; makes schema and table when there are none.
 
@@ -185,11 +215,9 @@ async def _applied(connection: Connection, schema: str) -> dict[int, str]:
         sql.SQL(
             "create table if not exists {} (version int primary key, name text not null,"
             " sha256 text not null, applied_at timestamptz not null default now())"
-        ).format(sql.Identifier(schema, "schema_migration"))
+        ).format(_table_of(schema))
     )
-    cursor = await connection.execute(
-        sql.SQL("select version, sha256 from {}").format(sql.Identifier(schema, "schema_migration"))
-    )
+    cursor = await connection.execute(_VERSIONS.format(_table_of(schema)))
     found = {int(version): str(sha256) for version, sha256 in await cursor.fetchall()}
     await connection.commit()
     return found
@@ -200,7 +228,7 @@ async def _apply(connection: Connection, migration: Migration, schema: str) -> N
         await connection.execute(migration.text.encode())
         await connection.execute(
             sql.SQL("insert into {} (version, name, sha256) values (%s, %s, %s)").format(
-                sql.Identifier(schema, "schema_migration")
+                _table_of(schema)
             ),
             (migration.version, migration.name, migration.sha256),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import uuid
@@ -20,6 +21,7 @@ from aegis.channel import Identity, connect
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
 from aegis.local import pki
 from aegis.local.postgres import DATABASE, EXECUTOR, Postgres
+from aegis.serving.database import migrate
 from aegis.v1.envelope_pb2 import ActionSpec, SignedEnvelope
 
 
@@ -117,6 +119,8 @@ class Stack:
         self._database = database
         self._database_url = postgres.url(EXECUTOR, database)
         self._owner_url = postgres.url(database="postgres")
+        migrated = migrate(postgres.url(database=database), "aegis_executor", "aegis_executor")
+        asyncio.run(migrated)
         self.pki = folder / "pki"
         pki.ensure(self.pki)
         self.signers = Signers.of_home(self.pki)
@@ -167,6 +171,8 @@ class Stack:
             "AEGIS_EXECUTOR_NAMESPACES": "demo,shop",
             "AEGIS_KUBECONFIG": str(self._folder / "sandbox" / "kubeconfig"),
             "AEGIS_EXECUTOR_SETTLE_SECONDS": "2",
+            # Nothing keeps the clock of a test's machine.
+            "AEGIS_EXECUTOR_CLOCK_CHECK": "no",
             **changes,
         }
 

@@ -60,8 +60,8 @@ def admitted(replicas: int = 3) -> Admitted:
 
 
 @pytest.fixture
-async def journal(executor_database_url: str) -> AsyncIterator[Journal]:
-    await migrate(executor_database_url, "aegis_executor", "aegis_executor")
+async def journal(database_url: str, executor_database_url: str) -> AsyncIterator[Journal]:
+    await migrate(database_url, "aegis_executor", "aegis_executor")
     database = Database(executor_database_url, application="test", max_size=8)
     await database.open()
     audit = AuditLog(database, log_id="aegis-executor", clock=lambda: NOW, schema="aegis_executor")
@@ -234,7 +234,7 @@ async def test_unknown_execution_is_not_found(journal: Journal):
     "statement", ["update {} set request_id = request_id", "delete from {}", "truncate {} cascade"]
 )
 async def test_journal_cannot_be_rewritten(
-    journal: Journal, executor_database_url: str, table: str, statement: str
+    journal: Journal, database_url: str, table: str, statement: str
 ):
     """Not even by its owner: the database itself refuses."""
     asked = admitted()
@@ -242,7 +242,7 @@ async def test_journal_cannot_be_rewritten(
     await journal.sending(asked.request_id, 1, Change("scale", WEB, "1", 1, {}))
     await journal.end(asked.request_id, Ending("APPLIED"))
     with (
-        psycopg.connect(executor_database_url) as connection,
+        psycopg.connect(database_url) as connection,
         pytest.raises(psycopg.errors.RestrictViolation),
     ):
         connection.execute(statement.format(f"aegis_executor.{table}"))
@@ -259,6 +259,7 @@ def cut_off(owner_url: str) -> None:
 
 async def test_lost_lock_is_taken_again(executor_database_url: str, database_url: str):
     """Connections break; the journal still belongs to the executor that goes on."""
+    await migrate(database_url, "aegis_executor", "aegis_executor")
     async with OnlyExecutor(executor_database_url) as lock:
         keeping = asyncio.create_task(lock.keep())
         await asyncio.to_thread(cut_off, database_url)
@@ -274,6 +275,7 @@ async def test_executor_whose_lock_went_to_another_stops(
     executor_database_url: str, database_url: str
 ):
     """Two at once would end each other's executions as interrupted."""
+    await migrate(database_url, "aegis_executor", "aegis_executor")
     async with OnlyExecutor(executor_database_url) as lock:
         await asyncio.to_thread(cut_off, database_url)
         async with OnlyExecutor(executor_database_url):
