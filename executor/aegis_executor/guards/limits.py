@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from aegis_executor.guards.gates import Asked, Gate, passes
 from aegis_executor.guards.history import Deed, History
-from aegis_executor.guards.numbers import Numbers
+from aegis_executor.guards.numbers import Numbers, Stricter
 
 HOUR = timedelta(hours=1)
 
@@ -115,8 +115,7 @@ def cool_down(asked: Asked, history: History, numbers: Numbers) -> Gate:
 def attempts(asked: Asked, history: History, numbers: Numbers) -> Gate:
     """So many for one incident, whether or not one of them seemed to help."""
     here = numbers.of(asked.place.namespace)
-    relapse = timedelta(seconds=here.relapse_seconds)
-    used = len(incident(asked, history.deeds, history.now, relapse))
+    used = len(incident(asked, history.deeds, history.now, here))
     message = f"{used} attempts of {here.attempts} for this incident"
     if used < here.attempts:
         return passes("attempts", message)
@@ -128,21 +127,23 @@ def attempts(asked: Asked, history: History, numbers: Numbers) -> Gate:
     return Gate("attempts", False, "ATTEMPTS_EXHAUSTED", message, None, metadata)
 
 
-def incident(asked: Asked, deeds: Sequence[Deed], now: datetime, relapse: timedelta) -> list[Deed]:
+def incident(asked: Asked, deeds: Sequence[Deed], now: datetime, here: Stricter) -> list[Deed]:
     """Returns what was done for the same trouble: by its name, or to the same target.
 
-    It is over when something helped and nothing came back within `relapse`. What never helped is
-    not over; it is forgotten with everything else.
+    It is over when something helped and nothing came back within the relapse window. What never
+    helped, or needed all its attempts, is not over by waiting; it is forgotten with everything else.
     """
-    target, found = asked.target, list[Deed]()
+    relapse, found = timedelta(seconds=here.relapse_seconds), list[Deed]()
+
+    def over(at: datetime) -> bool:
+        if not found or len(found) >= here.attempts:
+            return False
+        return found[-1].good and at - found[-1].over_at > relapse
+
     for deed in sorted(deeds, key=lambda deed: deed.at):
         named = bool(asked.incident_id) and deed.incident_id == asked.incident_id
-        if deed.counts and (named or deed.target == target):
-            if _over(found, deed.at, relapse):
+        if deed.counts and (named or deed.target == asked.target):
+            if over(deed.at):
                 found = []
             found.append(deed)
-    return [] if _over(found, now, relapse) else found
-
-
-def _over(found: Sequence[Deed], at: datetime, relapse: timedelta) -> bool:
-    return bool(found) and found[-1].good and at - found[-1].over_at > relapse
+    return [] if over(now) else found

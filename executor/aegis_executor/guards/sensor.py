@@ -20,6 +20,9 @@ from aegis_executor.guards.storm import Health, Sight, Storm
 
 log = logging.getLogger(__name__)
 
+# Kubernetes' own default for progressDeadlineSeconds.
+_DEADLINE = 600
+
 
 class Workloads(Protocol):
     """What the sensor needs of the cluster."""
@@ -104,8 +107,10 @@ class Sensor:
         under_way: Collection[tuple[str, str, str]],
     ) -> Health:
         since = self._short_since.get(key)
-        grace = timedelta(seconds=self._numbers.grace_seconds)
-        if since is not None and now - since >= grace and not rolling(deployment):
+        grace = self._numbers.grace_seconds
+        if rolling(deployment):
+            grace = max(grace, _count(deployment.get("spec"), "progressDeadlineSeconds", _DEADLINE))
+        if since is not None and now - since >= timedelta(seconds=grace):
             return Health.ILL
         busy = (key[0], "deployments", key[1]) in under_way
         return Health.UNSURE if busy else Health.HEALTHY
