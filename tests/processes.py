@@ -19,7 +19,7 @@ class Process:
     def __init__(self, folder: Path, *command: str, **environment: str) -> None:
         self.ready_file = folder / "ready"
         self.ready_file.unlink(missing_ok=True)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("AEGIS_")}
+        kept = self.clean()
         self._log = (folder / "log").open("ab")
         self._popen = subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -36,6 +36,11 @@ class Process:
             raise
         self.address, *more = self.ready_file.read_text().splitlines()
         self.token_address = more[0] if more else ""
+
+    @staticmethod
+    def clean() -> dict[str, str]:
+        """Our environment without what would configure a program of ours."""
+        return {k: v for k, v in os.environ.items() if not k.startswith("AEGIS_")}
 
     def _is_ready(self) -> bool:
         if self._popen.poll() is not None:

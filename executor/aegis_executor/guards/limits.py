@@ -131,7 +131,7 @@ def incident(asked: Asked, deeds: Sequence[Deed], now: datetime, here: Stricter)
     """Returns what was done for the same trouble: by its name, or to the same target.
 
     It is over when something helped and nothing came back within the relapse window. What never
-    helped, or needed all its attempts, is not over by waiting; it is forgotten with everything else.
+    helped, or took all its attempts, is not over by waiting; it is forgotten with everything else.
     """
     relapse, found = timedelta(seconds=here.relapse_seconds), list[Deed]()
 

@@ -87,6 +87,11 @@ def test_unready_pods_are_deleted_only_where_that_is_said(environment: dict[str,
         ("AEGIS_EXECUTOR_STABILISE_SECONDS", "soon"),
         ("AEGIS_EXECUTOR_SUCCESSES", "0"),
         ("AEGIS_PROMETHEUS_URL", "prometheus:9090"),
+        ("AEGIS_EXECUTOR_GUARDS", "/nowhere/guards.toml"),
+        ("AEGIS_EXECUTOR_PAUSE_FILE", "/nowhere/pause"),
+        ("AEGIS_EXECUTOR_PAUSE_FILE", "pause"),
+        ("AEGIS_EXECUTOR_CLOCK_CHECK", "perhaps"),
+        ("AEGIS_EXECUTOR_STANDBY", "1"),
     ],
 )
 def test_wrong_setting_is_named(environment: dict[str, str], variable: str, value: str):
@@ -178,3 +183,30 @@ def test_token_is_not_sent_in_the_clear(environment: dict[str, str], tmp_path: P
     }
     with pytest.raises(SettingsError, match="https only"):
         Settings.from_environment({**environment, **told})
+
+
+def test_guards_file_with_an_unknown_key_is_refused(environment: dict[str, str], tmp_path: Path):
+    """By the variable's name and the key's."""
+    file = tmp_path / "guards.toml"
+    file.write_text("budget = 3")
+    with pytest.raises(SettingsError, match=r"AEGIS_EXECUTOR_GUARDS: budget is no key"):
+        Settings.from_environment({**environment, "AEGIS_EXECUTOR_GUARDS": str(file)})
+    file.write_text("attempts = 2")
+    told = {**environment, "AEGIS_EXECUTOR_GUARDS": str(file)}
+    assert Settings.from_environment(told).guards.attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "checked"),
+    [
+        ({}, True),
+        ({"AEGIS_PROFILE": "development"}, False),
+        ({"AEGIS_PROFILE": "development", "AEGIS_EXECUTOR_CLOCK_CHECK": "yes"}, True),
+        ({"AEGIS_EXECUTOR_CLOCK_CHECK": "no"}, False),
+    ],
+)
+def test_clock_is_checked_in_production(
+    environment: dict[str, str], told: dict[str, str], checked: bool
+):
+    """Unless somebody says otherwise."""
+    assert Settings.from_environment({**environment, **told}).clock_check is checked
