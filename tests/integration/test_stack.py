@@ -75,7 +75,8 @@ async def test_stack_comes_up_in_order_and_leaves_nothing(home: Path) -> None:
     """Every part is started after those it needs, answers, and is gone at the end."""
     seen: list[Progress] = []
     async with Stack(home, sandbox=True, on_progress=seen.append) as stack:
-        assert [p.part for p in seen if p.step == "ready"] == [*PARTS[:2], "migrations", *PARTS[2:]]
+        migrations = ["migrations", "executor-migrations"]
+        assert [p.part for p in seen if p.step == "ready"] == [*PARTS[:2], *migrations, *PARTS[2:]]
         health = await status(home)
         assert [(part.name, part.healthy) for part in health] == [(name, True) for name in PARTS]
         assert server_address(home) == stack.address

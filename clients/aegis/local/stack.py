@@ -171,7 +171,9 @@ class Stack:
             self.owner_url = self._given.get("AEGIS_MIGRATION_URL") or given
             self._executor_url = self._given.get("AEGIS_EXECUTOR_DATABASE_URL") or given
             self._executor_owner_url = (
-                self._given.get("AEGIS_EXECUTOR_MIGRATION_URL") or self._executor_url
+                self._given.get("AEGIS_EXECUTOR_MIGRATION_URL")
+                or self._given.get("AEGIS_MIGRATION_URL")
+                or self._executor_url
             )
             self._supervisor.note_outside("postgres", _address(given, default_port=5432))
             return
@@ -207,15 +209,19 @@ class Stack:
 
     async def _migrate(self) -> None:
         # Only these short-lived processes are ever told the owner's password.
-        for package, owner in (
-            ("aegis_server", {"AEGIS_MIGRATION_URL": self.owner_url}),
-            ("aegis_executor", {"AEGIS_EXECUTOR_MIGRATION_URL": self._executor_owner_url}),
+        for name, package, owner in (
+            ("migrations", "aegis_server", {"AEGIS_MIGRATION_URL": self.owner_url}),
+            (
+                "executor-migrations",
+                "aegis_executor",
+                {"AEGIS_EXECUTOR_MIGRATION_URL": self._executor_owner_url},
+            ),
         ):
             migrations = Program(
-                "migrations",
+                name,
                 python(package, "migrate"),
                 environment={**clean_environment(), **owner},
-                log=self.home / "logs" / "migrations.log",
+                log=self.home / "logs" / f"{name}.log",
             )
             await self._supervisor.run(migrations, seconds=_MIGRATE_SECONDS)
 

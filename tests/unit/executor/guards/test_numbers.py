@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,14 @@ def test_file_that_is_not_there_is_no_empty_file(tmp_path: Path):
     """Defaults are for who names no file."""
     with pytest.raises(NumbersError, match=r"nowhere\.toml"):
         Numbers.of_file(tmp_path / "nowhere.toml")
+
+
+def test_documented_file_is_read_and_is_the_default():
+    """What operations.md shows can be copied; but for its examples it changes nothing."""
+    page = Path(__file__).resolve().parents[4] / "docs" / "operations.md"
+    (text,) = re.findall(r"```toml\n(cool_down_seconds.*?)```", page.read_text(), re.DOTALL)
+    numbers = Numbers.of_table(tomllib.loads(text))
+    assert numbers == replace(
+        Numbers(), namespaces=numbers.namespaces, windows=numbers.windows, freezes=numbers.freezes
+    )
+    assert numbers.namespaces.keys() == {"shop"}
