@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aegis.serving.database import Connection
+from aegis.v1 import envelope_pb2
 from aegis_executor.guards.history import Deed
 from aegis_executor.guards.pauses import Pause
 from aegis_executor.guards.storm import Storm
@@ -27,7 +28,8 @@ select intent.request_id::text, intent.action, intent.kind, intent.namespace, in
        intent.incident_id, intent.intent_at,
        coalesce(verdict.state, ending.state, 'INTENT'),
        coalesce(nullif(verdict.reason, ''), ending.reason, ''),
-       coalesce(verdict.at, ending.ended_at), resolution.request_id is not null
+       coalesce(verdict.at, ending.ended_at), resolution.request_id is not null,
+       case when ending.request_id is null then intent.request end
 from aegis_executor.intent
 left join aegis_executor.ending using (request_id)
 left join aegis_executor.verdict using (request_id)
@@ -66,7 +68,16 @@ async def deeds(
             "besides": besides or _NOBODY,
         },
     )
-    return [Deed(*row) for row in await cursor.fetchall()]
+    return [Deed(*row) for *row, request in await cursor.fetchall() if not _dry(request)]
+
+
+def _dry(request: bytes | None) -> bool:
+    """True for a dry run that has not ended; how it will, only what was signed tells."""
+    # These bytes were verified and validated before they were written down.
+    return request is not None and (
+        envelope_pb2.ActionRequest.FromString(bytes(request)).mode
+        == envelope_pb2.ActionRequest.MODE_DRY_RUN
+    )
 
 
 async def pauses(connection: Connection, now: datetime) -> list[Pause]:

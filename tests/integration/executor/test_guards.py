@@ -26,7 +26,7 @@ from aegis.errors import (
 )
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database, migrate
-from aegis.v1 import audit_pb2
+from aegis.v1 import audit_pb2, envelope_pb2
 from aegis_executor.catalogue.base import Object
 from aegis_executor.guards import Asked, Guards
 from aegis_executor.guards.assembly import guarding
@@ -108,13 +108,13 @@ class World:
             return error.reason
         return ""
 
-    async def _insert(self, connection: Connection, ask: Asked) -> None:
+    async def _insert(self, connection: Connection, ask: Asked, request: bytes = b"") -> None:
         await connection.execute(
             """
             insert into aegis_executor.intent
                 (request_id, action_id, action, issuer, action_digest, key_id, nonce, request,
                  decision, intent_at, kind, namespace, name, incident_id, approved, break_glass)
-            values (%s, %s, %s, 'user:ada', %s, 'key', %s, '', '', %s, %s, %s, %s, %s, %s, %s)
+            values (%s, %s, %s, 'user:ada', %s, 'key', %s, %s, '', %s, %s, %s, %s, %s, %s, %s)
             """,
             (
                 ask.request_id,
@@ -122,6 +122,7 @@ class World:
                 ask.verb,
                 bytes(32),
                 uuid.uuid4().bytes,
+                request,
                 self.now,
                 ask.place.kind.value,
                 ask.place.namespace,
@@ -219,7 +220,10 @@ async def test_dry_runs_and_old_intents_count_for_nothing(world: World):
     """Intents of before the guards name no object."""
     for _ in range(5):
         await world.done(asked(), "DRY_RUN")
+    dry = envelope_pb2.ActionRequest(mode=envelope_pb2.ActionRequest.MODE_DRY_RUN)
     async with world.database.transaction() as connection:
+        # And one that is still going on.
+        await world._insert(connection, asked(), dry.SerializeToString())
         await connection.execute(
             """
             insert into aegis_executor.intent (request_id, action_id, action, issuer,

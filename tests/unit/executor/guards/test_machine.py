@@ -24,6 +24,7 @@ from aegis_executor.guards.storm import Health, Sight, Storm
 NUMBERS = Numbers.of_table(
     {
         "cool_down_seconds": 120,
+        "attempts": 6,
         "relapse_seconds": 600,
         "hourly": {"target": 2, "namespace": 4, "global": 6},
         "storm": {"quiet_seconds": 120, "ramp_seconds": 60},
@@ -67,37 +68,72 @@ class Guarded(RuleBasedStateMachine):
         self, name: str, namespace: str, verb: str, incident: str, approved: bool, glass: bool
     ) -> None:
         """Somebody asks; what passes is under way."""
-        ask = asked(
-            name,
-            namespace=namespace,
-            verb=verb,
-            incident_id=incident,
-            approved=approved,
-            break_glass=glass,
+        self._ask(
+            asked(
+                name,
+                namespace=namespace,
+                verb=verb,
+                incident_id=incident,
+                approved=approved,
+                break_glass=glass,
+            )
         )
+
+    def _ask(self, ask: Asked) -> bool:
         before = self.past()
         refused = [gate for gate in gates(ask, before, NUMBERS) if not gate.passed]
         for gate in refused:
             error = gate.error(self.now)
             assert error.retry_seconds is None or error.retry_seconds >= 0
-        if not refused:
-            self._check_entry(ask, before)
-            self.deeds.append(
-                deed(
-                    self.now,
-                    "APPLIED",
-                    name,
-                    request_id=ask.request_id,
-                    namespace=namespace,
-                    verb=verb,
-                    incident_id=incident,
-                )
+        if refused:
+            return False
+        self._check_entry(ask, before)
+        self.deeds.append(
+            deed(
+                self.now,
+                "APPLIED",
+                ask.place.name,
+                request_id=ask.request_id,
+                namespace=ask.place.namespace,
+                verb=ask.verb,
+                incident_id=ask.incident_id,
             )
-            if glass:
-                self.free.add(ask.request_id)
+        )
+        if ask.break_glass:
+            self.free.add(ask.request_id)
+        return True
+
+    @rule(
+        name=NAMES,
+        verb=VERBS,
+        state=ENDS,
+        approved=st.booleans(),
+        times=st.integers(2, 5),
+        seconds=st.sampled_from([121, 301, 700]),
+    )
+    def insist(
+        self, name: str, verb: str, state: str, approved: bool, times: int, seconds: int
+    ) -> None:
+        """Somebody asks for the same again and again, and it always ends the same way."""
+        for _ in range(times):
+            if self._ask(asked(name, verb=verb, approved=approved)):
+                self.wait(30)
+                self.deeds[-1] = replace(self.deeds[-1], state=state, ended_at=self.now)
+            self.wait(seconds)
+
+    @rule(verb=VERBS, state=ENDS)
+    def sweep(self, verb: str, state: str) -> None:
+        """Somebody asks for everything, one after the other."""
+        for namespace in ("demo", "shop", "pay"):
+            for name in ("web", "api", "db"):
+                if self._ask(asked(name, namespace=namespace, verb=verb, approved=True)):
+                    self.wait(1)
+                    self.deeds[-1] = replace(self.deeds[-1], state=state, ended_at=self.now)
 
     def _check_entry(self, ask: Asked, before: History) -> None:
-        assert not any(pause.holds(ask, self.now) for pause in before.pauses)
+        for pause in before.pauses:
+            over = pause.expires_at is not None and self.now >= pause.expires_at
+            assert over or pause.namespace not in ("", ask.place.namespace)
         assert all(deed.target != ask.target for deed in before.under_way)
         if ask.break_glass:
             return
