@@ -1,5 +1,5 @@
 # Every target is safe to run twice. `make demo` and `make test` need nothing before them.
-.PHONY: setup demo test check protos baseline lock
+.PHONY: setup demo test test-cluster check protos baseline lock
 BIN := .venv/bin
 
 setup: ## .venv with everything, pinned
@@ -10,6 +10,10 @@ demo: setup ## the whole story on this machine, live
 
 test: setup ## every test, against real PostgreSQL and Valkey
 	@$(BIN)/python -m pytest
+
+test-cluster: setup ## what Kubernetes answers and what the executor makes of it, on the cluster of AEGIS_TEST_KUBECONFIG too
+	@if [ -z "$$AEGIS_TEST_KUBECONFIG" ]; then echo "test-cluster: AEGIS_TEST_KUBECONFIG names no cluster, so only the sandbox is asked"; fi
+	@$(BIN)/python -m pytest -rs tests/integration/cluster tests/unit/executor/test_policies.py tests/unit/executor/test_role.py
 
 check: setup ## format, lint, types, imports, protos
 	@$(BIN)/python scripts/check.py

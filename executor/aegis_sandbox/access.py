@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aegis_sandbox.routes import group_of
@@ -94,6 +94,14 @@ class Access:
 
     def __init__(self, users: tuple[User, ...]) -> None:
         self._users = users
+
+    def grant(self, name: str, namespace: str) -> None:
+        """Gives a user the executor's rights in one more namespace."""
+        role = Role(namespace, EXECUTOR_RULES + DELETE_RULES)
+        self._users = tuple(
+            replace(user, roles=(*user.roles, role)) if user.name == name else user
+            for user in self._users
+        )
 
     def identify(self, authorization: str) -> User:
         """Returns the user of a bearer token; Refused 401 for none or a wrong one."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aegis_sandbox.access import EXECUTOR, Access
 from aegis_sandbox.http import Request
 from aegis_sandbox.objects import Objects
 from aegis_sandbox.status import CODES, Object, Refused, missing
@@ -52,6 +53,7 @@ class Control:
 
     objects: Objects
     workloads: Workloads
+    access: Access
     faults: list[Fault] = field(default_factory=list)
 
     def take_fault(self, verb: str, resource: str) -> Fault | None:
@@ -69,6 +71,10 @@ class Control:
             return {"sandbox": True, "writes": [write.to_json() for write in self.objects.ledger]}
         if route == ("POST", "/sandbox/break"):
             return self._break(_fields(_told(request), namespace=str, deployment=str))
+        if route == ("POST", "/sandbox/grant"):
+            # What a RoleBinding does, which is not modelled: one more namespace for the executor.
+            self.access.grant(EXECUTOR, _fields(_told(request), namespace=str)["namespace"])
+            return {"sandbox": True}
         if route == ("POST", "/sandbox/fault"):
             self.faults = [_fault(_told(request))]
             return {"sandbox": True}
@@ -76,7 +82,7 @@ class Control:
             ordered = _fields(_told(request), faults=list)["faults"]
             self.faults = [_fault(each) for each in ordered]
             return {"sandbox": True}
-        raise Refused(404, "the sandbox has /sandbox/ledger, /break, /fault and /faults")
+        raise Refused(404, "the sandbox has /sandbox/ledger, /break, /grant, /fault and /faults")
 
     def _break(self, told: dict[str, Any]) -> Object:
         deployment = self.objects.get("deployments", told["namespace"], told["deployment"])

@@ -6,13 +6,14 @@ The ledger holds every mutating request with its effect; crash tests use it as t
 from __future__ import annotations
 
 import asyncio
-import copy
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from aegis_sandbox.status import Object, Refused
 
@@ -71,11 +72,11 @@ class Objects:
     def get(self, resource: str, namespace: str, name: str) -> Object | None:
         """Returns a copy of one object, or None."""
         found = self._objects.get((resource, namespace, name))
-        return copy.deepcopy(found) if found is not None else None
+        return _copied(found) if found is not None else None
 
     def list(self, resource: str, namespace: str | None = None) -> list[Object]:
         """Returns copies of all objects of a resource, by namespace and name."""
-        return [copy.deepcopy(found) for found in self._select(resource, namespace)]
+        return [_copied(found) for found in self._select(resource, namespace)]
 
     def _select(self, resource: str, namespace: str | None) -> Iterator[Object]:
         for key in sorted(self._objects):
@@ -84,7 +85,7 @@ class Objects:
 
     def create(self, resource: str, wanted: Object) -> Object:
         """Stores a new object and returns a copy of it; Refused 409 when the name is taken."""
-        stored = copy.deepcopy(wanted)
+        stored = _copied(wanted)
         metadata = stored["metadata"]
         key = (resource, metadata.get("namespace", ""), metadata["name"])
         if key in self._objects:
@@ -96,11 +97,11 @@ class Objects:
         if resource in ("deployments", "replicasets", "poddisruptionbudgets"):
             metadata["generation"] = 1
         self._commit(key, stored, "ADDED")
-        return copy.deepcopy(stored)
+        return _copied(stored)
 
     def update(self, resource: str, wanted: Object) -> Object:
         """Stores a new state of an object; one that equals the old is no change at all."""
-        stored = copy.deepcopy(wanted)
+        stored = _copied(wanted)
         metadata = stored["metadata"]
         key = (resource, metadata.get("namespace", ""), metadata["name"])
         old = self._objects[key]
@@ -111,7 +112,7 @@ class Objects:
                 metadata["generation"] += 1
         if stored != old:
             self._commit(key, stored, "MODIFIED")
-        return copy.deepcopy(stored)
+        return _copied(stored)
 
     def delete(self, resource: str, namespace: str, name: str) -> None:
         """Removes an object."""
@@ -125,7 +126,7 @@ class Objects:
     def _tell(self, changed: Object, kind: str, resource: str) -> None:
         self.revision += 1
         changed["metadata"]["resourceVersion"] = str(self.revision)
-        self._events.append(Event(self.revision, kind, resource, copy.deepcopy(changed)))
+        self._events.append(Event(self.revision, kind, resource, _copied(changed)))
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -153,6 +154,12 @@ class Objects:
                     yield event
             if since >= self.revision:
                 await changed.wait()
+
+
+def _copied(plain: Object) -> Object:
+    # Many times faster than copy.deepcopy, and every tick copies every object.
+    copy: Object = msgspec.msgpack.decode(msgspec.msgpack.encode(plain))
+    return copy
 
 
 def _inside(wanted: Object, namespace: str | None) -> bool:

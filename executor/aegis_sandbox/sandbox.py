@@ -56,12 +56,13 @@ async def sandbox(
     controllers = Controllers(objects)
     seed(objects, controllers)
     executor, admin = executor_user(EXECUTOR_NAMESPACES, EXECUTOR_NODES), admin_user()
+    access = Access((executor, admin))
     server = ApiServer(
         objects=objects,
         verbs=Verbs(objects, Policies(objects)),
         evictions=Evictions(objects, controllers.workloads),
-        access=Access((executor, admin)),
-        control=Control(objects, controllers.workloads),
+        access=access,
+        control=Control(objects, controllers.workloads, access),
     )
     context = files.server_context(home)
     listener = Listener(server)

@@ -1,150 +1,14 @@
-"""What Kubernetes answers, row by row: the same assertions for the sandbox and a real cluster.
-
-The sandbox is always asked. `AEGIS_TEST_KUBECONFIG` names a real cluster (its own test cluster:
-a namespace `aegis-contract-…` is made and removed) that is asked the same. Rows that need a user
-with few rights use `AEGIS_TEST_RESTRICTED_KUBECONFIG` there (a Role in that namespace is not made
-here) and are left out without it.
-"""
+"""What Kubernetes answers, row by row: the same assertions for the sandbox and a real cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-from lightkube import KubeConfig
-from lightkube.config.client_adapter import user_auth, verify_cluster
-from tests.processes import Process
-
-from aegis_sandbox.scenario import deployment
-
-MERGE = "application/merge-patch+json"
-STRATEGIC = "application/strategic-merge-patch+json"
-JSON = "application/json-patch+json"
-TARGETS = ["sandbox", *(["cluster"] if "AEGIS_TEST_KUBECONFIG" in os.environ else [])]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A cluster with a namespace of ours and a deployment `web` in it."""
-
-    client: httpx2.AsyncClient
-    restricted: httpx2.AsyncClient | None
-    namespace: str
-
-    @property
-    def web(self) -> str:
-        return f"/apis/apps/v1/namespaces/{self.namespace}/deployments/web"
-
-    @property
-    def pods(self) -> str:
-        return f"/api/v1/namespaces/{self.namespace}/pods"
-
-    async def get(self, path: str) -> dict[str, Any]:
-        response = await self.client.get(path)
-        assert response.status_code == 200, response.text
-        return response.json()
-
-    async def patch(self, path: str, patch: Any, kind: str = MERGE, **query: str):
-        return await self.client.patch(
-            path, content=json.dumps(patch), headers={"Content-Type": kind}, params=query
-        )
-
-    async def until(self, path: str, true: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        async with asyncio.timeout(60):
-            while not true(found := await self.get(path)):
-                await asyncio.sleep(0.02)
-        return found
-
-    async def settled(self) -> dict[str, Any]:
-        """The only honest test of "done": observed, and all five numbers agree."""
-        return await self.until(self.web, _done)
-
-    async def pod(self) -> dict[str, Any]:
-        await self.settled()
-        found = await self.get(f"{self.pods}?labelSelector=app=web")
-        return next(p for p in found["items"] if "deletionTimestamp" not in p["metadata"])
-
-    async def evict(self, pod: dict[str, Any], *, uid: str = "", **options: Any):
-        name = pod["metadata"]["name"]
-        preconditions = {"uid": uid or pod["metadata"]["uid"]}
-        eviction = {
-            "apiVersion": "policy/v1",
-            "kind": "Eviction",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "deleteOptions": {"preconditions": preconditions, **options},
-        }
-        return await self.client.post(f"{self.pods}/{name}/eviction", json=eviction)
-
-
-def _done(found: dict[str, Any]) -> bool:
-    status, wanted = found.get("status", {}), found["spec"]["replicas"]
-    counts = {status.get(k, 0) for k in ("replicas", "updatedReplicas", "availableReplicas")}
-    observed = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
-    return observed and counts == {wanted}
-
-
-def _client(kubeconfig: Path) -> httpx2.AsyncClient:
-    config = KubeConfig.from_file(kubeconfig).get()
-    return httpx2.AsyncClient(
-        base_url=config.cluster.server,
-        verify=verify_cluster(config.cluster, config.user, config.abs_file),
-        auth=user_auth(config.user),
-        trust_env=False,
-        timeout=10,
-    )
-
-
-@pytest.fixture(scope="module")
-def sandbox_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One sandbox for all rows; each row has its own namespace, as in a real cluster."""
-    home = tmp_path_factory.mktemp("sandbox")
-    program = Process(home, "aegis_sandbox", "--home", str(home), "--tick-seconds", "0.01")
-    yield home
-    assert program.stop() == 0
-
-
-@pytest.fixture(params=TARGETS)
-async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
-    if request.param == "cluster":
-        everything = Path(os.environ["AEGIS_TEST_KUBECONFIG"])
-        few = os.environ.get("AEGIS_TEST_RESTRICTED_KUBECONFIG")
-        restricted = Path(few) if few else None
-    else:
-        home = request.getfixturevalue("sandbox_home")
-        everything, restricted = home / "admin.kubeconfig", home / "kubeconfig"
-    async with _prepared(everything, restricted) as prepared:
-        yield prepared
-
-
-@asynccontextmanager
-async def _prepared(kubeconfig: Path, restricted: Path | None) -> AsyncIterator[Target]:
-    namespace = f"aegis-contract-{uuid.uuid4().hex[:8]}"
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(_client(kubeconfig))
-        few = await stack.enter_async_context(_client(restricted)) if restricted else None
-        target = Target(client, few, namespace)
-        wanted = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-        made = await client.post("/api/v1/namespaces", json=wanted)
-        assert made.status_code == 201, made.text
-        web = deployment(namespace, "web", 3, "registry.k8s.io/pause:3.9")
-        web["spec"]["template"]["spec"]["containers"][1]["image"] = "registry.k8s.io/pause:3.10"
-        made = await client.post(target.web.rpartition("/")[0], json=web)
-        assert made.status_code == 201, made.text
-        try:
-            await target.settled()
-            yield target
-        finally:
-            await client.delete(target.web)
-            await client.delete(f"/api/v1/namespaces/{namespace}")  # not modelled by the sandbox
+from tests.targets import JSON, MERGE, STRATEGIC, Target, condition
 
 
 async def test_every_answer_has_an_audit_id(target: Target):
@@ -171,7 +35,7 @@ async def test_scale_with_a_stale_version_conflicts(target: Target, query: dict[
 
 async def test_scale_has_the_deployments_version(target: Target):
     """So any status update of a controller invalidates it."""
-    await target.settled()
+    await target.still()
     scale = await target.get(f"{target.web}/scale")
     found = await target.get(target.web)
     assert scale["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]
@@ -231,7 +95,7 @@ async def test_replaced_stale_version_conflicts(target: Target):
 
 async def test_unknown_field_is_dropped_with_a_warning(target: Target):
     """By default 200, and nothing happens."""
-    before = await target.settled()
+    before = await target.still()
     response = await target.patch(target.web, {"spec": {"replicaz": 5}})
     assert response.status_code == 200
     assert "unknown field" in response.headers["Warning"]
@@ -250,7 +114,7 @@ async def test_unknown_field_is_refused_when_strict(target: Target):
 
 async def test_dry_run_stores_nothing(target: Target):
     """200 with the result; the version has not moved."""
-    before = await target.settled()
+    before = await target.still()
     patch = {"metadata": {"annotations": {"a": "b"}}}
     response = await target.patch(target.web, patch, dryRun="All")
     assert response.json()["metadata"]["annotations"]["a"] == "b"
@@ -265,6 +129,7 @@ async def test_dry_run_true_is_invalid(target: Target):
 
 async def test_same_value_again_is_no_change(target: Target):
     """An action id as the value makes a retry idempotent."""
+    target.needs_controllers()
     patch = {"spec": {"template": {"metadata": {"annotations": {"restarted": "a-1"}}}}}
     await target.patch(target.web, patch, STRATEGIC)
     await target.settled()
@@ -307,6 +172,7 @@ async def test_selector_is_immutable(target: Target):
 
 async def test_rollback_renumbers_the_old_replica_set(target: Target):
     """1, 2, back: the first ReplicaSet is now 3, remembers 1, and kept its name and hash."""
+    await target.settled()
     first = await _replica_sets(target)
     old = (await target.get(target.web))["spec"]["template"]
     image = {"name": "web", "image": "registry.k8s.io/pause:3.8"}
@@ -330,18 +196,20 @@ async def test_rollback_renumbers_the_old_replica_set(target: Target):
 
 async def test_rollout_that_cannot_finish_is_told(target: Target):
     """Progressing=False with its reason, and Available stays True."""
+    target.needs_controllers()
     image = {"name": "web", "image": "registry.example/does-not-exist:1"}
     spec = {"progressDeadlineSeconds": 1, "template": {"spec": {"containers": [image]}}}
     await target.patch(target.web, {"spec": spec}, STRATEGIC)
     stuck = await target.until(
-        target.web, lambda found: _condition(found, "Progressing")["status"] == "False"
+        target.web, lambda found: condition(found, "Progressing")["status"] == "False"
     )
-    assert _condition(stuck, "Progressing")["reason"] == "ProgressDeadlineExceeded"
-    assert _condition(stuck, "Available")["status"] == "True"
+    assert condition(stuck, "Progressing")["reason"] == "ProgressDeadlineExceeded"
+    assert condition(stuck, "Available")["status"] == "True"
 
 
 async def test_paused_deployment_takes_the_patch_and_rolls_nothing(target: Target):
     """The generation is observed, the pods are the old ones: refuse beforehand."""
+    target.needs_controllers()
     await target.patch(target.web, {"spec": {"paused": True}})
     pod = await target.pod()
     patch = {"spec": {"template": {"metadata": {"annotations": {"restarted": "now"}}}}}
@@ -350,7 +218,7 @@ async def test_paused_deployment_takes_the_patch_and_rolls_nothing(target: Targe
     after = await target.until(
         target.web, lambda found: found["status"]["observedGeneration"] >= generation
     )
-    assert _condition(after, "Progressing")["reason"] == "DeploymentPaused"
+    assert condition(after, "Progressing")["reason"] == "DeploymentPaused"
     assert len(await _replica_sets(target)) == 1
     assert (await target.client.get(f"{target.pods}/{pod['metadata']['name']}")).status_code == 200
 
@@ -393,20 +261,21 @@ async def test_eviction_can_be_tried(target: Target):
 
 async def test_eviction_against_the_budget_is_refused(target: Target):
     """429 with its cause, and no Retry-After."""
-    path = f"/apis/policy/v1/namespaces/{target.namespace}/poddisruptionbudgets"
-    budget = {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": {"name": "web"},
-        "spec": {"minAvailable": 3, "selector": {"matchLabels": {"app": "web"}}},
-    }
-    made = await target.client.post(path, json=budget)
-    assert made.status_code == 201, made.text
-    await target.until(path, lambda found: found["items"][0].get("status", {}).get("expectedPods"))
+    await target.budget("web", 3)
     response = await target.evict(await target.pod())
     assert (response.status_code, response.json()["reason"]) == (429, "TooManyRequests")
     assert response.json()["details"]["causes"][0]["reason"] == "DisruptionBudget"
     assert "Retry-After" not in response.headers
+
+
+async def test_overlapping_budgets_are_an_error_without_a_reason(target: Target):
+    """500, and yet a clear no: a server in trouble would give a reason."""
+    for name in ("web", "other"):
+        await target.budget(name, 1)
+    response = await target.evict(await target.pod())
+    assert response.status_code == 500
+    assert not response.json().get("reason")
+    assert response.json()["message"].startswith("This pod has more than one PodDisruptionBudget")
 
 
 @pytest.mark.parametrize("key", ["uid", "resourceVersion"])
@@ -435,7 +304,7 @@ async def test_deleted_pod_is_shown_on_its_way_out(target: Target):
 
 async def test_watch_tells_changes_from_a_version_on(target: Target):
     """MODIFIED, with the object as it then was."""
-    version = (await target.settled())["metadata"]["resourceVersion"]
+    version = (await target.still())["metadata"]["resourceVersion"]
     await target.patch(target.web, {"metadata": {"annotations": {"a": "b"}}})
     event = await _first_event(target, version)
     assert event["type"] == "MODIFIED"
@@ -457,7 +326,86 @@ async def test_list_from_the_future_times_out(target: Target):
     assert response.headers["Retry-After"] == "1"
 
 
+async def test_list_comes_in_pages_of_one_moment(target: Target):
+    """What is made meanwhile is not on a later page."""
+    path = target.web.rpartition("/")[0]
+    spec = {**(await target.get(target.web))["spec"], "replicas": 0}
+    names = ["a", "b"]
+    for name in names:
+        new = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}}
+        await target.make(path, {**new, "spec": spec})
+    first = await target.get(f"{path}?limit=2")
+    assert [item["metadata"]["name"] for item in first["items"]] == names
+    new = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "z"}}
+    await target.make(path, {**new, "spec": spec})
+    rest = await target.get(f"{path}?limit=2&continue={first['metadata']['continue']}")
+    assert [item["metadata"]["name"] for item in rest["items"]] == ["web"]
+    assert not rest["metadata"].get("continue")
+    for name in (*names, "z"):
+        await target.client.delete(f"{path}/{name}")
+
+
+# Nodes
+
+
+async def test_cordon_is_one_field_and_false_is_not_written(target: Target):
+    """As `kubectl cordon` and `uncordon` do it."""
+    async with target.node() as (node, _):
+        path = f"/api/v1/nodes/{node['metadata']['name']}"
+        response = await target.patch(path, {"spec": {"unschedulable": True}})
+        assert response.json()["spec"]["unschedulable"] is True
+        response = await target.patch(path, {"spec": {"unschedulable": False}})
+        assert "unschedulable" not in response.json()["spec"]
+
+
+# Events
+
+
+@pytest.mark.parametrize("missing", ["eventTime", "reportingController", "action", "reason"])
+async def test_event_has_to_say_who_did_what(target: Target, missing: str):
+    """422 with the field that is missing."""
+    event = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": "e", "namespace": target.namespace},
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "type": "Normal",
+        "reason": "AegisScaled",
+        "action": "AegisScaled",
+        "regarding": {"kind": "Deployment", "namespace": target.namespace, "name": "web"},
+        "reportingController": "aegis.dev/executor",
+        "reportingInstance": "aegis-executor",
+    }
+    del event[missing]
+    path = f"/apis/events.k8s.io/v1/namespaces/{target.namespace}/events"
+    response = await target.client.post(path, json=event)
+    assert response.status_code == 422
+
+
 # Who may
+
+
+async def test_everybody_may_ask_what_they_may_do(target: Target):
+    """An access review answers for the token that asks."""
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    asked = {"namespace": target.namespace, "group": "apps", "resource": "deployments"}
+    answers = []
+    for attributes in (
+        {**asked, "verb": "patch"},
+        {**asked, "verb": "patch", "subresource": "scale"},
+        {**asked, "verb": "delete"},
+        {**asked, "verb": "get", "group": "", "resource": "secrets"},
+        {**asked, "verb": "patch", "namespace": "kube-system"},
+    ):
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        response = await target.executor.post(path, json=review)
+        assert response.status_code == 201
+        answers.append(response.json()["status"]["allowed"])
+    assert answers == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("token", ["", "Bearer wrong"])
@@ -471,22 +419,15 @@ async def test_stranger_is_unauthorized(target: Target, token: str):
 
 async def test_ungranted_and_unknown_namespaces_look_the_same(target: Target):
     """403, never 404: nothing leaks."""
-    if target.restricted is None:
-        pytest.skip("AEGIS_TEST_RESTRICTED_KUBECONFIG names no user")
-    for namespace in (target.namespace, "kube-system", "there-is-no-such"):
+    for namespace in ("default", "kube-system", "there-is-no-such"):
         path = f"/apis/apps/v1/namespaces/{namespace}/deployments/web"
-        response = await target.restricted.get(path)
+        response = await target.executor.get(path)
         assert (response.status_code, response.json()["reason"]) == (403, "Forbidden")
 
 
 async def _replica_sets(target: Target) -> dict[str, dict[str, Any]]:
     path = f"/apis/apps/v1/namespaces/{target.namespace}/replicasets?labelSelector=app=web"
     return {found["metadata"]["name"]: found for found in (await target.get(path))["items"]}
-
-
-def _condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
-    conditions = found.get("status", {}).get("conditions", [])
-    return next((c for c in conditions if c["type"] == kind), {"status": "", "reason": ""})
 
 
 async def _first_event(target: Target, version: str) -> dict[str, Any]:
