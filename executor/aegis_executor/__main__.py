@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import grpc
@@ -37,12 +38,15 @@ from aegis.serving.trust_records import last_recorded, record_trust
 from aegis.serving.trusting import LiveTrust
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 from aegis_executor.admission import Admission
+from aegis_executor.catalogue import of_spec
+from aegis_executor.catalogue.base import Kind, Place
 from aegis_executor.changing import Changing
 from aegis_executor.executions import Executions
 from aegis_executor.failpoints import Failpoints
+from aegis_executor.guards import Asked, Guards
 from aegis_executor.guards.assembly import guarding
+from aegis_executor.guards.dependencies import Dependency
 from aegis_executor.guards.orders import Orders
-from aegis_executor.interim import NoHealing
 from aegis_executor.journal import Journal
 from aegis_executor.kubernetes import Kubernetes, configuration
 from aegis_executor.looking import Looking
@@ -51,6 +55,10 @@ from aegis_executor.plans import Plans
 from aegis_executor.service import ExecutorService, admit_peers
 from aegis_executor.settings import Settings, SettingsError
 from aegis_executor.store import OnlyExecutor
+from aegis_executor.verification.healing import Healing
+from aegis_executor.verification.ledger import Ledger
+from aegis_executor.verification.prometheus import Metrics, Nobody, Prometheus
+from aegis_executor.verification.store import Applied
 
 log = logging.getLogger("aegis_executor")
 
@@ -107,6 +115,8 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             limits=settings.limits,
             clock=_now,
         )
+        journal = Journal(database, audit, name=settings.name, epoch=lock.epoch, clock=_now)
+        metrics, dependencies = _metrics(settings, stack)
         guards = await guarding(
             database,
             cluster,
@@ -117,8 +127,19 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             clock_check=settings.clock_check,
             clock=_now,
             registry=REGISTRY,
+            dependencies=dependencies,
         )
-        journal = Journal(database, audit, name=settings.name, epoch=lock.epoch, clock=_now)
+        healing = Healing(
+            ledger=Ledger(database, audit, name=settings.name, fence=lock.epoch.check, clock=_now),
+            cluster=cluster,
+            metrics=metrics,
+            defaults=settings.verification,
+            remedy_of=of_spec,
+            recheck=partial(_recheck, guards),
+            clock=_now,
+            registry=REGISTRY,
+            settle_seconds=settings.settle_seconds,
+        )
         planner = Planner(cluster)
         failpoints = Failpoints(settings.failpoint)
         changing = Changing(
@@ -127,7 +148,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             planner=planner,
             admission=admission,
             guards=guards,
-            healing=NoHealing(),
+            healing=healing,
             failpoints=failpoints,
         )
         executions = Executions(
@@ -165,8 +186,47 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
         )
         yield (
             address,
-            (audit.run(), *around, lock.keep(), guards.run(), executions.sweep(), *followed),
+            (
+                audit.run(),
+                *around,
+                lock.keep(),
+                guards.run(),
+                executions.sweep(),
+                healing.run(),
+                *followed,
+            ),
         )
+
+
+def _metrics(settings: Settings, stack: AsyncExitStack) -> tuple[Metrics, tuple[Dependency, ...]]:
+    there = settings.prometheus
+    if there is None:
+        return Nobody(), ()
+    dependency = Dependency("prometheus", clock=_now)
+    prometheus = Prometheus(
+        there.url,
+        dependency=dependency,
+        authority=there.authority,
+        token_file=there.token_file,
+    )
+    stack.push_async_callback(prometheus.close)
+    return prometheus, (dependency,)
+
+
+async def _recheck(guards: Guards, applied: Applied) -> None:
+    """Whether a change may be taken back: the kill switch and the epoch, as for the change."""
+    place = Place(Kind(applied.kind), applied.namespace, applied.name)
+    await guards.recheck(
+        Asked(
+            request_id=applied.request_id,
+            verb=applied.action,
+            place=place,
+            incident_id=applied.incident_id,
+            issuer=applied.issuer,
+            approved=applied.approved,
+            break_glass=applied.break_glass,
+        )
+    )
 
 
 def _witness(settings: Settings, stack: AsyncExitStack) -> grpc.aio.Channel | None:

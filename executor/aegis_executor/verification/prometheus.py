@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import httpx2
 
+from aegis_executor.guards.dependencies import Dependency
+
 _BYTES_MAX = 4 * 1024 * 1024
 _ACTIVE = frozenset({"firing", "pending"})
 
@@ -69,17 +71,20 @@ class Prometheus:
     """One Prometheus, or what speaks its API.
 
     `token_file` is read for every question, because such tokens are changed. No answer takes
-    longer than `timeout_seconds` or more than 4 MiB.
+    longer than `timeout_seconds` or more than 4 MiB. One that is away is left alone for as long as
+    `dependency` says.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        dependency: Dependency,
         authority: Path | None = None,
         token_file: Path | None = None,
         timeout_seconds: float = 5.0,
     ) -> None:
+        self._dependency = dependency
         self._token_file = token_file
         self._timeout_seconds = timeout_seconds
         context = ssl.create_default_context(cafile=str(authority) if authority else None)
@@ -117,20 +122,31 @@ class Prometheus:
             return Unanswered("Prometheus answered in an unknown form")
 
     async def _ask(self, path: str, told: Mapping[str, str]) -> Any:
+        if not self._dependency.ready():
+            return Unanswered("Prometheus was away a moment ago and is left alone")
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await self._asked(path, told)
+                data = await self._asked(path, told)
         except TimeoutError:
-            return Unanswered(f"Prometheus took longer than {self._timeout_seconds:g} s")
-        except (httpx2.HTTPError, OSError) as error:
-            return Unanswered(f"Prometheus cannot be reached: {type(error).__name__}")
+            return self._away(f"Prometheus took longer than {self._timeout_seconds:g} s")
+        except httpx2.HTTPError as error:
+            return self._away(f"Prometheus cannot be reached: {type(error).__name__}")
         except ValueError:
-            return Unanswered("Prometheus answered in an unknown form")
+            data = Unanswered("Prometheus answered in an unknown form")
+        self._dependency.succeeded()
+        return data
+
+    def _away(self, why: str) -> Unanswered:
+        self._dependency.failed(why)
+        return Unanswered(why)
 
     async def _asked(self, path: str, told: Mapping[str, str]) -> Any:
         headers = {}
         if self._token_file is not None:
-            token = await asyncio.to_thread(self._token_file.read_text)
+            try:
+                token = await asyncio.to_thread(self._token_file.read_text)
+            except OSError as error:
+                return Unanswered(f"the token cannot be read: {type(error).__name__}")
             headers["Authorization"] = f"Bearer {token.strip()}"
         async with self._client.stream("GET", path, params=told, headers=headers) as response:
             body = bytearray()

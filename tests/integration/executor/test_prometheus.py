@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from aegis_executor.guards.dependencies import Dependency
 from aegis_executor.verification.prometheus import Prometheus, Rule, Unanswered
 
 RULES = {
@@ -131,9 +132,18 @@ def answers() -> Iterator[Answers]:
     served.server.server_close()
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def patient() -> Dependency:
+    """Asks again at once, whatever went before."""
+    return Dependency("prometheus", clock=now, first_seconds=0)
+
+
 @pytest.fixture
 async def prometheus(answers: Answers) -> AsyncIterator[Prometheus]:
-    asked = Prometheus(f"{answers.url}/prefix/", timeout_seconds=1.0)
+    asked = Prometheus(f"{answers.url}/prefix/", dependency=patient(), timeout_seconds=1.0)
     yield asked
     await asked.close()
 
@@ -215,11 +225,21 @@ async def test_answer_that_takes_too_long_is_no_answer(answers: Answers, prometh
 
 async def test_prometheus_that_is_not_there_is_no_answer(prometheus: Prometheus):
     """Connection refused is no success."""
-    nowhere = Prometheus("http://127.0.0.1:1")
+    nowhere = Prometheus("http://127.0.0.1:1", dependency=patient())
     answer = await nowhere.value("up")
     await nowhere.close()
     assert isinstance(answer, Unanswered)
     assert "cannot be reached" in answer.why
+
+
+async def test_prometheus_that_was_away_is_left_alone_for_a_while(answers: Answers):
+    """A look every few seconds must not become a storm of its own; it is shown as a breaker."""
+    dependency = Dependency("prometheus", clock=now, first_seconds=60)
+    nowhere = Prometheus("http://127.0.0.1:1", dependency=dependency)
+    assert "cannot be reached" in await why(nowhere)
+    assert "left alone" in await why(nowhere)
+    assert dependency.breaker().name == "dependency prometheus"
+    await nowhere.close()
 
 
 async def test_rules_of_an_alert_with_what_is_active(answers: Answers, prometheus: Prometheus):
@@ -249,8 +269,8 @@ async def test_rules_in_an_unknown_form_are_no_answer(answers: Answers, promethe
 async def test_token_is_read_for_every_question(answers: Answers, tmp_path: Path):
     """Such tokens are changed while we run; a missing one is no answer."""
     file = tmp_path / "token"
-    prometheus = Prometheus(answers.url, token_file=file)
-    assert "cannot be reached" in await why(prometheus)
+    prometheus = Prometheus(answers.url, dependency=patient(), token_file=file)
+    assert "token cannot be read" in await why(prometheus)
     answers.say(vector("1"))
     for token in ("one", "two"):
         file.write_text(f"{token}\n")
