@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 FILES = (
     "AEGIS_TLS_KEY",
     "AEGIS_DECISION_KEY",
+    "AEGIS_APPROVAL_KEY",
     "AEGIS_AUDIT_KEY",
     "AEGIS_WITNESS_KEY",
     "AEGIS_COORDINATOR_KEY",

@@ -69,6 +69,7 @@ class Settings:
     trust_domain: str
     trust: TrustFiles
     decision_key: Path
+    approval_key: Path
     cache_key: Path
     data_dir: Path
     executor_address: str
@@ -91,6 +92,9 @@ class Settings:
     policy_two_person: bool
     cache_use: Literal["auto", "redis"]
     decision_log: DecisionLogSettings
+    # How long an action waits for people, and then for its issuer to sign for it again.
+    approval_seconds: int = 900
+    execution_seconds: int = 300
     # Processes that serve side by side; 1 is a server without a parent.
     workers: int = 1
 
@@ -132,6 +136,7 @@ class Settings:
                 folder_of(environment.get("AEGIS_SHARED_SECRETS")),
             ),
             decision_key=file("AEGIS_DECISION_KEY"),
+            approval_key=file("AEGIS_APPROVAL_KEY"),
             cache_key=file("AEGIS_CACHE_KEY"),
             data_dir=Path(text("AEGIS_DATA_DIR")),
             executor_address=text("AEGIS_EXECUTOR_ADDRESS"),
@@ -154,6 +159,8 @@ class Settings:
             cache_use=_cache_use(environment, missing),
             policy_two_person=_switch(environment, "AEGIS_POLICY_TWO_PERSON", missing),
             decision_log=DecisionLogSettings.read(environment, missing),
+            approval_seconds=_seconds(environment, "AEGIS_APPROVAL_SECONDS", 900, missing),
+            execution_seconds=_seconds(environment, "AEGIS_EXECUTION_SECONDS", 300, missing),
             workers=_workers(environment.get("AEGIS_WORKERS", "1"), missing),
         )
         missing += [
@@ -179,6 +186,14 @@ def _workers(text: str, missing: list[str]) -> int:
     elif count > 1 and sys.platform != "linux":
         missing.append("AEGIS_WORKERS (only Linux spreads connections over processes)")
     return count
+
+
+def _seconds(environment: Mapping[str, str], name: str, usual: int, missing: list[str]) -> int:
+    value = environment.get(name) or str(usual)
+    if re.fullmatch(r"[1-9][0-9]{0,5}", value) is None:
+        missing.append(f"{name} ({value!r} is no number of seconds from 1 to 999999)")
+        return usual
+    return int(value)
 
 
 def _secret(environment: Mapping[str, str], name: str, missing: list[str]) -> str | None:

@@ -17,6 +17,7 @@ from aegis.local import pki
 from aegis.spiffe import caller_of_certificate
 from aegis.trust import (
     ACTION_REQUEST,
+    APPROVAL_ATTESTATION,
     AUDIT_CHECKPOINT,
     AUDIT_WITNESS,
     POLICY_DECISION,
@@ -126,6 +127,7 @@ def test_trust_bundle_lists_each_signing_key_for_its_one_use(folder: Path) -> No
     keys = TrustBundle.load(folder / "trust.json").keys
     assert [(key.usage, key.owner) for key in keys] == [
         (POLICY_DECISION, "server:aegis"),
+        (APPROVAL_ATTESTATION, "server:aegis"),
         (ACTION_REQUEST, "automation:autopilot"),
         (AUDIT_CHECKPOINT, "log:aegis-server"),
         (AUDIT_CHECKPOINT, "log:aegis-executor"),

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from aegis import algorithms
 from aegis.trust import (
     ACTION_REQUEST,
+    APPROVAL_ATTESTATION,
     AUDIT_CHECKPOINT,
     AUDIT_WITNESS,
     POLICY_DECISION,
@@ -51,6 +52,7 @@ class SigningKey:
 
 SIGNING_KEYS = (
     SigningKey("decision.key", POLICY_DECISION, "server:aegis"),
+    SigningKey("approval.key", APPROVAL_ATTESTATION, "server:aegis"),
     SigningKey("autopilot-signing.key", ACTION_REQUEST, "automation:autopilot"),
     SigningKey("server-audit.key", AUDIT_CHECKPOINT, "log:aegis-server"),
     SigningKey("executor-audit.key", AUDIT_CHECKPOINT, "log:aegis-executor"),

@@ -37,11 +37,13 @@ _EXECUTOR_SETTINGS = (
 )
 # And about the server.
 _SERVER_SETTINGS = (
+    "AEGIS_APPROVAL_SECONDS",
     "AEGIS_CACHE",
     "AEGIS_DECISION_ATTRIBUTES",
     "AEGIS_DECISION_BUFFER",
     "AEGIS_DECISION_LOG",
     "AEGIS_DECISION_RETENTION_DAYS",
+    "AEGIS_EXECUTION_SECONDS",
     "AEGIS_LIMITS",
     "AEGIS_OIDC",
     "AEGIS_POLICY_TWO_PERSON",
@@ -170,6 +172,7 @@ def server_environment(
         "AEGIS_DATABASE_URL": database_url,
         **({"AEGIS_REDIS_URL": redis_url} if redis_url is not None else {}),
         "AEGIS_DECISION_KEY": str(pki / "decision.key"),
+        "AEGIS_APPROVAL_KEY": str(pki / "approval.key"),
         "AEGIS_CACHE_KEY": str(pki / "cache.key"),
         "AEGIS_TOKEN_KEYS": str(pki / "token-keys.json"),
         "AEGIS_MAIL": (home / "mail").as_uri(),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from aegis_policy.lint.survey import Binding, Finding, Rule, Severity, Survey
+from aegis_policy.obligations import is_malformed, obligation_of
 
 # Shorter words are neighbours by chance.
 _SPELLED_MIN = 4
@@ -99,7 +100,13 @@ def action_findings(survey: Survey, known: Collection[str] | None) -> Iterator[F
     spelling = Spelling(usual)
     for rule in survey.rules:
         action = rule.action
+        if is_malformed(action):
+            text = f"{action} obliges nobody: approvals are written as step2_without_signed_1_owners"
+            yield rule.found("warning", "malformed-obligation", text)
+            continue
         if action == "*" or action in usual or (known is None and counts[action] > 1):
+            continue
+        if obligation_of(action) is not None:
             continue
         meant = spelling.nearest(action)
         if known is not None or meant:

@@ -47,6 +47,7 @@ _OF_ACTION = {
     "read": READ,
     "explain": READ,
     "simulate": READ,
+    "plan": READ,
     "replicate": READ,
     "export": READ,
     "coordinate": TRAIN,

@@ -8,7 +8,10 @@ from aegis_server.access import ACCESS, OPEN_METHODS
 from aegis_server.identity.buckets import Bucket
 from aegis_server.identity.limits import _OF_METHOD, DEFAULTS, class_of, parse_limits
 
-READERS = ("Get", "List", "Watch", "Export", "WhoAmI", "Diff", "Lint", "Simulate", "Explain")
+READERS = (
+    *("Get", "List", "Watch", "Export", "WhoAmI", "Why", "Plan"),
+    *("Diff", "Lint", "Simulate", "Explain"),
+)
 
 
 @pytest.mark.parametrize("method", sorted(ACCESS))

@@ -65,6 +65,7 @@ def test_stranger_may_call_nothing_but_what_concerns_only_themselves():
         "/aegis.v1.UserService/GetProfile",
         "/aegis.v1.UserService/UpdateProfile",
         "/aegis.v1.UserService/ChangePassword",
+        "/aegis.v1.ExecutionService/CancelAction",
     }
 
 
