@@ -26,7 +26,6 @@ from aegis.serving.deeds import Deeds
 from aegis.serving.port import Port
 from aegis.serving.trust_records import last_recorded, record_trust
 from aegis.serving.trusting import LiveTrust
-from aegis.trust import load_private_key
 from aegis.v1 import (
     audit_pb2_grpc,
     execution_pb2_grpc,
@@ -37,10 +36,8 @@ from aegis.v1 import (
 from aegis_server.access import DOMAIN
 from aegis_server.blobs import BlobStore
 from aegis_server.entrance import Part, open_doors, serve_people
-from aegis_server.execution.actions import Actions, Names
 from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.service import ExecutionService
-from aegis_server.execution.settlement import Settlement
 from aegis_server.foundation import (
     Base,
     Clock,
@@ -55,6 +52,7 @@ from aegis_server.identity.machines.verification import Uses
 from aegis_server.identity.service import IdentityService
 from aegis_server.policies import decision_log, serve_policy
 from aegis_server.policy.decisions import Decisions
+from aegis_server.remedies import grounds_of, room_of
 from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Updates
@@ -144,7 +142,7 @@ async def assemble(
         stack.push_async_callback(executor.close)
         around = _keep_the_record(base, port, us, executor, stack, registry)
         people = await serve_people(base, port, stack)
-        settlement = _execution(base, port, executor)
+        remedying = _execution(base, port, executor, registry)
         progress, changes = _training_and_review(base, port, stack)
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, _DRAIN_SECONDS)
@@ -168,7 +166,7 @@ async def assemble(
             record_trust(base.trust, base.audit, actor=SERVER),
             revoking(),
             _attend(base, port),
-            settlement.run(),
+            *remedying,
             coordinators.run(_reachable(address)),
             _watch_health(base, port),
         ]
@@ -204,35 +202,19 @@ def _keep_the_record(
     return [*parts, peer.exchange(Dispatch(executor).exchange_checkpoints)]
 
 
-def _execution(base: Base, port: Port, executor: grpc.aio.Channel) -> Settlement:
-    settings = base.settings
+def _execution(
+    base: Base, port: Port, executor: grpc.aio.Channel, registry: CollectorRegistry
+) -> list[Part]:
+    """Serves actions; returns what must run while it does."""
     identity_pb2_grpc.add_IdentityServiceServicer_to_server(
         IdentityService(base.trust, lambda subject: base.decisions.roles_of(subject, DOMAIN)),
         port.server,
     )
-    dispatch = Dispatch(executor)
-    settlement = Settlement(
-        database=base.database,
-        audit=base.audit,
-        dispatch=dispatch,
-        server=SERVER,
-        clock=base.clock,
-    )
-    actions = Actions(
-        database=base.database,
-        audit=base.audit,
-        decisions=base.decisions,
-        dispatch=dispatch,
-        settlement=settlement,
-        trust=base.trust,
-        decision_key=load_private_key(settings.decision_key),
-        names=Names(audience=settings.audience, executor=settings.executor_name),
-        clock=base.clock,
-    )
+    room, settlement = room_of(grounds_of(base, SERVER), Dispatch(executor), registry)
     execution_pb2_grpc.add_ExecutionServiceServicer_to_server(
-        ExecutionService(actions, base.deeds), port.server
+        ExecutionService(room, base.deeds), port.server
     )
-    return settlement
+    return [settlement.run(), room.pauses.run(), room.endings.run()]
 
 
 def _training_and_review(base: Base, port: Port, stack: AsyncExitStack) -> tuple[Progress, Changes]:

@@ -101,7 +101,9 @@ def action_findings(survey: Survey, known: Collection[str] | None) -> Iterator[F
     for rule in survey.rules:
         action = rule.action
         if is_malformed(action):
-            text = f"{action} obliges nobody: approvals are written as step2_without_signed_1_owners"
+            text = (
+                f"{action} obliges nobody: approvals are written as step2_without_signed_1_owners"
+            )
             yield rule.found("warning", "malformed-obligation", text)
             continue
         if action == "*" or action in usual or (known is None and counts[action] > 1):

@@ -2,53 +2,74 @@
 
 The row and its audit record are written before anything is sent. After that the answer may be
 lost in a hundred ways; the action then stays DISPATCHED and `settlement` asks the executor again
-until it knows.
+until it knows. An action that people have to approve is not sent at all: once they have, its issuer
+signs the same request again, and that fresh one is decided anew and sent with their approvals.
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from aegis import dsse
-from aegis.envelope import MAX_SKEW, OpenedRequest, open_action
+from aegis.algorithms import PrivateKey
+from aegis.envelope import OpenedRequest, open_action
 from aegis.errors import (
+    AegisError,
     AlreadyExists,
-    InvalidArgument,
-    NotFound,
+    FailedPrecondition,
     PermissionDenied,
     Unauthenticated,
     Unavailable,
 )
-from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database
-from aegis.serving.doors import validate
+from aegis.serving.database import Connection
 from aegis.spiffe import Caller
 from aegis.trust import TrustBundle
-from aegis.v1 import envelope_pb2, execution_pb2
+from aegis.v1 import envelope_pb2
 from aegis_server.access import denied
 from aegis_server.execution import records, store
+from aegis_server.execution.approvals import store as words
+from aegis_server.execution.approvals.approvers import Approvers
+from aegis_server.execution.approvals.counting import written_demands
+from aegis_server.execution.approvals.deciding import Approvals, Times
+from aegis_server.execution.approvals.obligations import BREAK_GLASS, Answer, Obligations
+from aegis_server.execution.approvals.store import Word
+from aegis_server.execution.asking import (
+    Judged,
+    Names,
+    check_form,
+    decided_until,
+    is_dry_run,
+    judge,
+    new_action,
+    sign_decision,
+)
 from aegis_server.execution.dispatch import Dispatch
+from aegis_server.execution.gates import written as written_gates
+from aegis_server.execution.ledger import Ledger
+from aegis_server.execution.pauses.pausing import Pauses, paused
 from aegis_server.execution.settlement import Settlement
+from aegis_server.execution.states import S
 from aegis_server.execution.store import StoredAction
-from aegis_server.policy.decisions import Decision, Decisions
+
+__all__ = ["Actions", "Names"]
 
 log = logging.getLogger(__name__)
 
-_DECISION_LIFE = timedelta(seconds=60)
+# Two others than who broke a glass answer for it, within a day.
+REVIEWS_NEEDED = 2
+_REVIEWED_WITHIN = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """Who this server is to those whose signatures it checks, and whom it sends work to."""
+class Sending:
+    """What goes to the executor."""
 
-    audience: str
-    executor: str
+    request: envelope_pb2.SignedEnvelope
+    decision: envelope_pb2.SignedEnvelope
+    approvals: tuple[envelope_pb2.SignedEnvelope, ...]
 
 
 class Actions:
@@ -56,60 +77,86 @@ class Actions:
 
     def __init__(
         self,
+        ledger: Ledger,
         *,
-        database: Database,
-        audit: AuditLog,
-        decisions: Decisions,
+        obligations: Obligations,
+        approvers: Approvers,
+        approvals: Approvals,
+        pauses: Pauses,
         dispatch: Dispatch,
         settlement: Settlement,
         trust: TrustBundle,
-        decision_key: Ed25519PrivateKey,
+        decision_key: PrivateKey,
         names: Names,
-        clock: Callable[[], datetime],
+        times: Times,
     ) -> None:
-        self._database = database
-        self._audit = audit
-        self._decisions = decisions
+        self._ledger = ledger
+        self._obligations = obligations
+        self._approvers = approvers
+        self._approvals = approvals
+        self._pauses = pauses
         self._dispatch = dispatch
         self._settlement = settlement
         self._trust = trust
         self._decision_key = decision_key
         self._names = names
-        self._clock = clock
+        self._times = times
 
     async def submit(self, envelope: envelope_pb2.SignedEnvelope, caller: Caller) -> StoredAction:
         """Returns the action as far as it came; raises what SubmitAction's comment lists."""
         try:
             return await self._take(envelope, caller)
-        except (InvalidArgument, Unauthenticated, PermissionDenied, AlreadyExists) as refusal:
-            # A denial by policy was recorded with its action.
-            if refusal.reason != "POLICY_DENIED":
-                await self._audit.record(records.refused(caller, refusal))
+        except AegisError as refusal:
+            await self._ledger.refuse(caller.subject, "submit", refusal)
             raise
+
+    async def get(self, action_id: str) -> StoredAction:
+        """Returns one action; raises `NotFound`."""
+        async with self._ledger.database.transaction() as connection:
+            return await self._ledger.require(connection, action_id)
+
+    async def page(
+        self,
+        after: tuple[datetime, str] | None,
+        limit: int,
+        *,
+        states: Collection[int] = (),
+        incident_id: str = "",
+    ) -> list[StoredAction]:
+        """Returns actions, newest first."""
+        async with self._ledger.database.transaction() as connection:
+            return await store.page(
+                connection, after=after, limit=limit, states=states, incident_id=incident_id
+            )
+
+    async def said_about(self, actions: Sequence[StoredAction]) -> dict[str, list[Word]]:
+        """Returns what people said about actions, by action id."""
+        async with self._ledger.database.transaction() as connection:
+            return await words.words_about(connection, [each.action_id for each in actions])
 
     async def _take(self, envelope: envelope_pb2.SignedEnvelope, caller: Caller) -> StoredAction:
         opened = self._open(envelope, caller)
-        earlier = await self._earlier(opened)
-        if earlier is not None:
-            return earlier
-        question = records.question_of(opened)
-        decision = await self._decisions.decide(question, current=True)
-        action, decision_envelope = self._action(opened, envelope, decision)
-        async with self._database.transaction() as connection:
-            taken = not await store.insert(connection, action)
-            if not taken:
-                await self._audit.record_in(connection, records.decided(action, decision))
-        if taken:
-            # Somebody submitted the same request at the same moment and was first.
-            stored = await self._earlier(opened)
-            if stored is None:
-                raise Unavailable("DATABASE_UNAVAILABLE", "the request could not be stored")
+        stored = await self._retried(opened, envelope)
+        if stored is not None:
             return stored
-        if decision_envelope is None:
-            denial = denied(question.subject, question.resource, question.action, decision.rule_id)
-            denial.metadata["action_id"] = action.action_id
-            raise denial
-        outcome = await self._dispatch.execute(envelope, decision_envelope)
+        async with self._ledger.database.transaction() as connection:
+            await self._refuse_paused(connection, opened)
+        answer = await self._obligations.ask(
+            records.question_of(opened), break_glass=opened.request.break_glass
+        )
+        async with self._ledger.transaction() as connection:
+            action, sending = await self._store(connection, opened, envelope, answer)
+        if action.state == S.STATE_DENIED:
+            raise _denial(action, answer)
+        if sending is None:
+            return action
+        if action.break_glass:
+            self._ledger.metrics.glass.inc()
+            log.warning("%s broke the glass with %s", action.issuer, action.action_id)
+        return await self._send(action, sending)
+
+    async def _send(self, action: StoredAction, sending: Sending) -> StoredAction:
+        outcome = await self._dispatch.execute(sending.request, sending.decision, sending.approvals)
         if outcome is None:
             return action
         try:
@@ -120,28 +167,13 @@ class Actions:
             log.warning("%s is left to the reconciler: %s", action.action_id, error.message)
             return action
 
-    async def get(self, action_id: str) -> StoredAction:
-        """Returns one action; raises `NotFound`."""
-        async with self._database.transaction() as connection:
-            action = await store.find(connection, action_id=action_id)
-        if action is None:
-            raise NotFound(
-                "RESOURCE_NOT_FOUND", f"there is no action {action_id}", resource=action_id
-            )
-        return action
-
-    async def page(self, after: tuple[datetime, str] | None, limit: int) -> list[StoredAction]:
-        """Returns actions, newest first."""
-        async with self._database.transaction() as connection:
-            return await store.page(connection, after=after, limit=limit)
-
     def _open(self, envelope: envelope_pb2.SignedEnvelope, caller: Caller) -> OpenedRequest:
         opened = open_action(
             envelope,
             trust=self._trust,
             audience=self._names.audience,
-            now=self._clock(),
-            validate=validate,
+            now=self._ledger.clock(),
+            validate=check_form,
         )
         if opened.key.owner != caller.subject:
             raise PermissionDenied(
@@ -149,76 +181,208 @@ class Actions:
             )
         return opened
 
-    async def _earlier(self, opened: OpenedRequest) -> StoredAction | None:
-        """Returns the stored action when this is a retry; refuses replays."""
+    async def _retried(
+        self, opened: OpenedRequest, envelope: envelope_pb2.SignedEnvelope
+    ) -> StoredAction | None:
+        """Returns the stored action when this is a retry; refuses replays.
+
+        None when the request is new, or is now to be carried out.
+        """
+        async with self._ledger.database.transaction() as connection:
+            stored = await self._earlier(connection, opened, lock=True)
+            if stored is None or self._is_due(stored):
+                return None
+            await self._spend(connection, stored, opened, envelope)
+            return stored
+
+    def _is_due(self, action: StoredAction) -> bool:
+        until = action.execute_expires_at
+        return (
+            action.state == S.STATE_APPROVED
+            and until is not None
+            and (self._ledger.clock() < until)
+        )
+
+    async def _earlier(
+        self, connection: Connection, opened: OpenedRequest, *, lock: bool
+    ) -> StoredAction | None:
         request = opened.request
-        async with self._database.transaction() as connection:
-            replayed = await store.find(connection, nonce=(opened.key.key_id, request.nonce))
-            stored = await store.find(connection, request_id=request.request_id)
-        if replayed is not None:
-            raise Unauthenticated(
-                "REPLAY_DETECTED",
-                "this envelope was already taken; sign again to retry",
-                action_id=replayed.action_id,
-            )
-        if stored is None:
-            return None
-        if stored.action_digest != opened.action_digest or stored.issuer != request.issuer:
+        spent = await store.spent_for(connection, opened.key.key_id, request.nonce)
+        if spent:
+            raise _replayed(spent)
+        stored = await store.find(connection, request_id=request.request_id, lock=lock)
+        if stored is not None and not _is_same(stored, opened):
             raise AlreadyExists("REQUEST_ID_REUSED", "this request_id was used for another request")
         return stored
 
-    def _action(
+    async def _spend(
         self,
+        connection: Connection,
+        action: StoredAction,
         opened: OpenedRequest,
         envelope: envelope_pb2.SignedEnvelope,
-        decision: Decision,
-    ) -> tuple[StoredAction, envelope_pb2.SignedEnvelope | None]:
-        now = self._clock()
-        action_id = f"act-{uuid.uuid4().hex[:20]}"
-        # A request is taken a little after its end, for the clocks' sake; so is its decision.
-        until = min(now + _DECISION_LIFE, opened.expires_at + MAX_SKEW)
-        signed = self._sign(opened, decision, action_id, until) if decision.allowed else None
-        state = (
-            execution_pb2.Action.STATE_DISPATCHED
-            if signed is not None
-            else execution_pb2.Action.STATE_DENIED
-        )
-        action = StoredAction(
-            action_id=action_id,
-            request_id=uuid.UUID(opened.request.request_id),
+    ) -> None:
+        fresh = await store.spend(
+            connection,
+            action,
             key_id=opened.key.key_id,
             nonce=opened.request.nonce,
-            issuer=opened.request.issuer,
-            spec=opened.request.spec,
-            action_digest=opened.action_digest,
-            request_envelope=envelope.SerializeToString(),
-            decision_envelope=signed.SerializeToString() if signed is not None else None,
-            execute_not_after=until,
-            state=state,
-            reason="" if decision.allowed else "POLICY_DENIED",
-            message="",
-            observations={},
-            policy_revision=decision.revision,
-            rule_id=decision.rule_id,
-            created_at=now,
-            updated_at=now,
+            envelope=envelope.SerializeToString(),
         )
-        return action, signed
+        if not fresh:
+            raise _replayed(action.action_id)
 
-    def _sign(
-        self, opened: OpenedRequest, decision: Decision, action_id: str, until: datetime
-    ) -> envelope_pb2.SignedEnvelope:
-        payload = envelope_pb2.ActionDecision(
-            decision_id=decision.decision_id,
-            action_digest=opened.action_digest,
-            request_sha256=opened.payload_sha256,
-            subject=opened.request.issuer,
-            action_id=action_id,
-            executor=self._names.executor,
-            cluster=opened.spec.target.cluster,
-            policy_revision=decision.revision,
-            rule_id=decision.rule_id,
+    async def _refuse_paused(self, connection: Connection, opened: OpenedRequest) -> None:
+        pause = await self._pauses.holding(
+            connection, opened.spec.target.namespace, records.verb_of(opened.spec)
         )
-        payload.issue_time.FromDatetime(self._clock())
-        payload.execute_not_after.FromDatetime(until)
-        return dsse.sign(dsse.DECISION_TYPE, payload.SerializeToString(), self._decision_key)
+        if pause is not None:
+            raise paused(pause)
+
+    async def _store(
+        self,
+        connection: Connection,
+        opened: OpenedRequest,
+        envelope: envelope_pb2.SignedEnvelope,
+        answer: Answer,
+    ) -> tuple[StoredAction, Sending | None]:
+        """Writes down what becomes of a request; returns also what is to be sent, if anything."""
+        stored = await self._earlier(connection, opened, lock=True)
+        if stored is not None and not self._is_due(stored):
+            # Somebody submitted the same request at the same moment and was first.
+            await self._spend(connection, stored, opened, envelope)
+            return stored, None
+        now = self._ledger.clock()
+        counting: list[Word] = []
+        if stored is not None:
+            about = await words.words_about(connection, [stored.action_id])
+            counting = self._approvals.counting(about[stored.action_id], now)
+        judged = judge(opened, answer, self._approvals.given(counting, now))
+        if judged.state == S.STATE_PENDING_APPROVAL:
+            await self._approvers.require(judged.demands, opened.request.issuer)
+        if judged.state == S.STATE_DISPATCHED and opened.request.break_glass:
+            await self._refuse_unreviewed(connection, opened.request.issuer)
+        if stored is not None:
+            action, decision = await self._again(connection, stored, opened, envelope, judged, now)
+        else:
+            action, decision = await self._first(connection, opened, envelope, judged, now)
+        await self._spend(connection, action, opened, envelope)
+        # The log is locked by our record now: a pause is before us, and seen, or behind.
+        await self._refuse_paused(connection, opened)
+        if decision is None:
+            return action, None
+        approvals = tuple(
+            envelope_pb2.SignedEnvelope.FromString(each.envelope or b"") for each in counting
+        )
+        return action, Sending(envelope, decision, approvals)
+
+    async def _first(
+        self,
+        connection: Connection,
+        opened: OpenedRequest,
+        envelope: envelope_pb2.SignedEnvelope,
+        judged: Judged,
+        now: datetime,
+    ) -> tuple[StoredAction, envelope_pb2.SignedEnvelope | None]:
+        waits_until = now + self._times.approval
+        action = new_action(opened, envelope, judged, now=now, waits_until=waits_until)
+        decision = self._decision(opened, judged, action, now)
+        if decision is not None:
+            action = replace(action, decision_envelope=decision.SerializeToString())
+        if not await self._ledger.open(connection, action):
+            # Somebody submitted the same request at the same moment, and is committed by now.
+            first = await self._earlier(connection, opened, lock=True)
+            if first is None:
+                raise Unavailable("DATABASE_UNAVAILABLE", "the request could not be stored")
+            return first, None
+        if action.break_glass and decision is not None:
+            await self._ledger.record(connection, records.glass_broken(action))
+        return action, decision
+
+    async def _again(
+        self,
+        connection: Connection,
+        stored: StoredAction,
+        opened: OpenedRequest,
+        envelope: envelope_pb2.SignedEnvelope,
+        judged: Judged,
+        now: datetime,
+    ) -> tuple[StoredAction, envelope_pb2.SignedEnvelope | None]:
+        """Moves an APPROVED action on: to the executor, or back when the policy changed."""
+        decision = self._decision(opened, judged, stored, now)
+        action = await self._ledger.move(
+            connection,
+            stored,
+            judged.state,
+            actor=stored.issuer,
+            key_id=opened.key.key_id,
+            nonce=opened.request.nonce,
+            request_envelope=envelope.SerializeToString(),
+            decision_envelope=None if decision is None else decision.SerializeToString(),
+            execute_not_after=decided_until(opened, now),
+            attributes=dict(opened.request.attributes),
+            policy_revision=judged.decision.revision,
+            rule_id=judged.decision.rule_id,
+            reason="POLICY_DENIED" if judged.state == S.STATE_DENIED else "",
+            message=judged.message,
+            steps=written_demands(judged.demands),
+            gates=written_gates(judged.gates),
+            asked_at=now if decision is not None else None,
+            **self._waits_anew(judged, now),
+        )
+        return action, decision
+
+    def _waits_anew(self, judged: Judged, now: datetime) -> dict[str, Any]:
+        if judged.state != S.STATE_PENDING_APPROVAL:
+            return {}
+        return {"approval_expires_at": now + self._times.approval, "execute_expires_at": None}
+
+    def _decision(
+        self, opened: OpenedRequest, judged: Judged, action: StoredAction, now: datetime
+    ) -> envelope_pb2.SignedEnvelope | None:
+        if judged.state != S.STATE_DISPATCHED:
+            return None
+        return sign_decision(
+            opened, judged, action, names=self._names, key=self._decision_key, now=now
+        )
+
+    async def _refuse_unreviewed(self, connection: Connection, issuer: str) -> None:
+        open_one = await store.unanswered_glass(
+            connection,
+            issuer,
+            before=self._ledger.clock() - _REVIEWED_WITHIN,
+            needed=REVIEWS_NEEDED,
+        )
+        if open_one:
+            raise FailedPrecondition(
+                "BREAK_GLASS_UNREVIEWED",
+                f"two others have to answer for {open_one} first",
+                action_id=open_one,
+            )
+
+
+def _is_same(stored: StoredAction, opened: OpenedRequest) -> bool:
+    request = opened.request
+    return (
+        stored.action_digest,
+        stored.issuer,
+        stored.break_glass,
+        stored.dry_run,
+    ) == (opened.action_digest, request.issuer, request.break_glass, is_dry_run(request))
+
+
+def _replayed(action_id: str) -> Unauthenticated:
+    return Unauthenticated(
+        "REPLAY_DETECTED",
+        "this envelope was already taken; sign again to retry",
+        action_id=action_id,
+    )
+
+
+def _denial(action: StoredAction, answer: Answer) -> PermissionDenied:
+    spec = envelope_pb2.ActionSpec.FromString(action.spec)
+    glass = answer.decision.allowed
+    deed = BREAK_GLASS if glass else records.verb_of(spec)
+    error = denied(action.issuer, records.resource_of(spec), deed, action.rule_id)
+    error.metadata["action_id"] = action.action_id
+    return error

@@ -115,6 +115,19 @@ class Directory:
         roles, until = self._external.get(subject, ((), None))
         return roles if until is not None and self._clock() < until else ()
 
+    def standing(self) -> dict[str, tuple[str, ...] | None]:
+        """Returns the roles of everybody known now, None for a disabled account.
+
+        Whom somebody else's token names is known while that lasts. Raises as `snapshot` does.
+        """
+        now = self._clock()
+        everybody: dict[str, tuple[str, ...] | None] = {
+            subject: roles for subject, (roles, until) in self._external.items() if now < until
+        }
+        for subject, account in self.snapshot.accounts.items():
+            everybody[subject] = None if account.disabled else account.roles
+        return everybody
+
     def note_external(self, subject: str, roles: tuple[str, ...], until: datetime) -> None:
         """Remembers the roles that somebody else's token gives a subject, while it lasts."""
         self._external[subject] = (roles, until)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -24,10 +24,12 @@ from aegis.trust import ACTION_REQUEST, TrustBundle, TrustedKey
 from aegis.v1 import audit_pb2, envelope_pb2, execution_pb2
 from aegis_server.execution import store
 from aegis_server.execution.actions import Actions, Names
+from aegis_server.execution.approvals.deciding import Times
 from aegis_server.execution.dispatch import Outcome
 from aegis_server.execution.settlement import Settlement
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
+from aegis_server.remedies import Grounds, room_of
 
 KEY = Ed25519PrivateKey.generate()
 DECISION_KEY = Ed25519PrivateKey.generate()
@@ -48,7 +50,10 @@ class FakeExecutor:
     decisions: list[envelope_pb2.ActionDecision] = field(default_factory=list)
 
     async def execute(
-        self, request: envelope_pb2.SignedEnvelope, decision: envelope_pb2.SignedEnvelope
+        self,
+        request: envelope_pb2.SignedEnvelope,
+        decision: envelope_pb2.SignedEnvelope,
+        approvals: Sequence[envelope_pb2.SignedEnvelope] = (),
     ) -> Outcome | None:
         if self.unreachable:
             return None
@@ -116,20 +121,21 @@ async def room(database_url: str, server_database_url: str) -> AsyncIterator[Roo
     await Revisions(database, audit=audit, decisions=decisions, clock=clock).ensure_first()
     await decisions.open()
     executor = FakeExecutor(clock)
-    settlement = Settlement(
-        database=database, audit=audit, dispatch=executor, server="server:aegis", clock=clock
-    )
-    actions = Actions(
+    grounds = Grounds(
         database=database,
         audit=audit,
         decisions=decisions,
-        dispatch=executor,
-        settlement=settlement,
+        standing=dict,
         trust=trust(),
         decision_key=DECISION_KEY,
+        approval_key=Ed25519PrivateKey.generate(),
         names=Names(audience="aegis", executor="executor:local"),
+        times=Times(),
         clock=clock,
+        server="server:aegis",
     )
+    built, settlement = room_of(grounds, executor, CollectorRegistry())
+    actions = built.actions
     yield Room(actions, settlement, executor, database, clock)
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)

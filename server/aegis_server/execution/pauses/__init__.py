@@ -1,0 +1,1 @@
+"""The kill switch: where nothing is begun, here and at the executor."""
