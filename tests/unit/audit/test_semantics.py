@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.factories import Signers, scale
 
+from aegis import algorithms, dsse
 from aegis.audit.semantics import EXECUTOR, SERVER, Story
+from aegis.trust import ACTION_APPROVAL, APPROVAL_ATTESTATION, TrustBundle, TrustedKey
 from aegis.v1 import audit_pb2 as pb
-from aegis.v1.envelope_pb2 import SignedEnvelope
+from aegis.v1 import envelope_pb2
+from aegis.v1.envelope_pb2 import ApprovalStep, SignedEnvelope
 
 NOW = datetime.now(UTC)
 SIGNERS = Signers.fresh()
 REQUEST = SIGNERS.request(scale("demo", "web", 3))
 DECISION = SIGNERS.decision(REQUEST, action_id="act-1")
 BOTH = {SERVER, EXECUTOR}
+DIGEST = dsse.action_digest(envelope_pb2.ActionRequest.FromString(REQUEST.payload).spec)
+ATTESTATION, OWN = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+
+
+def trust() -> TrustBundle:
+    """The asker, the decider, the server that saw people approve, and Nina's own key."""
+    listed = ((APPROVAL_ATTESTATION, "server:aegis", ATTESTATION), (ACTION_APPROVAL, "u:n", OWN))
+    keys = [
+        TrustedKey(
+            algorithms.key_id(key.public_key()),
+            usage,
+            owner,
+            key.public_key(),
+            NOW - timedelta(days=1),
+            NOW + timedelta(days=1),
+        )
+        for usage, owner, key in listed
+    ]
+    return TrustBundle((*SIGNERS.trust(NOW).keys, *keys))
 
 
 class Teller:
     """Tells a story record by record."""
 
     def __init__(self) -> None:
-        self.story = Story(SIGNERS.trust(NOW))
+        self.story = Story(trust())
         self._index = 0
+        self.now = NOW
 
     def tell(
         self,
@@ -35,6 +60,9 @@ class Teller:
         action: str = "scale_deployment",
         decision: SignedEnvelope | None = None,
         request: SignedEnvelope | None = None,
+        approval: SignedEnvelope | None = None,
+        erased: bool = False,
+        actor: str = "automation:autopilot",
         **details: str,
     ) -> Teller:
         record = pb.AuditRecord(
@@ -44,11 +72,15 @@ class Teller:
             subject_id=subject_id,
             action=action,
             details=details,
+            actor=actor,
         )
-        record.time.FromDatetime(NOW)
+        record.time.FromDatetime(self.now)
         if decision is not None:
             record.evidence.add(name="decision", content=decision.SerializeToString())
         beside = {} if request is None else {"request": request.SerializeToString()}
+        if approval is not None:
+            record.attachments.add(name="approval", sha256=bytes(32))
+            beside |= {} if erased else {"approval": approval.SerializeToString()}
         self.story.tell(log_id, record, beside)
         self._index += 1
         return self
@@ -56,6 +88,21 @@ class Teller:
     def dispatched(self, **changes: SignedEnvelope | str | None) -> Teller:
         told = {"decision": DECISION, "request": REQUEST} | changes
         return self.tell("ACTION", "dispatched", **told)
+
+    def approved(self, who: str, *, signed: dict[str, Any] | None = None, **told: Any) -> Teller:
+        """Somebody's approval; `signed` is what the envelope says otherwise than the record."""
+        words = {"step": 1, "group": "role:oncall"} | {
+            name: told.pop(name) for name in ("step", "group") if name in told
+        }
+        fields = {"approver": who, "action_id": "act-1", "action_digest": DIGEST, **words}
+        key = told.pop("key", ATTESTATION)
+        approval = envelope_pb2.ActionApproval(**(fields | (signed or {})))
+        envelope = dsse.sign(dsse.APPROVAL_TYPE, approval.SerializeToString(), key)
+        details = {"detached": "false", "action_digest": DIGEST.hex()} | {
+            name: str(value) for name, value in words.items()
+        }
+        beside = {"approval": envelope} | told
+        return self.tell("ACTION", "approval", action="approve", actor=who, **details | beside)
 
     def executed(self) -> Teller:
         self.tell("EXECUTION", "intent", log_id=EXECUTOR)
@@ -183,3 +230,86 @@ def test_erasure_in_another_log_excuses_nothing():
     teller = Teller().tell("ERASURE", "erased", log_id=EXECUTOR, index="4")
     teller.story.gone(SERVER, 4)
     assert teller.problems() == ["what was beside it is gone, and nobody erased it"]
+
+
+def demanding(*steps: ApprovalStep, **fields: Any) -> SignedEnvelope:
+    """A decision that lists who has to have approved."""
+    return SIGNERS.decision(REQUEST, action_id="act-1", steps=steps, **fields)
+
+
+ONE = demanding(ApprovalStep(step=1, group="role:oncall", needed=1))
+TWO = demanding(ApprovalStep(step=1, group="role:oncall", needed=2))
+SIGNED = demanding(ApprovalStep(step=1, group="role:oncall", needed=1, detached=True))
+
+
+def test_approvals_that_were_demanded_and_given_are_how_it_should_be():
+    """By different people, attested or signed by themselves, their reasons erased or not."""
+    assert Teller().approved("user:nina").dispatched(decision=ONE).problems(set()) == []
+    both = Teller().approved("user:nina").approved("user:nora", erased=True)
+    assert both.dispatched(decision=TWO).problems(set()) == []
+    own = Teller().approved("user:nina", key=OWN, detached="true")
+    assert own.dispatched(decision=SIGNED).problems(set()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "decision", "problem"),
+    [
+        ([], ONE, "0 of 1 of role:oncall"),
+        ([{"who": "user:nina"}], TWO, "1 of 2 of role:oncall"),
+        ([{"who": "user:nina"}, {"who": "user:nina"}], TWO, "1 of 2 of role:oncall"),
+        ([{"who": "automation:autopilot"}], ONE, "0 of 1 of role:oncall"),
+        ([{"who": "user:nina", "step": 2}], ONE, "0 of 1 of role:oncall"),
+        ([{"who": "user:nina", "group": "role:viewer"}], ONE, "0 of 1 of role:oncall"),
+        ([{"who": "user:nina"}], SIGNED, "0 of 1 of role:oncall"),
+    ],
+)
+def test_sent_without_the_approvals_it_needed_is_told(
+    given: list[dict[str, Any]], decision: SignedEnvelope, problem: str
+):
+    """Too few, the same one twice, who asked for it, another step or group, no key of their own."""
+    teller = Teller()
+    for each in given:
+        teller.approved(**each)
+    assert teller.dispatched(decision=decision).problems(set()) == [f"it was sent with {problem}"]
+
+
+def test_approval_after_the_deed_does_not_count():
+    """It has to be there when it is sent."""
+    teller = Teller().dispatched(decision=ONE).approved("user:nina")
+    assert teller.problems(set()) == ["it was sent with 0 of 1 of role:oncall"]
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        ({"approval": None}, "nobody signed"),
+        ({"key": Ed25519PrivateKey.generate()}, "not signed by a key that counts"),
+        ({"key": OWN}, "not signed by a key that counts"),
+        ({"detached": "true"}, "not signed by a key that counts"),
+        ({"signed": {"approver": "user:nora"}}, "something else"),
+        ({"signed": {"action_id": "act-2"}}, "something else"),
+        ({"signed": {"action_digest": bytes(32)}}, "something else"),
+        ({"signed": {"step": 2}}, "something else"),
+        ({"signed": {"group": "role:viewer"}}, "something else"),
+        ({"approval": SignedEnvelope(payload=b"\xff")}, "not signed by a key that counts"),
+    ],
+)
+def test_approval_that_nobody_gave_is_told_and_does_not_count(told: dict[str, Any], problem: str):
+    """What is written has to be what was signed."""
+    first, second = Teller().approved("user:nina", **told).dispatched(decision=ONE).problems(set())
+    assert problem in first
+    assert second == "it was sent with 0 of 1 of role:oncall"
+
+
+def test_broken_glass_is_answered_for_by_two_others_within_a_day():
+    """Until a day is over nothing is wrong; who broke it does not count."""
+    teller = Teller().dispatched(decision=demanding(break_glass=True))
+    assert teller.problems({SERVER}) == []
+    for who in ("user:nina", "user:nina", "automation:autopilot"):
+        teller.tell("ACTION", "review", action="review", actor=who)
+    teller.now = NOW + timedelta(hours=25)
+    teller.tell("ACTION", "denied", subject_id="act-9")
+    assert teller.problems(set()) == []
+    assert teller.problems({SERVER}) == ["act-1 broke the glass, and 1 of 2 answered"]
+    teller.tell("ACTION", "review", action="review", actor="user:nora")
+    assert teller.problems({SERVER}) == []
