@@ -224,10 +224,11 @@ class Actions:
     ) -> None:
         fresh = await store.spend(
             connection,
-            action,
+            action.action_id,
             key_id=opened.key.key_id,
             nonce=opened.request.nonce,
             envelope=envelope.SerializeToString(),
+            at=self._ledger.clock(),
         )
         if not fresh:
             raise _replayed(action.action_id)

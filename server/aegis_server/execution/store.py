@@ -122,7 +122,13 @@ async def find(
 
 
 async def spend(
-    connection: Connection, action: StoredAction, *, key_id: str, nonce: bytes, envelope: bytes
+    connection: Connection,
+    action_id: str,
+    *,
+    key_id: str,
+    nonce: bytes,
+    envelope: bytes,
+    at: datetime,
 ) -> bool:
     """Takes an envelope for an action; False when it was taken before, for whatever."""
     cursor = await connection.execute(
@@ -130,7 +136,7 @@ async def spend(
         insert into aegis.action_envelope (key_id, nonce, action_id, envelope, at)
         values (%s, %s, %s, %s, %s) on conflict do nothing
         """,
-        (key_id, nonce, action.action_id, envelope, action.updated_at),
+        (key_id, nonce, action_id, envelope, at),
     )
     return cursor.rowcount == 1
 

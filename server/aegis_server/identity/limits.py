@@ -25,6 +25,7 @@ from aegis_server.identity.buckets import Bucket, Buckets, rounded_up
 from aegis_server.identity.throttle import network_of
 
 EVALUATE, READ, MUTATE, TRAIN, SESSION = "evaluate", "read", "mutate", "train", "session"
+STOP = "stop"
 
 # A second and at once. What one server answers is less than most of these allow: they are there
 # against a caller gone wrong, not to share out a machine.
@@ -35,12 +36,13 @@ DEFAULTS: Mapping[str, Bucket] = MappingProxyType(
         MUTATE: Bucket(MUTATE, rate=50, burst=200),
         TRAIN: Bucket(TRAIN, rate=500, burst=2000),
         SESSION: Bucket(SESSION, rate=20, burst=200),
+        STOP: Bucket(STOP, rate=5, burst=50),
     }
 )
 
 # Only where who calls is one of our own programs, or where the throttle of attempts, which does
-# fail closed, comes after.
-_PASS_UNCOUNTED = frozenset({EVALUATE, READ, TRAIN, SESSION})
+# fail closed, comes after; and the kill switch, which has to work when nothing else does.
+_PASS_UNCOUNTED = frozenset({EVALUATE, READ, TRAIN, SESSION, STOP})
 
 _OF_ACTION = {
     "evaluate": EVALUATE,
@@ -52,6 +54,7 @@ _OF_ACTION = {
     "export": READ,
     "coordinate": TRAIN,
     "judge": TRAIN,
+    "pause": STOP,
 }
 # Methods that need no permission, or whose permission says less than their name.
 _OF_METHOD = {

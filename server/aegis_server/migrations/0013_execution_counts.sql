@@ -7,6 +7,7 @@ alter table aegis.action
 update aegis.action set asked_at = updated_at where state = 2;
 drop index aegis.action_open;
 create index action_open on aegis.action (asked_at) where state in (2, 3);
+create index action_not_healed on aegis.action (updated_at) where state in (5, 6, 13, 14, 15, 16);
 create index action_glass on aegis.action (issuer, created_at) where break_glass;
 
 -- From now on every envelope is spent here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.integration.execution.house import (
     OLGA,
     OTTO,
     VERA,
+    Execution,
     House,
     State,
     obliges,
@@ -116,8 +118,6 @@ async def test_envelope_that_only_asked_again_is_spent_too(house: House):
 
 async def test_signed_again_ten_times_at_once_is_sent_once(house: House):
     """Whoever is first carries it out; the others find what became of it."""
-    import asyncio
-
     await house.rule(obliges("without_1_oncall"))
     action = await house.pending()
     await house.as_(NINA).approve(action)
@@ -416,10 +416,8 @@ async def test_request_id_is_bound_to_what_was_asked_for(house: House):
 
 async def test_dry_run_needs_nobody(house: House):
     """It changes nothing, and says so."""
-    from aegis.executor.v1 import executor_pb2
-
     await house.rule(obliges("without_1_oncall"))
-    house.executor.ends = executor_pb2.Execution.STATE_DRY_RUN
+    house.executor.ends = Execution.STATE_DRY_RUN
     envelope = house.sign(mode=envelope_pb2.ActionRequest.MODE_DRY_RUN)
     action = await house.as_(AUTOPILOT).submit(envelope)
     assert action.state == State.STATE_DRY_RUN

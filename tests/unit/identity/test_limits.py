@@ -27,6 +27,12 @@ def test_class_of_a_method_is_what_its_name_says(method: str):
         assert name.startswith(READERS)
 
 
+def test_kill_switch_waits_for_nobody():
+    """Whoever stops execution may do so while nobody can count; to let it go on waits."""
+    assert class_of("/aegis.v1.ExecutionService/PauseExecution") == "stop"
+    assert class_of("/aegis.v1.ExecutionService/ResumeExecution") == "mutate"
+
+
 def test_every_exception_is_about_a_method_there_is():
     """A renamed method does not fall out of its class unseen."""
     assert _OF_METHOD.keys() <= ACCESS.keys()
