@@ -15,6 +15,8 @@ from aegis.serving.tls import TlsFiles
 from aegis.serving.trusting import TrustFiles, folder_of
 
 _WORKERS_MAX = 64
+# Both waits together stay below the day that an approval may live.
+_WAIT_SECONDS_MAX = 36_000
 
 
 class SettingsError(ValueError):
@@ -190,8 +192,8 @@ def _workers(text: str, missing: list[str]) -> int:
 
 def _seconds(environment: Mapping[str, str], name: str, usual: int, missing: list[str]) -> int:
     value = environment.get(name) or str(usual)
-    if re.fullmatch(r"[1-9][0-9]{0,5}", value) is None:
-        missing.append(f"{name} ({value!r} is no number of seconds from 1 to 999999)")
+    if re.fullmatch(r"[1-9][0-9]{0,4}", value) is None or int(value) > _WAIT_SECONDS_MAX:
+        missing.append(f"{name} ({value!r} is no number of seconds from 1 to {_WAIT_SECONDS_MAX})")
         return usual
     return int(value)
 

@@ -44,7 +44,10 @@ class Afterwards:
             if action.state != S.STATE_UNKNOWN:
                 raise conflict(action)
             _refuse_own(action, who)
-            await self._tell(action, who=who, found=found, reason=reason)
+            # Which takes the same word again, should its answer have been lost.
+            await self._dispatch.resolve(
+                str(action.request_id), who=who, found=found, reason=reason
+            )
             state, sentence = _RESOLVED[found]
             fields: dict[str, Any] = {"message": f"{who} found: {sentence}"}
             return await self._ledger.move(
@@ -58,19 +61,6 @@ class Afterwards:
                 observations=dict(action.observations),
                 **fields,
             )
-
-    async def _tell(
-        self, action: StoredAction, *, who: str, found: Found.Found.ValueType, reason: str
-    ) -> None:
-        try:
-            await self._dispatch.resolve(
-                str(action.request_id), who=who, found=found, reason=reason
-            )
-        except FailedPrecondition:
-            # It may have it from an earlier call whose answer was lost.
-            outcome = await self._dispatch.outcome_of(str(action.request_id), action.action_digest)
-            if outcome is None or outcome.state != S.STATE_UNKNOWN:
-                raise
 
     async def review(self, action_id: str, *, who: str, reason: str) -> StoredAction:
         """Stores that somebody answers for a broken glass; raises as ReviewBreakGlass says."""

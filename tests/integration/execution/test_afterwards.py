@@ -258,25 +258,24 @@ async def test_who_asked_for_it_does_not_say_what_came_of_it(house: House):
 
 
 async def test_what_was_found_waits_for_the_executor(house: House):
-    """It has to know; what it knows already from a lost answer is no hindrance."""
+    """Which has to know it, so that its breaker closes."""
     action = await unknown(house)
     house.executor.away = True
     error = await refusal(house.as_(NINA).resolve(action, Found.FOUND_APPLIED))
     assert error.reason == "EXECUTOR_UNAVAILABLE"
     assert (await house.as_(VERA).get(action)).state == State.STATE_UNKNOWN
     house.executor.away = False
-    house.executor.refusals["Resolve"] = FailedPrecondition("STATE_CONFLICT", "resolved")
     resolved = await house.as_(NINA).resolve(action, Found.FOUND_APPLIED)
     assert resolved.state == State.STATE_INCONCLUSIVE
 
 
 async def test_executor_that_knows_better_is_believed(house: House):
-    """There it is not unknown: what somebody found does not count."""
+    """There it is not unknown, or somebody found otherwise: what is said now does not count."""
     action = await unknown(house)
-    house.executor.becomes(Execution.STATE_APPLIED)
     house.executor.refusals["Resolve"] = FailedPrecondition("STATE_CONFLICT", "applied")
     error = await refusal(house.as_(NINA).resolve(action, Found.FOUND_NOT_APPLIED))
     assert error.reason == "STATE_CONFLICT"
+    assert (await house.as_(VERA).get(action)).state == State.STATE_UNKNOWN
 
 
 @pytest.mark.parametrize("who", [VERA, AUTOPILOT])

@@ -95,6 +95,17 @@ async def test_approval_is_recorded_with_what_was_signed(house: House):
     assert record.details["action_digest"] == action.action_digest.hex()
 
 
+async def test_long_reason_leaves_room_for_what_binds(house: House):
+    """The executor takes small approvals only; the whole reason is in the record and shown."""
+    await house.rule(obliges("without_1_oncall"))
+    action = await house.pending()
+    approved = await house.as_(NINA).approve(action, reason="\U0001f600" * 500)
+    assert len(approved.approvals[0].reason) == 500
+    await house.as_(AUTOPILOT).submit(house.again(action))
+    (envelope,) = house.executor.sent[0].approvals
+    assert envelope.ByteSize() < 2048
+
+
 async def test_first_envelope_is_not_good_for_carrying_out(house: House):
     """It was taken when the action was asked for."""
     await house.rule(obliges("without_1_oncall"))
@@ -343,6 +354,7 @@ async def test_who_has_no_key_of_their_own_cannot_be_counted_on(house: House):
         ({"group": "role:operator"}, "step"),
         ({"decided": timedelta(minutes=1)}, "decide_time"),
         ({"lasts": timedelta(seconds=-1)}, "expire_time"),
+        ({"lasts": timedelta(hours=25)}, "expire_time"),
         ({"step": 0}, "payload_invalid"),
         ({"reason": "x" * 3000}, "size"),
     ],

@@ -67,6 +67,7 @@ def test_everything_missing_is_named_at_once():
         ("AEGIS_DECISION_RETENTION_DAYS", "0"),
         ("AEGIS_DECISION_BUFFER", "-1"),
         ("AEGIS_APPROVAL_SECONDS", "0"),
+        ("AEGIS_APPROVAL_SECONDS", "36001"),
         ("AEGIS_EXECUTION_SECONDS", "5m"),
         ("AEGIS_WORKERS", "0"),
         ("AEGIS_WORKERS", "many"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from aegis import dsse
 from aegis.algorithms import PrivateKey
@@ -16,6 +16,9 @@ from aegis_server.execution.store import StoredAction
 
 # Sixteen of them and a request have to fit in one message to the executor.
 _BYTES_MAX = 2048
+_REASON_BYTES_MAX = 1000
+# Nobody agrees today to what is done next week; the executor refuses it, too.
+_LIFE_MAX = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,14 @@ def attest(
     expires_at: datetime,
     key: PrivateKey,
 ) -> envelope_pb2.SignedEnvelope:
-    """Returns what the server saw, signed with its attestation key."""
+    """Returns what the server saw, signed with its attestation key; of a long reason the start."""
     payload = envelope_pb2.ActionApproval(
         action_digest=action.action_digest,
         action_id=action.action_id,
         approver=approver,
         step=place.step,
         group=place.group,
-        reason=reason,
+        reason=reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore"),
     )
     payload.decide_time.FromDatetime(at)
     payload.expire_time.FromDatetime(expires_at)
@@ -77,7 +80,7 @@ def open_detached(
         "action_id": approval.action_id == action.action_id,
         "action_digest": approval.action_digest == action.action_digest,
         "decide_time": decided <= now + MAX_SKEW,
-        "expire_time": expires > now,
+        "expire_time": now < expires <= decided + _LIFE_MAX,
     }
     failed = next((name for name, good in checks.items() if not good), "")
     if failed:
