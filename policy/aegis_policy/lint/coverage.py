@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from aegis_policy.lint.clauses import is_over, meaning
 from aegis_policy.lint.survey import EVERYWHERE, Finding, Reading, Rule, Survey
+from aegis_policy.obligations import obligation_of
 from aegis_policy.patterns import Exhausted, Patterns, Steps
 
 # Some seconds. Real files need about thirty steps a rule.
@@ -119,7 +120,9 @@ def _idle_denies(survey: Survey, steps: Steps) -> Iterator[Finding]:
         if rule.allows:
             allowed.add(rule.steps, rule)
     for rule in survey.rules:
-        if not rule.allows and not allowed.meets(rule.steps):
+        # An obligation is about whatever is allowed there.
+        about = rule._replace(action="*") if obligation_of(rule.action) else rule
+        if not rule.allows and not allowed.meets(about.steps):
             yield rule.found("note", "idle-deny", "no rule allows anything that this denies")
 
 

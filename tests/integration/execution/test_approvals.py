@@ -264,6 +264,19 @@ async def test_fewer_people_than_needed_is_said_at_once(house: House):
     assert (await house.records())[-1].reason == "APPROVALS_IMPOSSIBLE"
 
 
+async def test_disabled_account_is_nobody_to_count_on(house: House):
+    """Whatever the rules say of it."""
+    await house.rule(obliges("without_1_owners"), "g2, user:ola, role:owners\n")
+    # The door lets only those approve who have the permission.
+    assert (await refusal(house.as_(AUTOPILOT).submit(house.sign()))).metadata["eligible"] == "0"
+    may = "p, role:owners, *, /execution/actions, approve, , allow, owners-approve\n"
+    await house.rule(obliges("without_1_owners"), "g2, user:ola, role:owners\n", may)
+    await house.pending()
+    house.roles["user:ola"] = None  # type: ignore[assignment]
+    error = await refusal(house.as_(AUTOPILOT).submit(house.sign()))
+    assert error.reason == "APPROVALS_IMPOSSIBLE"
+
+
 async def test_two_groups_are_not_met_by_one_person(house: House):
     """Whoever is both speaks for one of them only."""
     house.roles.update({NORA: (), NINA: ("role:oncall", "role:owners")})

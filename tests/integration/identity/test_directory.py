@@ -191,3 +191,23 @@ async def test_token_of_a_session_is_verified_in_microseconds(
     for _ in range(200):
         await authenticate("/x", peer)
     assert (time.perf_counter() - began) / 200 < 0.001
+
+
+async def test_standing_tells_of_everybody_known_now(house: House, admin: session_pb2.Session):
+    """Accounts with their roles, None for a disabled one, and whom a token that lasts names."""
+    ann = await house.accounts.create(
+        Caller(admin.subject, ""), email="ann@example.org", display_name="", roles=["oncall"]
+    )
+    bob = await house.accounts.create(
+        Caller(admin.subject, ""), email="bob@example.org", display_name="", roles=["oncall"]
+    )
+    await house.accounts.update(Caller(admin.subject, ""), bob.user_id, Wishes(disabled=True))
+    now = house.clock()
+    house.directory.note_external("user:new", ("role:oncall",), now + timedelta(minutes=1))
+    house.directory.note_external("user:gone", ("role:oncall",), now - timedelta(seconds=1))
+    assert house.directory.standing() == {
+        admin.subject: ("role:admin",),
+        ann.subject: ("role:oncall",),
+        bob.subject: None,
+        "user:new": ("role:oncall",),
+    }

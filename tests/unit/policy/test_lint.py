@@ -238,6 +238,22 @@ def test_action_that_is_not_known_is_found() -> None:
     assert known == [("warning", "unknown-action", 4), ("warning", "unknown-action", 5)]
 
 
+def test_obligation_that_obliges_nobody_is_told() -> None:
+    """Also where all actions are known; a good one is in no list, and is no misspelt action."""
+    bad = "p, user:ann, *, /a, without_oncall, , deny, a\n"
+    good = (
+        "p, user:ann, *, /a, without_1_oncall, , deny, b\n"
+        "p, user:ann, *, /a, step2_without_signed_2_owners, , deny, c\n"
+        "p, user:bob, *, /a, read, , allow, d\n"
+    )
+    for known in ({}, {"known_actions": {"write", "read"}}):
+        told = [each for each in checks(bad + good, **known) if each[2] != 2]
+        assert told == []
+        assert ("warning", "malformed-obligation", 2) in checks(bad + good, **known)
+    nowhere = "p, user:ann, *, /b, without_1_oncall, , deny, b\n"
+    assert checks(nowhere) == [("note", "idle-deny", 2)]
+
+
 def test_everything_on_everything_is_over_broad() -> None:
     """Whoever may change the rules may do whatever they like; administrators are noted only."""
     everything = "p, {}, {}, /**, *, {}, allow, x\n".format
