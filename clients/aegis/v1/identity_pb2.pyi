@@ -38,6 +38,8 @@ class _KeyUsageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyUsage.Val
     """Cosignatures of a witness."""
     KEY_USAGE_APPROVAL: _KeyUsage.ValueType  # 5
     """Approvals of people, detached from the server."""
+    KEY_USAGE_APPROVAL_ATTESTATION: _KeyUsage.ValueType  # 6
+    """The server's word that it saw somebody approve."""
 
 class KeyUsage(_KeyUsage, metaclass=_KeyUsageEnumTypeWrapper):
     """What a key may sign. One key has one use."""
@@ -54,6 +56,8 @@ KEY_USAGE_AUDIT_WITNESS: KeyUsage.ValueType  # 4
 """Cosignatures of a witness."""
 KEY_USAGE_APPROVAL: KeyUsage.ValueType  # 5
 """Approvals of people, detached from the server."""
+KEY_USAGE_APPROVAL_ATTESTATION: KeyUsage.ValueType  # 6
+"""The server's word that it saw somebody approve."""
 Global___KeyUsage: _TypeAlias = KeyUsage  # noqa: Y015
 
 @_typing.final

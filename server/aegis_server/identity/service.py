@@ -7,7 +7,9 @@ from datetime import datetime
 
 from aegis.serving.doors import Context, current_call
 from aegis.trust import (
+    ACTION_APPROVAL,
     ACTION_REQUEST,
+    APPROVAL_ATTESTATION,
     AUDIT_CHECKPOINT,
     AUDIT_WITNESS,
     POLICY_DECISION,
@@ -21,6 +23,8 @@ _USAGES = {
     POLICY_DECISION: identity_pb2.KEY_USAGE_POLICY_DECISION,
     AUDIT_CHECKPOINT: identity_pb2.KEY_USAGE_AUDIT_CHECKPOINT,
     AUDIT_WITNESS: identity_pb2.KEY_USAGE_AUDIT_WITNESS,
+    ACTION_APPROVAL: identity_pb2.KEY_USAGE_APPROVAL,
+    APPROVAL_ATTESTATION: identity_pb2.KEY_USAGE_APPROVAL_ATTESTATION,
 }
 
 
