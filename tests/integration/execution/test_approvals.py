@@ -362,14 +362,14 @@ async def test_who_has_no_key_of_their_own_cannot_be_counted_on(house: House):
     [
         ({"action_digest": bytes(32)}, "action_digest"),
         ({"action_id": "act-other"}, "action_id"),
-        ({"approver": NORA}, "approver"),
+        ({"approver": NORA}, "signer_peer_mismatch"),
         ({"step": 2}, "step"),
         ({"group": "role:operator"}, "step"),
-        ({"decided": timedelta(minutes=1)}, "decide_time"),
-        ({"lasts": timedelta(seconds=-1)}, "expire_time"),
-        ({"lasts": timedelta(hours=25)}, "expire_time"),
+        ({"decided": timedelta(minutes=1)}, "request_from_future"),
+        ({"lasts": timedelta(seconds=-1)}, "request_expired"),
+        ({"lasts": timedelta(hours=25)}, "request_expired"),
         ({"step": 0}, "payload_invalid"),
-        ({"reason": "x" * 3000}, "size"),
+        ({"reason": "x" * 3000}, "envelope_malformed"),
     ],
 )
 async def test_signed_approval_of_something_else_is_refused(
@@ -390,7 +390,7 @@ async def test_approval_signed_by_somebody_else_is_refused(house: House):
     action = await house.pending()
     envelope = signed_approval(house, action, VERA, approver=NINA)
     error = await refusal(house.as_(NINA).approve(action, approval=envelope))
-    assert (error.reason, error.metadata["check"]) == ("APPROVAL_INVALID", "key_owner")
+    assert (error.reason, error.metadata["check"]) == ("APPROVAL_INVALID", "signer_peer_mismatch")
 
 
 async def test_request_signed_as_an_approval_is_none(house: House):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from aegis import dsse
 from aegis.algorithms import PrivateKey
-from aegis.envelope import MAX_SKEW, moment, parse_signed
-from aegis.errors import InvalidArgument, Unauthenticated
+from aegis.envelope import moment, open_approval, sign_approval
+from aegis.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from aegis.serving.doors import validate
-from aegis.trust import ACTION_APPROVAL, TrustBundle
+from aegis.trust import TrustBundle
 from aegis.v1 import envelope_pb2
 from aegis_server.execution.store import StoredAction
 
-# Sixteen of them and a request have to fit in one message to the executor.
-_BYTES_MAX = 2048
+# Of a longer one the start is signed: an approval has to stay small.
 _REASON_BYTES_MAX = 1000
-# Nobody agrees today to what is done next week; the executor refuses it, too.
-_LIFE_MAX = timedelta(hours=24)
+# Whoever signs for others is no approver.
+_NOBODY = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +38,17 @@ def attest(
     key: PrivateKey,
 ) -> envelope_pb2.SignedEnvelope:
     """Returns what the server saw, signed with its attestation key; of a long reason the start."""
-    payload = envelope_pb2.ActionApproval(
-        action_digest=action.action_digest,
+    return sign_approval(
+        action.action_digest,
+        key=key,
         action_id=action.action_id,
         approver=approver,
         step=place.step,
         group=place.group,
         reason=reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore"),
+        now=at,
+        life=expires_at - at,
     )
-    payload.decide_time.FromDatetime(at)
-    payload.expire_time.FromDatetime(expires_at)
-    return dsse.sign(dsse.APPROVAL_TYPE, payload.SerializeToString(), key)
 
 
 def open_detached(
@@ -66,21 +64,18 @@ def open_detached(
     Raises `InvalidArgument` (APPROVAL_INVALID, metadata: check) unless it is an approval of exactly
     this action, by this person, with a key of theirs that counts, and not over.
     """
-    if envelope.ByteSize() > _BYTES_MAX:
-        raise invalid("size", f"a signed approval has at most {_BYTES_MAX} bytes")
     try:
-        payload, key = dsse.verify(envelope, dsse.APPROVAL_TYPE, trust.finder(ACTION_APPROVAL, now))
-        approval = parse_signed(payload, envelope_pb2.ActionApproval, validate)
-        decided, expires = moment(approval.decide_time), moment(approval.expire_time)
-    except (InvalidArgument, Unauthenticated) as error:
+        opened = open_approval(envelope, trust=trust, attestor=_NOBODY, now=now, validate=validate)
+    except (InvalidArgument, PermissionDenied, Unauthenticated) as error:
         raise invalid(error.reason.lower(), error.message) from error
+    approval = opened.approval
     checks = {
-        "key_owner": key.owner == approver,
+        "detached": opened.detached,
         "approver": approval.approver == approver,
         "action_id": approval.action_id == action.action_id,
         "action_digest": approval.action_digest == action.action_digest,
-        "decide_time": decided <= now + MAX_SKEW,
-        "expire_time": now < expires <= decided + _LIFE_MAX,
+        # It has to last until it is sent, and is not looked at with any grace.
+        "expire_time": opened.expires_at > now,
     }
     failed = next((name for name, good in checks.items() if not good), "")
     if failed:
