@@ -73,6 +73,7 @@ class RestartPod:
         observations = {"owner": f"{controller['kind']}/{controller['name']}"}
         if seen.owner is not None:
             observations["deployment"] = seen.owner["metadata"]["name"]
+            observations["replicas"] = str(replicas_of(seen.owner))
         verb: Literal["delete", "evict"]
         verb = "delete" if self.delete_unready and not is_true(pod, "Ready") else "evict"
         return change_of(verb, self.place, pod, self.grace_seconds, observations)

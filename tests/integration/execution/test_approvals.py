@@ -23,7 +23,10 @@ from tests.integration.execution.house import (
 )
 
 from aegis import dsse
+from aegis.errors import FailedPrecondition
+from aegis.spiffe import Caller
 from aegis.v1 import envelope_pb2, execution_pb2
+from aegis_executor.admission import Admission, Limits
 
 TWO_STEPS = obliges("without_1_oncall", "step2_without_1_operator")
 
@@ -45,6 +48,8 @@ async def test_obliged_action_waits_and_is_not_sent(house: House):
     assert waits == timedelta(minutes=15)
     assert house.executor.sent == []
     assert await house.outcomes(action.action_id) == ["pending_approval"]
+    labels = {"action": "restart_pod", "state": "pending_approval"}
+    assert house.registry.get_sample_value("aegis_actions_total", labels) == 1
 
 
 async def test_approved_action_is_signed_again_and_sent_with_its_approvals(house: House):
@@ -82,6 +87,29 @@ async def test_approved_action_is_signed_again_and_sent_with_its_approvals(house
         "applied",
     ]
     assert await house.broken_rules() == []
+
+
+@pytest.mark.parametrize("own_key", [False, True])
+async def test_what_is_sent_is_what_the_executor_admits(house: House, own_key: bool):
+    """Its own checks, with the public keys alone; without the approvals it refuses the rest."""
+    await house.rule(obliges("without_signed_1_oncall" if own_key else "without_1_oncall"))
+    action = await house.pending(restart("shop", "web-1"))
+    signed = {"approval": signed_approval(house, action, NINA)} if own_key else {}
+    await house.as_(NINA).approve(action, **signed)
+    await house.as_(AUTOPILOT).submit(house.again(action))
+    (sent,) = house.executor.sent
+    admission = Admission(
+        trust=house.keys.trust(),
+        name="executor:local",
+        cluster="sandbox",
+        audience="aegis",
+        limits=Limits(frozenset({"shop"}), frozenset({"restart_pod"}), 10),
+        clock=house.clock,
+    )
+    admitted = admission.admit(sent.request, sent.decision, sent.approvals, peer="server:aegis")
+    assert admitted.agreement.approvers == {NINA}
+    with pytest.raises(FailedPrecondition, match="0 of 1"):
+        admission.admit(sent.request, sent.decision, peer="server:aegis")
 
 
 async def test_approval_is_recorded_with_what_was_signed(house: House):
@@ -419,6 +447,19 @@ async def test_others_cancel_with_the_permission_only(house: House):
     for who in (NINA, "user:stranger"):
         assert (await refusal(house.as_(who).cancel(action))).reason == "POLICY_DENIED"
     assert (await house.as_(OLGA).cancel(action)).state == State.STATE_CANCELLED
+
+
+async def test_api_key_that_is_not_for_it_cancels_nothing(house: House):
+    """Not even what its own account asked for: nobody checked its scopes at the door."""
+    await house.rule(obliges("without_1_oncall"))
+    action = await house.pending()
+    for scopes, good in (((), False), (("read:/**",), False), (("cancel:/execution/**",), True)):
+        caller = Caller(AUTOPILOT, "", method="api-key", scopes=scopes)
+        cancelling = house.room.endings.cancel(action.action_id, caller, "")
+        if good:
+            assert (await cancelling).state == State.STATE_CANCELLED
+        else:
+            assert (await refusal(cancelling)).reason == "SCOPE_INSUFFICIENT"
 
 
 async def test_what_was_sent_is_not_cancelled(house: House):
