@@ -25,6 +25,34 @@ from aegis.serving.database import migrate
 from aegis.v1.envelope_pb2 import ActionSpec, SignedEnvelope
 
 
+# A module of tests does in a minute what should take days.
+_LIFTED = """
+cool_down_seconds = 0
+relapse_seconds = 0
+attempts = 100
+[concurrent]
+namespace = 1000
+global = 1000
+[hourly]
+target = 1000
+namespace = 1000
+global = 1000
+[storm]
+share = 1
+anomalous_min = 1000
+[breakers]
+consecutive = 100
+outcomes_min = 1000
+"""
+
+
+_UNDER_WATCH = """
+select request_id, action from aegis_executor.ending join aegis_executor.intent using (request_id)
+where state = 'APPLIED'
+  and not exists (select from aegis_executor.verdict v where v.request_id = ending.request_id)
+"""
+
+
 class Cluster:
     """The sandbox as its administrator sees it."""
 
@@ -128,6 +156,8 @@ class Stack:
             (folder / name).mkdir()
         home = str(folder / "sandbox")
         arguments = ("aegis_sandbox", "--home", home, "--tick-seconds", "0.02")
+        self._guards = folder / "guards.toml"
+        self._guards.write_text(_LIFTED)
         self._running: list[Process] = []
         self.sandbox = self._started(Process(folder / "sandbox", *arguments))
         self.cluster = Cluster(folder / "sandbox")
@@ -140,6 +170,7 @@ class Stack:
             self.start_executor()
         for namespace, name in (("demo", "web"), ("demo", "api"), ("shop", "checkout")):
             self.cluster.settled(namespace, name)
+        self.watched()
         self.cluster.forget()
         self._earlier = self._intents()
 
@@ -171,6 +202,10 @@ class Stack:
             "AEGIS_EXECUTOR_NAMESPACES": "demo,shop",
             "AEGIS_KUBECONFIG": str(self._folder / "sandbox" / "kubeconfig"),
             "AEGIS_EXECUTOR_SETTLE_SECONDS": "2",
+            "AEGIS_EXECUTOR_GUARDS": str(self._guards),
+            "AEGIS_EXECUTOR_STABILISE_SECONDS": "0",
+            "AEGIS_EXECUTOR_WINDOW_SECONDS": "10",
+            "AEGIS_EXECUTOR_LOOK_SECONDS": "0.1",
             # Nothing keeps the clock of a test's machine.
             "AEGIS_EXECUTOR_CLOCK_CHECK": "no",
             **changes,
@@ -199,7 +234,14 @@ class Stack:
             return (await stub.ExecuteAction(message, timeout=seconds)).execution
 
     async def do(self, spec: ActionSpec) -> executor_pb2.Execution:
-        return await self.execute(self.signers.request(spec))
+        """Executes and waits for the verdict, until which the target is busy; returns the answer."""
+        answered = await self.execute(self.signers.request(spec))
+        await asyncio.to_thread(self.watched)
+        return answered
+
+    def watched(self) -> None:
+        """Waits until it is known of everything that was done whether it helped."""
+        until(lambda: not self.journal(_UNDER_WATCH), lambda: str(self.journal(_UNDER_WATCH)))
 
     async def plan(self, spec: ActionSpec) -> executor_pb2.PlanExecutionResponse:
         identity = Identity.of("server", self._folder)

@@ -22,6 +22,9 @@ APPLIED = executor_pb2.Execution.STATE_APPLIED
 FAILED = executor_pb2.Execution.STATE_FAILED
 
 
+_SOMEBODY_ELSES = {"metadata": {"annotations": {"deployed-by": "somebody"}}}
+
+
 async def refusal(stack: Stack, *arguments, **keywords) -> AegisError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stack.execute(*arguments, **keywords)
@@ -94,8 +97,12 @@ async def test_actions_during_a_rollout_get_through(stack: Stack):
 
 
 async def test_nothing_else_is_done_during_a_rollout(stack: Stack):
-    """Two changes at once, and nobody knows which of them helped."""
-    await stack.do(rollback("demo", "web"))
+    """Two changes at once, and nobody knows which of them helped; whoever made the first."""
+    await stack.execute(stack.signers.request(rollback("demo", "web")))
+    busy = await refusal(stack, stack.signers.request(scale("demo", "web", 4)))
+    assert busy.reason == "TARGET_BUSY"
+    stack.watched()
+    stack.cluster.patch_deployment("demo", "web", {"spec": {"template": _SOMEBODY_ELSES}})
     execution = await stack.do(scale("demo", "web", 4))
     assert (execution.state, execution.reason) == (FAILED, "TARGET_UNSETTLED")
     stack.cluster.settled("demo", "web")
@@ -291,7 +298,7 @@ async def test_conflict_is_retried_only_while_the_intent_holds(
 async def test_sigterm_lets_the_current_execution_finish(stack: Stack):
     """A drain ends with an outcome in the journal and exit status 0."""
     stack.cluster.fault("after", 1)
-    running = asyncio.create_task(stack.do(_one_more(stack)))
+    running = asyncio.create_task(stack.execute(stack.signers.request(_one_more(stack))))
     await asyncio.to_thread(until, stack.cluster.effects)
     assert await asyncio.to_thread(stack.executor.stop) == 0
     assert (await running).state == APPLIED

@@ -152,8 +152,10 @@ class Executor:
 
 
 @pytest.fixture
-async def executor(executor_database_url: str, tmp_path: Path) -> AsyncIterator[Executor]:
-    await migrate(executor_database_url, "aegis_executor", "aegis_executor")
+async def executor(
+    executor_database_url: str, database_url: str, tmp_path: Path
+) -> AsyncIterator[Executor]:
+    await migrate(database_url, "aegis_executor", "aegis_executor")
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(sandbox(tmp_path))
         config = configuration(tmp_path / "kubeconfig", "")
