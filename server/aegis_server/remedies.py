@@ -21,6 +21,7 @@ from aegis_server.execution.asking import Names
 from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.endings import Endings
 from aegis_server.execution.healing.report import Reports
+from aegis_server.execution.intake import Intake
 from aegis_server.execution.ledger import Ledger
 from aegis_server.execution.metrics import ActionMetrics
 from aegis_server.execution.pauses.pausing import Pauses
@@ -105,18 +106,23 @@ def room_of(
     )
     pauses = Pauses(ledger, dispatch)
     settlement = Settlement(ledger, dispatch, pauses)
-    actions = Actions(
+    intake = Intake(
         ledger,
-        obligations=obligations,
         approvers=approvers,
         approvals=approvals,
         pauses=pauses,
-        dispatch=dispatch,
-        settlement=settlement,
-        trust=grounds.trust,
         decision_key=grounds.decision_key,
         names=grounds.names,
         times=grounds.times,
+    )
+    actions = Actions(
+        ledger,
+        intake=intake,
+        obligations=obligations,
+        dispatch=dispatch,
+        settlement=settlement,
+        trust=grounds.trust,
+        names=grounds.names,
     )
     planner = Planner(
         ledger, obligations=obligations, approvers=approvers, pauses=pauses, dispatch=dispatch

@@ -8,10 +8,10 @@ from aegis.errors import AlreadyExists, FailedPrecondition, PermissionDenied
 from aegis.serving.database import Connection
 from aegis.v1 import execution_pb2
 from aegis_server.execution import records
-from aegis_server.execution.actions import REVIEWS_NEEDED
 from aegis_server.execution.approvals import store
 from aegis_server.execution.approvals.store import Word
 from aegis_server.execution.dispatch import Dispatch
+from aegis_server.execution.intake import REVIEWS_NEEDED
 from aegis_server.execution.ledger import Ledger, conflict
 from aegis_server.execution.states import S, State
 from aegis_server.execution.store import StoredAction
