@@ -24,7 +24,6 @@ from aegis.local.postgres import DATABASE, EXECUTOR, Postgres
 from aegis.serving.database import migrate
 from aegis.v1.envelope_pb2 import ActionSpec, SignedEnvelope
 
-
 # A module of tests does in a minute what should take days.
 _LIFTED = """
 cool_down_seconds = 0
@@ -166,6 +165,8 @@ class Stack:
 
     def begin(self) -> None:
         """Starts the executor unless it runs, and looks at what is new from here on."""
+        # One that was killed may not have met what was ordered for it.
+        self.cluster.tell("faults", faults=[])
         if self.executor is None or not self.executor.running():
             self.start_executor()
         for namespace, name in (("demo", "web"), ("demo", "api"), ("shop", "checkout")):
@@ -234,7 +235,7 @@ class Stack:
             return (await stub.ExecuteAction(message, timeout=seconds)).execution
 
     async def do(self, spec: ActionSpec) -> executor_pb2.Execution:
-        """Executes and waits for the verdict, until which the target is busy; returns the answer."""
+        """Executes, waits for the verdict (the target is busy until then), returns the answer."""
         answered = await self.execute(self.signers.request(spec))
         await asyncio.to_thread(self.watched)
         return answered

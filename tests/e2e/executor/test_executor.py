@@ -354,7 +354,7 @@ async def test_failpoint_kills_the_program_where_it_was_told(stack: Stack):
     await asyncio.to_thread(lambda: stack.start_executor(**armed))
     asked = stack.signers.request(_one_more(stack))
     with pytest.raises(grpc.aio.AioRpcError):
-        await stack.execute(asked)
+        pytest.fail(str(await stack.execute(asked)))
     await asyncio.to_thread(until, lambda: not stack.executor.running())
     await asyncio.to_thread(stack.start_executor)
     await _ended(stack, request_id(asked), APPLIED)
