@@ -59,8 +59,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 10
     """UNAVAILABLE: the audit log cannot be written, so nothing was done."""
     ERROR_REASON_EXECUTOR_UNAVAILABLE: _ErrorReason.ValueType  # 11
-    """Reason of a FAILED action: the executor was not reached before the
-    decision expired, so nothing was begun.
+    """UNAVAILABLE: the executor is away. As the reason of a FAILED action: it was
+    not reached before the decision expired, so nothing was begun.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
     """INTERNAL: a defect of Aegis. Metadata: incident, to be found in its log."""
@@ -366,8 +366,8 @@ connection broke in the very commit: repeat with the same request_id.
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 10
 """UNAVAILABLE: the audit log cannot be written, so nothing was done."""
 ERROR_REASON_EXECUTOR_UNAVAILABLE: ErrorReason.ValueType  # 11
-"""Reason of a FAILED action: the executor was not reached before the
-decision expired, so nothing was begun.
+"""UNAVAILABLE: the executor is away. As the reason of a FAILED action: it was
+not reached before the decision expired, so nothing was begun.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
 """INTERNAL: a defect of Aegis. Metadata: incident, to be found in its log."""

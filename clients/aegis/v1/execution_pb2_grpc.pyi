@@ -55,7 +55,7 @@ class ExecutionServiceStub:
     REQUEST_FROM_FUTURE; REQUEST_EXPIRED; SIGNER_PEER_MISMATCH (sent by
     somebody else); REPLAY_DETECTED (this very envelope was already taken);
     REQUEST_ID_REUSED; EXECUTION_PAUSED; POLICY_UNUSABLE; POLICY_DENIED
-    (metadata: action_id); APPROVALS_IMPOSSIBLE.
+    (metadata: action_id); APPROVALS_IMPOSSIBLE; BREAK_GLASS_UNREVIEWED.
     AUDIT_UNAVAILABLE or DATABASE_UNAVAILABLE at any point before it is sent;
     from there on the answer is an Action.
     """
@@ -207,7 +207,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         REQUEST_FROM_FUTURE; REQUEST_EXPIRED; SIGNER_PEER_MISMATCH (sent by
         somebody else); REPLAY_DETECTED (this very envelope was already taken);
         REQUEST_ID_REUSED; EXECUTION_PAUSED; POLICY_UNUSABLE; POLICY_DENIED
-        (metadata: action_id); APPROVALS_IMPOSSIBLE.
+        (metadata: action_id); APPROVALS_IMPOSSIBLE; BREAK_GLASS_UNREVIEWED.
         AUDIT_UNAVAILABLE or DATABASE_UNAVAILABLE at any point before it is sent;
         from there on the answer is an Action.
         """
