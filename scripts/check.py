@@ -21,6 +21,7 @@ def checks(image: Path) -> list[list[str]]:
         ["mypy"],
         ["lint-imports"],
         ["python", "scripts/protos.py", "--check"],
+        ["python", "scripts/verification_table.py", "--check"],
         ["python", "scripts/protos.py", "--image", str(image)],
         ["buf", "lint", str(image), "--path", "aegis"],
         ["buf", "format", "protos", "--diff", "--exit-code"],

@@ -22,6 +22,7 @@ import pytest
 
 from aegis.local.postgres import DATABASE, EXECUTOR, SERVER, Postgres
 from aegis.local.valkey import Valkey, ask
+from tests.refusing import pytest_runtest_call as pytest_runtest_call
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def test_common_name_is_never_an_identity():
     assert refusal_of(certificate()) == "PEER_UNIDENTIFIED"
 
 
+@pytest.mark.refuses("PEER_UNIDENTIFIED", step=1)
 def test_two_uri_names_are_refused():
     """Whoever could choose between two names could be both."""
     two = certificate(uri("spiffe://aegis.local/user/a"), uri("spiffe://aegis.local/user/b"))

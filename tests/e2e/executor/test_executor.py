@@ -201,6 +201,8 @@ async def test_request_id_for_another_action_is_refused(stack: Stack):
     assert len(stack.cluster.effects()) == 1
 
 
+@pytest.mark.refuses("PEER_NOT_ALLOWED", step=1)
+@pytest.mark.refuses("DEADLINE_REQUIRED", step=2)
 async def test_refusals_leave_no_trace_in_cluster_or_journal(stack: Stack):
     """Tampered, expired, foreign or from the wrong peer: refused before anything is claimed."""
     asked = stack.signers.request(_one_more(stack))

@@ -26,4 +26,6 @@ def test_process_never_loads_what_it_does_not_need(name: str):
     ).stdout
     loaded = set(json.loads(output))
     assert f"aegis_{name}" in loaded
-    assert loaded.isdisjoint({"casbin", "torch", "numpy", "flwr", "aegis_server", "aegis_policy"})
+    assert loaded.isdisjoint(
+        {"casbin", "torch", "numpy", "redis", "flwr", "aegis_server", "aegis_policy"}
+    )

@@ -224,6 +224,7 @@ async def test_decision_names_exactly_what_was_asked(room: Room):
     )
 
 
+@pytest.mark.refuses("REPLAY_DETECTED")
 async def test_replayed_envelope_is_refused(room: Room):
     """The same envelope is good once, and the refusal names the action it made."""
     envelope = signed()
@@ -242,6 +243,7 @@ async def test_retry_with_a_new_signature_returns_the_stored_action(room: Room):
     assert len(room.executor.decisions) == 1
 
 
+@pytest.mark.refuses("REQUEST_ID_REUSED")
 async def test_request_id_of_another_action_is_refused(room: Room):
     """A request_id cannot be used for something else."""
     request_id = str(uuid.uuid4())
@@ -290,6 +292,7 @@ async def test_envelope_sent_by_somebody_else_is_refused(room: Room):
         (restart("kube-system"), "kube-system-is-protected"),
     ],
 )
+@pytest.mark.refuses("POLICY_DENIED")
 async def test_denied_action_names_its_rule_and_is_never_sent(
     room: Room, spec: envelope_pb2.ActionSpec, rule: str
 ):
@@ -357,6 +360,7 @@ async def test_action_is_settled_once_by_two_servers(room: Room):
     assert outcomes == ["dispatched", "applied"]
 
 
+@pytest.mark.refuses("DATABASE_UNAVAILABLE")
 async def test_no_database_means_no_action(room: Room):
     """Without Postgres a request is UNAVAILABLE and the executor hears nothing."""
     await room.database.close()

@@ -198,6 +198,7 @@ async def test_what_broke_nothing_is_not_answered_for(house: House):
     assert (await refusal(house.as_(NINA).review(action))).reason == "RESOURCE_NOT_FOUND"
 
 
+@pytest.mark.refuses("BREAK_GLASS_UNREVIEWED")
 async def test_unanswered_glass_lets_nobody_break_another_after_a_day(house: House):
     """Until two have answered for it; other issuers, and ordinary actions, go on."""
     action = await broken(house)
@@ -249,6 +250,7 @@ async def test_person_ends_the_not_knowing(house: House, found: int, state: int)
     assert error.reason == "STATE_CONFLICT"
 
 
+@pytest.mark.refuses("APPROVAL_OWN")
 async def test_who_asked_for_it_does_not_say_what_came_of_it(house: House):
     """Somebody else looks."""
     action = await unknown(house)

@@ -34,6 +34,7 @@ async def test_pause_is_laid_upon_the_executor_at_once(house: House):
     assert (record.action, record.outcome, record.resource) == ("pause", "paused", "/execution")
 
 
+@pytest.mark.refuses("EXECUTION_PAUSED")
 async def test_nothing_is_begun_while_it_is_paused(house: House):
     """Not even with the glass broken; no action is left, and the same request goes on after."""
     pause = await house.as_(OLGA).pause()

@@ -129,6 +129,14 @@ async def test_plan_the_executor_would_not_even_try_is_told_as_a_gate(house: Hou
         (Unavailable("DATABASE_UNAVAILABLE", "away"), "EXECUTOR_UNAVAILABLE"),
     ],
 )
+@pytest.mark.refuses(
+    "TARGET_GONE",
+    "TARGET_CHANGED",
+    "CLUSTER_REFUSED",
+    "CLUSTER_UNAVAILABLE",
+    "FIELD_INVALID",
+    "EXECUTOR_UNAVAILABLE",
+)
 async def test_plan_that_cannot_be_made_is_an_error(house: House, there: AegisError, reason: str):
     """Where the cluster forbids even to look, the field is wrong, or nobody is there."""
     house.executor.refusals["PlanExecution"] = there
@@ -212,6 +220,7 @@ async def test_what_did_not_help_proposes_the_next_rung(house: House):
     assert ineffective.next.incident_id == "inc-7"
 
 
+@pytest.mark.refuses("PAGE_TOKEN_INVALID")
 async def test_list_is_chosen_by_state_and_incident(house: House):
     """And a page token is good for its own choice only."""
     spec = restart("shop", "web-1")

@@ -201,6 +201,7 @@ async def test_refused_claim_leaves_nothing(world: World):
     assert await world.claim(second) == ""
 
 
+@pytest.mark.refuses("TARGET_BUSY", step=13)
 async def test_action_is_under_way_from_intent_to_verdict(world: World):
     """APPLIED frees nothing, its verdict does; so do FAILED and a dry run."""
     first = asked()
@@ -235,6 +236,7 @@ async def test_dry_runs_and_old_intents_count_for_nothing(world: World):
     assert await world.claim(asked()) == ""
 
 
+@pytest.mark.refuses("BREAKER_OPEN", step=12)
 async def test_unknown_opens_the_breaker_until_it_is_resolved(world: World):
     """However old; a holder that vanished is not passed on by time."""
     lost = asked()
@@ -271,6 +273,7 @@ async def test_what_a_person_found_stands(world: World):
         await world.orders.resolve(request_id=str(uuid.uuid4()), found="APPLIED", **told)
 
 
+@pytest.mark.refuses("EXECUTION_PAUSED", step=12)
 async def test_pause_holds_at_once_at_every_step(world: World):
     """Before the claim, in it, and just before the change of what was claimed already."""
     claimed = asked("api")
@@ -308,6 +311,7 @@ async def test_pause_ends_by_its_own_time(world: World):
     assert await world.claim(asked()) == ""
 
 
+@pytest.mark.refuses("EXECUTION_PAUSED", step=12)
 async def test_local_file_pauses_at_every_step(world: World):
     """And its reason is shown to who asks."""
     claimed = asked("api")
@@ -341,6 +345,7 @@ async def test_gates_tell_everything_and_refuse_nothing(world: World):
     }
 
 
+@pytest.mark.refuses("COOLING_DOWN", "BUDGET_EXHAUSTED", "ATTEMPTS_EXHAUSTED", step=13)
 async def test_each_refusal_in_the_order_of_the_steps(world: World):
     """Cool-down, budget and attempts, as the claim raises them."""
     ask = asked(incident_id="i-1")
@@ -362,6 +367,7 @@ async def test_each_refusal_in_the_order_of_the_steps(world: World):
     assert world.metric("aegis_executor_guard_refusals_total", guard="attempts") == 1
 
 
+@pytest.mark.refuses("STORM_ACTIVE", step=12)
 async def test_storm_is_written_down_and_survives_a_restart(world: World):
     """Each change once; what was quiet before the restart counts for nothing."""
     world.cluster.available = 0
@@ -391,6 +397,7 @@ async def test_storm_is_written_down_and_survives_a_restart(world: World):
     ]
 
 
+@pytest.mark.refuses("STORM_ACTIVE", step=12)
 async def test_sensor_that_cannot_look_is_blind_and_blind_refuses(world: World):
     """After its bound; and back to calm when it sees that it is."""
     world.cluster.error = ConnectionError("refused")
@@ -457,6 +464,7 @@ async def test_guards_without_their_database_let_nothing_through(world: World):
             await question
 
 
+@pytest.mark.refuses("FENCED", step=13)
 async def test_executor_of_an_earlier_epoch_claims_and_changes_nothing(
     world: World, executor_database_url: str, database_url: str
 ):

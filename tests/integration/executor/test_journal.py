@@ -78,6 +78,7 @@ async def test_claim_is_fresh_exactly_once(journal: Journal):
     assert {execution.action_id for execution, _ in claims} == {asked.action_id}
 
 
+@pytest.mark.refuses("REPLAY_DETECTED", step=13)
 async def test_claims_of_one_nonce_by_many_requests_have_one_winner(journal: Journal):
     """The nonce is unique by itself, whatever id it comes with."""
     first = admitted()
@@ -97,6 +98,7 @@ async def test_spent_nonce_is_told_before_a_reused_id(journal: Journal):
 
 
 @pytest.mark.parametrize("change", [{"action_digest": bytes(32)}, {"issuer": "user:admin"}])
+@pytest.mark.refuses("REQUEST_ID_REUSED", step=13)
 async def test_request_id_of_another_action_or_issuer_is_refused(
     journal: Journal, change: dict[str, object]
 ):

@@ -85,23 +85,27 @@ def test_request_id_has_one_spelling():
     assert admit(asked).request_id == "abcdef00-0000-4000-8000-00000000000a"
 
 
+@pytest.mark.refuses("ENVELOPE_MALFORMED", step=3)
 def test_request_of_another_payload_type_is_malformed():
     """3: a decision is not a request, however well it is signed."""
     asked = request()
     assert refusal(decision(asked), decision(asked)).reason == "ENVELOPE_MALFORMED"
 
 
+@pytest.mark.refuses("SIGNING_KEY_UNUSABLE", step=4)
 def test_request_of_an_unknown_key_is_refused():
     """4: a signature by a stranger proves nothing."""
     asked = Signers.fresh().request(restart("demo", "web-1"), now=NOW)
     assert refusal(asked).reason == "SIGNING_KEY_UNUSABLE"
 
 
+@pytest.mark.refuses("SIGNING_KEY_UNUSABLE", step=4)
 def test_request_of_a_revoked_key_is_refused():
     """4: revocation counts from its very moment."""
     assert refusal(request(), by=admission(revoked_at=NOW)).reason == "SIGNING_KEY_UNUSABLE"
 
 
+@pytest.mark.refuses("SIGNING_KEY_UNUSABLE", step=4)
 def test_request_signed_with_the_decision_key_is_refused():
     """4: each key has one use; the server cannot mint requests."""
     forged = Signers(asker=SIGNERS.decider, decider=SIGNERS.decider)
@@ -109,22 +113,26 @@ def test_request_signed_with_the_decision_key_is_refused():
     assert refusal(asked).reason == "SIGNING_KEY_UNUSABLE"
 
 
+@pytest.mark.refuses("SIGNATURE_INVALID", step=5)
 def test_tampered_request_is_refused():
     """5: one turned bit and the signature no longer fits."""
     asked = request()
     assert refusal(flipped(asked), decision(asked)).reason == "SIGNATURE_INVALID"
 
 
+@pytest.mark.refuses("PAYLOAD_INVALID", step=6)
 def test_request_with_a_broken_field_is_refused():
     """6: constraints of the .proto hold inside signed bytes too."""
     assert refusal(request(scale("demo", "web", -1))).reason == "PAYLOAD_INVALID"
 
 
+@pytest.mark.refuses("AUDIENCE_MISMATCH", step=7)
 def test_request_for_another_control_plane_is_refused():
     """7: a request for one installation is worth nothing in another."""
     assert refusal(request(audience="elsewhere")).reason == "AUDIENCE_MISMATCH"
 
 
+@pytest.mark.refuses("AUDIENCE_MISMATCH", step=7)
 def test_request_for_another_cluster_is_refused():
     """7: the cluster is a part of the address."""
     spec = restart("demo", "web-1")
@@ -132,12 +140,14 @@ def test_request_for_another_cluster_is_refused():
     assert refusal(request(spec)).reason == "AUDIENCE_MISMATCH"
 
 
+@pytest.mark.refuses("SIGNER_PEER_MISMATCH", step=7)
 def test_request_in_somebody_elses_name_is_refused():
     """7: a key speaks for its owner only."""
     assert refusal(request(issuer="user:admin")).reason == "SIGNER_PEER_MISMATCH"
 
 
 @pytest.mark.parametrize("seconds", [-66, -3600])
+@pytest.mark.refuses("REQUEST_EXPIRED", step=8)
 def test_expired_request_is_refused(seconds: int):
     """8: a minute of life and five seconds of skew, no more."""
     asked = request(now=NOW + timedelta(seconds=seconds))
@@ -150,11 +160,13 @@ def test_request_inside_the_skew_is_admitted():
     assert admit(asked).issuer == "automation:autopilot"
 
 
+@pytest.mark.refuses("REQUEST_EXPIRED", step=8)
 def test_request_that_lives_too_long_is_refused():
     """8: more than 60 s of validity is refused, however fresh."""
     assert refusal(request(life=timedelta(seconds=61))).reason == "REQUEST_EXPIRED"
 
 
+@pytest.mark.refuses("REQUEST_FROM_FUTURE", step=8)
 def test_request_from_the_future_is_refused():
     """8: six seconds ahead is not skew any more."""
     asked = request(now=NOW + timedelta(seconds=6))
@@ -178,6 +190,7 @@ def test_request_from_the_future_is_refused():
     ],
     ids=str,
 )
+@pytest.mark.refuses("DECISION_INVALID", step=9)
 def test_decision_that_is_not_for_this_request_is_refused(changed: dict[str, Any], check: str):
     """9: digest, request, subject, executor, cluster, time, key and form all have to fit."""
     asked = request()
@@ -185,6 +198,7 @@ def test_decision_that_is_not_for_this_request_is_refused(changed: dict[str, Any
     assert (error.reason, error.metadata["check"]) == ("DECISION_INVALID", check)
 
 
+@pytest.mark.refuses("DECISION_INVALID", step=9)
 def test_tampered_decision_is_refused():
     """9: the decision's signature is checked as the request's is."""
     asked = request()
@@ -192,11 +206,13 @@ def test_tampered_decision_is_refused():
     assert (error.reason, error.metadata["check"]) == ("DECISION_INVALID", "SIGNATURE_INVALID")
 
 
+@pytest.mark.refuses("DECISION_INVALID", step=9)
 def test_decision_delivered_by_another_peer_is_refused():
     """9: who decides and who delivers are the same."""
     assert refusal(request(), peer="service:coordinator").reason == "DECISION_INVALID"
 
 
+@pytest.mark.refuses("DECISION_EXPIRED", step=9)
 def test_expired_decision_is_refused():
     """9: a decision that is over is over, without any skew."""
     asked = request(now=NOW - timedelta(seconds=30))
@@ -228,11 +244,13 @@ def test_node_is_admitted_where_it_is_named():
     assert error.reason == "ACTION_NOT_ENABLED"
 
 
+@pytest.mark.refuses("NAMESPACE_NOT_ALLOWED", step=11)
 def test_namespace_outside_the_allow_list_is_refused():
     """11: no decision widens the executor's own list."""
     assert refusal(request(scale("payments", "ledger", 2))).reason == "NAMESPACE_NOT_ALLOWED"
 
 
+@pytest.mark.refuses("ACTION_NOT_ENABLED", step=11)
 def test_action_that_is_not_enabled_is_refused():
     """11: an executor may be told to restart pods and nothing else."""
     narrow = Limits(frozenset({"demo"}), frozenset({"restart_pod"}), 10)
@@ -241,11 +259,13 @@ def test_action_that_is_not_enabled_is_refused():
 
 
 @pytest.mark.parametrize("replicas", [0, 11])
+@pytest.mark.refuses("BOUNDS_EXCEEDED", step=11)
 def test_replicas_outside_the_bounds_are_refused(replicas: int):
     """11: neither an outage nor a crowd."""
     assert refusal(request(scale("demo", "web", replicas))).reason == "BOUNDS_EXCEEDED"
 
 
+@pytest.mark.refuses("BOUNDS_EXCEEDED", step=11)
 def test_restart_without_grace_is_refused():
     """11: grace 0 would forget a pod that may still be running."""
     assert refusal(request(restart("demo", "web-1", grace=0))).reason == "BOUNDS_EXCEEDED"

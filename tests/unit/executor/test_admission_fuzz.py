@@ -37,6 +37,9 @@ from aegis.v1.envelope_pb2 import (
 from aegis_executor.admission import Admission, Limits
 from aegis_executor.catalogue import REMEDIES
 
+# Every value of every byte takes minutes.
+pytestmark = pytest.mark.timeout(1800)
+
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 CASES = int(os.environ.get("AEGIS_FUZZ_CASES", "200"))
 WRONG = range(1, 256) if CASES >= 1000 else (0x01, 0x80)

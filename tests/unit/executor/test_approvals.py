@@ -121,6 +121,7 @@ def test_dry_run_needs_the_same_approvals():
     assert admit(asked, [approval(asked)]).dry_run
 
 
+@pytest.mark.refuses("APPROVALS_INSUFFICIENT", step=10)
 def test_missing_approval_is_refused_with_its_numbers():
     """Who has to agree, how many of them, and how many did: for programs and for people."""
     error = refusal(request(), [])
@@ -135,6 +136,7 @@ def test_missing_approval_is_refused_with_its_numbers():
     )
 
 
+@pytest.mark.refuses("APPROVALS_INSUFFICIENT", step=10)
 def test_two_of_a_group_are_two_people():
     """One who speaks twice is refused, not counted twice."""
     asked, two = request(), (ApprovalStep(step=1, group="role:oncall", needed=2),)
@@ -196,6 +198,7 @@ def test_approval_of_another_group_does_not_count():
         "no step",
     ],
 )
+@pytest.mark.refuses("APPROVALS_INSUFFICIENT", step=10)
 def test_approval_that_does_not_count_is_refused(told: dict[str, Any], check: str):
     """Bound to spec and action, unexpired, by somebody else, with a key for this use."""
     asked = request()
@@ -299,6 +302,7 @@ def test_approval_that_expired_since_is_refused_before_the_change():
         by.recheck(hurried)
 
 
+@pytest.mark.refuses("DECISION_EXPIRED", step=16)
 def test_approvers_key_revoked_since_is_refused_before_the_change():
     """16: revocation reaches what was already admitted."""
     clock = Clock()

@@ -320,6 +320,7 @@ async def test_repeat_is_answered_although_execution_was_paused_since(world: Wor
     assert len(world.cluster.sent) == 1
 
 
+@pytest.mark.refuses("TARGET_CHANGED", step=14)
 async def test_generation_that_is_not_the_planned_one_is_refused(world: World):
     """14: somebody changed the object since it was approved."""
     spec = await world.planned()
@@ -331,6 +332,7 @@ async def test_generation_that_is_not_the_planned_one_is_refused(world: World):
     assert "dry_run" not in world.told()
 
 
+@pytest.mark.refuses("TARGET_CHANGED", step=14)
 async def test_object_that_was_replaced_is_refused(world: World):
     """14: the uid of the plan is that of another object now."""
     spec = await world.planned()
@@ -338,6 +340,7 @@ async def test_object_that_was_replaced_is_refused(world: World):
     assert (await world.do(spec)).reason == "TARGET_CHANGED"
 
 
+@pytest.mark.refuses("TARGET_VETOED", step=14)
 async def test_object_gate_refuses_before_anything_is_tried(world: World):
     """14: as the object is now, whatever it was when it was planned."""
     spec = await world.planned()
@@ -347,6 +350,7 @@ async def test_object_gate_refuses_before_anything_is_tried(world: World):
     assert world.told() == ["enter", "guards.claim", "claim", "ending"]
 
 
+@pytest.mark.refuses("PLAN_DRIFT", step=15)
 async def test_other_difference_than_the_planned_one_is_refused(world: World):
     """15: the same generation and yet another effect, as by a webhook or a cleaned history."""
     spec = await world.planned(rollback("demo", "web"))
@@ -397,6 +401,7 @@ async def test_baseline_is_of_the_object_before_the_change(world: World):
         (FailedPrecondition("CLOCK_UNTRUSTED", "what time is it"), "CLOCK_UNTRUSTED"),
     ],
 )
+@pytest.mark.refuses("EXECUTION_PAUSED", "CLOCK_UNTRUSTED", step=16)
 async def test_pause_reaches_what_was_claimed(world: World, error: AegisError, reason: str):
     """16: after the attempt was written down, and before anything is sent."""
     world.guards.refusals["recheck"] = error
@@ -407,6 +412,7 @@ async def test_pause_reaches_what_was_claimed(world: World, error: AegisError, r
 
 
 @pytest.mark.parametrize("seconds", [21, 61], ids=["key revoked", "decision expired"])
+@pytest.mark.refuses("DECISION_EXPIRED", step=16)
 async def test_time_that_passed_while_planning_is_noticed(world: World, seconds: int):
     """16: a plan that waited is a stale plan."""
 
@@ -419,6 +425,7 @@ async def test_time_that_passed_while_planning_is_noticed(world: World, seconds:
     assert world.cluster.sent == []
 
 
+@pytest.mark.refuses("FENCED", step=16)
 async def test_fenced_executor_leaves_the_end_to_its_successor(world: World):
     """16: it was only slow, and must neither send nor say how it ended."""
     world.guards.refusals["recheck"] = Aborted("FENCED", "epoch 2 acts")
@@ -470,6 +477,7 @@ async def test_intent_that_no_longer_holds_ends_the_retry(
     assert len(world.cluster.sent) == 1
 
 
+@pytest.mark.refuses("TARGET_CHANGED", step=17)
 async def test_conflicts_are_bounded(world: World):
     """17: five times, and then it is told."""
     world.cluster.faults["apply"] = [conflict()] * 9
@@ -504,6 +512,14 @@ async def test_somebody_who_did_the_same_meanwhile_ends_it(world: World):
     ids=str,
 )
 @pytest.mark.parametrize("call", ["dry_run", "apply"])
+@pytest.mark.refuses(
+    "TARGET_GONE",
+    "TARGET_CHANGED",
+    "PDB_EXHAUSTED",
+    "CLUSTER_REFUSED",
+    "CLUSTER_UNAVAILABLE",
+    step=17,
+)
 async def test_refusal_of_the_cluster_is_translated(
     world: World, error: Exception, reason: str, call: str
 ):
@@ -589,6 +605,7 @@ async def test_journal_that_goes_away_leaves_the_intent_open(world: World, call:
     assert len(world.cluster.sent) == (1 if call == "end" else 0)
 
 
+@pytest.mark.refuses("DATABASE_UNAVAILABLE", step=13)
 async def test_journal_that_is_away_refuses(world: World):
     """No place to write the INTENT, no change."""
     world.journal.faults["stored"] = [Unavailable("DATABASE_UNAVAILABLE", "away")]

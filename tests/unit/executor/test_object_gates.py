@@ -62,6 +62,7 @@ def test_nothing_speaks_against_a_healthy_object(remedy: Remedy, live: Any):
 
 @pytest.mark.parametrize("standing", [NOBODY, APPROVED, GLASS, BOTH], ids=str)
 @pytest.mark.parametrize("remedy", [ROLLOUT, SCALE, ROLLBACK], ids=lambda remedy: remedy.verb)
+@pytest.mark.refuses("TARGET_PROTECTED", step=14)
 def test_protected_object_is_refused_whoever_asks(remedy: Remedy, standing: Standing):
     """Neither approvals nor a broken glass touch what is protected."""
     seen = Seen(marked(labels={"aegis.dev/protected": "true"}))
@@ -69,6 +70,7 @@ def test_protected_object_is_refused_whoever_asks(remedy: Remedy, standing: Stan
 
 
 @pytest.mark.parametrize("namespace", sorted(gates.PROTECTED_NAMESPACES))
+@pytest.mark.refuses("TARGET_PROTECTED", step=14)
 def test_protected_namespace_is_refused(namespace: str):
     """What the cluster and Aegis themselves stand on."""
     remedy = ScaleDeployment(Place(Kind.DEPLOYMENT, namespace, "web"), 4)
@@ -76,6 +78,7 @@ def test_protected_namespace_is_refused(namespace: str):
 
 
 @pytest.mark.parametrize("standing", [NOBODY, APPROVED, GLASS, BOTH], ids=str)
+@pytest.mark.refuses("TARGET_VETOED", step=14)
 def test_vetoed_object_is_refused_whoever_asks(standing: Standing):
     """Somebody who knows the object said no."""
     seen = Seen(marked(annotations={"aegis.dev/do-not-remediate": "until Monday"}))
@@ -108,6 +111,7 @@ def test_marks_of_a_deployment_protect_its_pods():
     ],
     ids=["paused", "deleting"],
 )
+@pytest.mark.refuses("TARGET_UNSETTLED", step=14)
 def test_stopped_deployment_is_refused(remedy: Remedy, live: Any, state: str):
     """The change would be accepted, and nothing would roll."""
     (gate,) = (g for g in gates.of(remedy, Seen(live), BOTH) if not g.passed)
@@ -130,6 +134,7 @@ def test_pod_of_a_deployment_that_leaves_is_refused():
     ],
     ids=["not observed", "old pods to replace", "old pods left"],
 )
+@pytest.mark.refuses("TARGET_UNSETTLED", step=14)
 def test_deployment_in_the_middle_of_a_rollout_is_refused(remedy: Remedy, live: Any):
     """Two changes at once, and nobody knows which of them helped."""
     assert held(remedy, Seen(live)) == ["TARGET_UNSETTLED"]
@@ -159,6 +164,7 @@ def test_illness_and_a_rollout_that_gave_up_are_no_rollouts(remedy: Remedy):
     ],
 )
 @pytest.mark.parametrize("remedy", [SCALE, ROLLBACK], ids=lambda remedy: remedy.verb)
+@pytest.mark.refuses("GITOPS_OWNED", step=14)
 def test_object_of_a_gitops_controller_is_refused(remedy: Remedy, live: Any, owner: str):
     """It would be undone at once, and an approval does not change that; a broken glass may try."""
     for standing in (NOBODY, APPROVED):
@@ -181,6 +187,7 @@ def test_restarts_do_not_mind_a_gitops_controller():
         (autoscaler(**{"scaledobject.keda.sh/name": "web"}), "ScaledObject web"),
     ],
 )
+@pytest.mark.refuses("HPA_OWNED", step=14)
 def test_scale_under_an_autoscaler_is_refused(found: Any, owner: str):
     """It sets the number again; only a broken glass goes past it."""
     seen = Seen(deployment(), autoscalers=[autoscaler("other"), found])
@@ -209,12 +216,14 @@ def test_scale_by_more_than_half_needs_a_person(before: int, after: int, good: b
 
 
 @pytest.mark.parametrize("standing", [NOBODY, APPROVED, BOTH], ids=str)
+@pytest.mark.refuses("BOUNDS_EXCEEDED", step=14)
 def test_scale_to_nothing_is_refused_whoever_asks(standing: Standing):
     """Zero replicas are an outage, not a remedy."""
     remedy = ScaleDeployment(WEB, 0)
     assert held(remedy, Seen(deployment(1)), standing) == ["BOUNDS_EXCEEDED"]
 
 
+@pytest.mark.refuses("SINGLE_REPLICA", step=14)
 def test_restart_of_the_only_replica_needs_a_person():
     """Nothing would serve meanwhile."""
     one = Seen(pod(), owner=deployment(1))
@@ -265,6 +274,7 @@ def test_disruption_budget_is_asked_before_the_eviction(live: Any, found: Any, g
         assert held(RESTART, seen, standing) == ([] if good else ["PDB_EXHAUSTED"])
 
 
+@pytest.mark.refuses("PDB_EXHAUSTED", step=14)
 def test_overlapping_budgets_let_nothing_go():
     """The API server answers 500 to that."""
     seen = Seen(pod(), budgets=[budget(1), budget(1, name="all")], owner=deployment())

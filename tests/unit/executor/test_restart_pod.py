@@ -40,6 +40,7 @@ def test_eviction_is_pinned_to_the_uid():
     assert change.observations["deployment"] == "web"
 
 
+@pytest.mark.refuses("TARGET_GONE", step=14)
 def test_pod_that_is_gone_is_refused():
     """Nothing there, or already on its way out, is TARGET_GONE."""
     assert refusal(RESTART, None) == "TARGET_GONE"

@@ -17,6 +17,7 @@ RESOLVED = {"resolved": True}
 
 
 @pytest.mark.parametrize("state", BAD)
+@pytest.mark.refuses("BREAKER_OPEN", step=12)
 def test_two_in_a_row_that_did_not_help_open_the_target(state: str):
     """Every end but VERIFIED is one that did not help."""
     past = [deed(ago(minutes=m), state, **RESOLVED) for m in (20, 5)]

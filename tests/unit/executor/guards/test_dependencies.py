@@ -66,6 +66,7 @@ def test_kernel_can_be_asked():
     assert clock.synchronised() in (True, False)
 
 
+@pytest.mark.refuses("CLOCK_UNTRUSTED", step=12)
 def test_untrusted_clock_refuses():
     """No age can be judged by it."""
     gate = named(gates(asked(), history(clock_trusted=False)), "clock")

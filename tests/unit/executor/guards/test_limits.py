@@ -62,6 +62,7 @@ def test_namespace_and_everything_have_so_many_at_once():
     assert refusals(asked(), history(*five)) == ["concurrent.global"]
 
 
+@pytest.mark.refuses("BUDGET_EXHAUSTED", step=13)
 def test_fourth_of_a_target_within_the_hour_is_refused_until_the_first_is_an_hour_old():
     """RetryInfo says when, and QuotaFailure whose budget it is."""
     past = [deed(ago(minutes=minutes), "VERIFIED") for minutes in (50, 35, 20)]

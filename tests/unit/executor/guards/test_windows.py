@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ def frozen(now: datetime, *freezes: Window, namespace: str = "demo") -> Gate:
     return window_gates(namespace, (), freezes, now)[0]
 
 
+@pytest.mark.refuses("WINDOW_CLOSED", step=12)
 def test_outside_of_its_windows_nothing_is_done_in_a_namespace():
     """And the refusal says when one opens."""
     closed = gate(FRIDAY, window("22:00", "23:00", zone="Europe/Berlin"))
@@ -90,6 +92,7 @@ def test_hour_that_never_comes_still_has_its_window():
     assert not gate(at("2026-03-29 01:50"), lost).passed
 
 
+@pytest.mark.refuses("WINDOW_CLOSED", step=12)
 def test_freeze_refuses_and_says_when_it_thaws():
     """Two that follow each other are one."""
     first = window("10:00", "13:00", name="release")
