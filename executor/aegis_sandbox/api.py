@@ -8,6 +8,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from aegis_sandbox.access import Access, User
@@ -110,16 +111,21 @@ class ApiServer:
             return self._review(user, asked, request)
         self._access.check(user, asked.verb, asked.resource, asked.namespace, asked.name)
         asked.check_modelled()
-        fault = None if user.admin else self._control.take_fault(asked.verb, asked.resource)
         if asked.verb in ("list", "watch"):
-            return await self._many(request, asked, fault)
+            return await self._many(request, asked, self._fault(user, asked))
         if (asked.verb, asked.resource) not in self._verbs:
             raise not_modelled(f"{asked.verb} {asked.resource}")
         ask = _ask(user, asked, request)
+        fault = self._fault(user, asked, dry=_is_dry(asked.verb, ask))
         if asked.verb == "get":
             verb = self._verbs[asked.verb, asked.resource]
             return await _suffered(fault, lambda: _response(verb(ask)))
         return await self._write(user, asked.verb, ask, audit_id, fault)
+
+    def _fault(self, user: User, asked: Route, *, dry: bool = False) -> Fault | None:
+        if user.admin:
+            return None
+        return self._control.take_fault(asked.verb, asked.resource, dry=dry)
 
     def _review(self, user: User, asked: Route, request: Request) -> Response:
         if asked.verb != "create":
@@ -142,7 +148,8 @@ class ApiServer:
         def write(code: int, answer: Answer | None) -> None:
             nonlocal written
             written = True
-            self._objects.ledger.append(_entry(user, verb, ask, audit_id, code, answer))
+            entry = _entry(user, verb, ask, audit_id, code, answer, self._objects.clock())
+            self._objects.ledger.append(entry)
 
         def act() -> Response:
             try:
@@ -203,15 +210,24 @@ def _response(answer: Answer) -> Response:
     return Response(answer.code, answer.body, answer.headers)
 
 
-def _entry(
-    user: User, verb: str, ask: Ask, audit_id: str, code: int, answer: Answer | None
-) -> Write:
+def _is_dry(verb: str, ask: Ask) -> bool:
     body = ask.body if isinstance(ask.body, dict) else {}
     options = body if verb == "delete" else body.get("deleteOptions")
     try:
-        dry = dry_run(ask.query, options if isinstance(options, dict) else None)
+        return dry_run(ask.query, options if isinstance(options, dict) else None)
     except Refused:
-        dry = False
+        return False
+
+
+def _entry(
+    user: User,
+    verb: str,
+    ask: Ask,
+    audit_id: str,
+    code: int,
+    answer: Answer | None,
+    at: datetime,
+) -> Write:
     return Write(
         audit_id=audit_id,
         user=user.name,
@@ -222,6 +238,7 @@ def _entry(
         uid=answer.uid if answer is not None else "",
         code=code,
         changed=answer is not None and answer.changed,
-        dry_run=dry,
+        dry_run=_is_dry(verb, ask),
         field_manager=ask.query.get("fieldManager", ""),
+        at=at.isoformat(),
     )

@@ -32,7 +32,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One mutating request; `changed` says whether it had an effect that lasts."""
+    """One mutating request; `changed` says whether it had an effect that lasts.
+
+    `at` is the moment of that effect, or of the refusal, in ISO 8601 with microseconds.
+    """
 
     audit_id: str
     user: str
@@ -45,6 +48,7 @@ class Write:
     changed: bool
     dry_run: bool
     field_manager: str
+    at: str
 
     def to_json(self) -> Object:
         """Returns the form in which /sandbox/ledger shows it."""

@@ -109,8 +109,7 @@ class Cluster:
 
     def fault(self, where: str, seconds: float = 0.0) -> None:
         """Lets something go wrong with the next change; its dry run before it is spared."""
-        spared = {"where": "before", "seconds": 0}
-        self.tell("faults", faults=[spared, {"where": where, "seconds": seconds}])
+        self.tell("fault", where=where, seconds=seconds)
 
     def tell(self, what: str, **told: Any) -> dict[str, Any]:
         return self._client.post(f"/sandbox/{what}", json=told).raise_for_status().json()

@@ -91,7 +91,7 @@ async def test_slow_write_takes_effect_after_we_gave_up(target: Target, verb: st
 async def test_dry_run_never_leaves_an_effect(target: Target, verb: str):
     """Not even one whose answer is lost."""
     change = await some_change(target, verb)
-    await target.fault("lost")
+    await target.fault("lost", verb="create" if verb == "evict" else "patch")
     async with target.port() as port:
         with pytest.raises(ClusterSilent):
             await port.dry_run(change)
