@@ -1,5 +1,5 @@
 # Every target is safe to run twice. `make demo` and `make test` need nothing before them.
-.PHONY: setup demo test test-cluster check protos baseline lock
+.PHONY: setup demo test test-cluster crash-matrix check protos baseline lock
 BIN := .venv/bin
 
 setup: ## .venv with everything, pinned
@@ -14,6 +14,9 @@ test: setup ## every test, against real PostgreSQL and Valkey
 test-cluster: setup ## what Kubernetes answers and what the executor makes of it, on the cluster of AEGIS_TEST_KUBECONFIG too
 	@if [ -z "$$AEGIS_TEST_KUBECONFIG" ]; then echo "test-cluster: AEGIS_TEST_KUBECONFIG names no cluster, so only the sandbox is asked"; fi
 	@$(BIN)/python -m pytest -rs tests/integration/cluster tests/unit/executor/test_policies.py tests/unit/executor/test_role.py
+
+crash-matrix: setup ## kill -9 at every step of every action, and who noticed; `ARGS=--quick` for a few
+	@$(BIN)/python scripts/crash_matrix.py $(ARGS)
 
 check: setup ## format, lint, types, imports, protos
 	@$(BIN)/python scripts/check.py

@@ -6,8 +6,8 @@ import asyncio
 import json
 import ssl
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
 from aegis.local import pki
 from aegis.local.postgres import DATABASE, EXECUTOR, Postgres
 from aegis.serving.database import migrate
+from aegis.v1 import execution_pb2
 from aegis.v1.envelope_pb2 import ActionSpec, SignedEnvelope
 
 # A module of tests does in a minute what should take days.
@@ -114,6 +115,21 @@ class Cluster:
     def tell(self, what: str, **told: Any) -> dict[str, Any]:
         return self._client.post(f"/sandbox/{what}", json=told).raise_for_status().json()
 
+    def fault_waits(self) -> bool:
+        """Whether the fault that was ordered has met no write yet."""
+        return bool(self._get("/sandbox/fault")["waiting"])
+
+    def send(self, method: str, path: str, body: Any = None) -> None:
+        """Writes as the administrator; a list is a JSON patch."""
+        kind = "json" if isinstance(body, list) else "merge"
+        kind = f"application/{kind}-patch+json" if method == "PATCH" else "application/json"
+        self._client.request(
+            method,
+            path,
+            content=json.dumps(body) if body is not None else None,
+            headers={"Content-Type": kind},
+        ).raise_for_status()
+
     def patch_deployment(self, namespace: str, name: str, patch: dict[str, Any]) -> None:
         self._client.patch(
             f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
@@ -160,6 +176,7 @@ class Stack:
         self.sandbox = self._started(Process(folder / "sandbox", *arguments))
         self.cluster = Cluster(folder / "sandbox")
         self.executor: Process | None = None
+        self.program = "aegis_executor"
         self._earlier = 0
 
     def begin(self) -> None:
@@ -213,7 +230,7 @@ class Stack:
 
     def start_executor(self, **changes: str) -> Process:
         self.executor = self._started(
-            Process(self._folder / "executor", "aegis_executor", **self.environment(**changes))
+            Process(self._folder / "executor", self.program, **self.environment(**changes))
         )
         return self.executor
 
@@ -253,11 +270,24 @@ class Stack:
             return await stub.PlanExecution(asked, timeout=10)
 
     async def find(self, request_id: str) -> executor_pb2.Execution:
+        asked = executor_pb2.GetExecutionRequest(request_id=request_id)
+        async with self._stub() as stub:
+            return (await stub.GetExecution(asked, timeout=10, wait_for_ready=True)).execution
+
+    async def pause(self, pause: execution_pb2.Pause) -> None:
+        async with self._stub() as stub:
+            await stub.Pause(executor_pb2.PauseRequest(pause=pause), timeout=10)
+
+    async def resume(self, pause_id: str, *, who: str) -> None:
+        asked = executor_pb2.ResumeRequest(pause_id=pause_id, who=who, reason="enough")
+        async with self._stub() as stub:
+            await stub.Resume(asked, timeout=10)
+
+    @asynccontextmanager
+    async def _stub(self) -> AsyncIterator[executor_pb2_grpc.ExecutorServiceStub]:
         identity = Identity.of("server", self._folder)
         async with connect(self.executor.address, identity) as channel:
-            stub = executor_pb2_grpc.ExecutorServiceStub(channel)
-            asked = executor_pb2.GetExecutionRequest(request_id=request_id)
-            return (await stub.GetExecution(asked, timeout=10, wait_for_ready=True)).execution
+            yield executor_pb2_grpc.ExecutorServiceStub(channel)
 
     @contextmanager
     def database_away(self) -> Iterator[None]:
