@@ -41,6 +41,7 @@ from aegis_executor.admission import Admission
 from aegis_executor.catalogue import of_spec
 from aegis_executor.catalogue.base import Kind, Place
 from aegis_executor.changing import Changing
+from aegis_executor.departing import Departure
 from aegis_executor.executions import Executions
 from aegis_executor.failpoints import Failpoints
 from aegis_executor.guards import Asked, Guards
@@ -129,6 +130,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             registry=REGISTRY,
             dependencies=dependencies,
         )
+        departure = Departure(settings.settle_seconds)
         healing = Healing(
             ledger=Ledger(database, audit, name=settings.name, fence=lock.epoch.check, clock=_now),
             cluster=cluster,
@@ -138,7 +140,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             recheck=partial(_recheck, guards),
             clock=_now,
             registry=REGISTRY,
-            settle_seconds=settings.settle_seconds,
+            departure=departure,
         )
         planner = Planner(cluster)
         failpoints = Failpoints(settings.failpoint)
@@ -150,13 +152,15 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             guards=guards,
             healing=healing,
             failpoints=failpoints,
+            departure=departure,
+            clock=_now,
         )
         executions = Executions(
             journal=journal,
             cluster=cluster,
             guards=guards,
             changing=changing,
-            looking=Looking(cluster, clock=_now, settle_seconds=settings.settle_seconds),
+            looking=Looking(cluster, clock=_now, departure=departure),
             failpoints=failpoints,
             registry=REGISTRY,
         )

@@ -7,11 +7,14 @@ the claim's. Time passes between them, so what was checked at the door is checke
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from datetime import datetime
 
 from aegis.errors import Aborted
 from aegis_executor.admission import Admission, Admitted
 from aegis_executor.catalogue import gates
 from aegis_executor.catalogue.base import Change
+from aegis_executor.departing import Departure
 from aegis_executor.failpoints import Failpoints
 from aegis_executor.journal import Ending, Journal
 from aegis_executor.kubernetes import ClusterRefused
@@ -41,6 +44,8 @@ class Changing:
         guards: Guards,
         healing: Healing,
         failpoints: Failpoints,
+        departure: Departure,
+        clock: Callable[[], datetime],
     ) -> None:
         self._journal = journal
         self._cluster = cluster
@@ -49,6 +54,8 @@ class Changing:
         self._guards = guards
         self._healing = healing
         self._failpoints = failpoints
+        self._departure = departure
+        self._clock = clock
 
     async def change(self, admitted: Admitted) -> Ending:
         """Returns how it ended, when nothing stood in the way.
@@ -110,12 +117,14 @@ class Changing:
         raise Aborted("TARGET_CHANGED", f"the object changed {TRIES_MAX} times meanwhile")
 
     async def _mutate(self, admitted: Admitted, number: int, change: Change) -> Ending:
+        written_at = self._clock()
         await self._journal.sending(admitted.request_id, number, change)
         self._reach("after-attempt", admitted)
         # 16: what time may have changed.
         await self._guards.recheck(asked_of(admitted))
         self._admission.recheck(admitted)
         self._reach("before-mutate", admitted)
+        self._departure.check(written_at, self._clock())
         audit_id = await self._cluster.apply(change)
         self._reach("after-mutate", admitted)
         seen = {**change.observations, "audit_id": audit_id, "changed": "yes"}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from aegis_executor.catalogue.base import Remedy, Sent, Trace
+from aegis_executor.departing import Departure
 from aegis_executor.journal import Ending
 from aegis_executor.kubernetes import ClusterRefused, ClusterSilent, ClusterUnreachable
 from aegis_executor.reading import Cluster, read_live
@@ -22,16 +23,15 @@ def told(remedy: Remedy) -> str:
 class Looking:
     """Looks, and never sends anything.
 
-    `settle_seconds` is how long a write whose answer was lost may still take effect: longer than
-    the API server's own limit of 60 s for a request.
+    `departure` knows how long a write whose answer was lost may still take effect.
     """
 
     def __init__(
-        self, cluster: Cluster, *, clock: Callable[[], datetime], settle_seconds: float = 65.0
+        self, cluster: Cluster, *, clock: Callable[[], datetime], departure: Departure
     ) -> None:
         self._cluster = cluster
         self._clock = clock
-        self._settle = timedelta(seconds=settle_seconds)
+        self._departure = departure
 
     async def look(
         self, remedy: Remedy, action_id: str, sent: tuple[Sent, datetime] | None
@@ -57,7 +57,7 @@ class Looking:
                 return Ending("APPLIED", message=message, observations=seen)
             case Trace.HIDDEN:
                 return Ending("UNKNOWN", "TARGET_CHANGED", "the object moved on since", seen)
-            case Trace.OPEN if age < self._settle:
+            case Trace.OPEN if not self._departure.over(sent_at, self._clock()):
                 return None
             case _:
                 message = "the change never took effect"

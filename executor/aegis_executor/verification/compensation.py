@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from aegis.errors import AegisError, Unavailable
 from aegis_executor.catalogue.base import Change, Object, Place, Remedy, Sent, Trace
+from aegis_executor.departing import Departure
 from aegis_executor.kubernetes import (
     ClusterRefused,
     ClusterSilent,
@@ -49,13 +50,13 @@ class Compensation:
         cluster: Cluster,
         recheck: Recheck,
         clock: Callable[[], datetime],
-        settle: timedelta,
+        departure: Departure,
     ) -> None:
         self._ledger = ledger
         self._cluster = cluster
         self._recheck = recheck
         self._clock = clock
-        self._settle = settle
+        self._departure = departure
 
     async def step(self, watch: Watch) -> Verdict | None:
         """Goes one step on; returns the verdict, or None while it is under way.
@@ -99,7 +100,7 @@ class Compensation:
                 case Trace.HIDDEN:
                     told = "somebody else changed the object meanwhile"
                     return _escalated(watch.found, told, "TARGET_CHANGED")
-                case Trace.OPEN if self._clock() - sent_at < self._settle:
+                case Trace.OPEN if not self._departure.over(sent_at, self._clock()):
                     return None
                 case Trace.OPEN | Trace.DEAD:
                     return await self._send(watch, undo, (watch.applied.undo_number or 0) + 1)
@@ -116,8 +117,10 @@ class Compensation:
             change = await self._plan(watch, undo)
             if change is None:
                 return Verdict("COMPENSATED", f"{watch.found}; it was taken back already")
+            written_at = self._clock()
             await self._ledger.sending(watch.applied, number, change)
             await self._recheck(watch.applied)
+            self._departure.check(written_at, self._clock())
             try:
                 watch.notes["undo_audit_id"] = await self._cluster.apply(change)
             except ClusterRefused as refused:

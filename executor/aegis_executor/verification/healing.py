@@ -14,6 +14,7 @@ from aegis.errors import AegisError
 from aegis.serving.database import Connection
 from aegis.v1 import envelope_pb2
 from aegis_executor.catalogue.base import Remedy, Seen
+from aegis_executor.departing import Departure
 from aegis_executor.kubernetes import (
     ClusterRefused,
     ClusterSilent,
@@ -50,7 +51,7 @@ class Healing:
     """Verification as a part of the executor.
 
     `remedy_of` finds a spec's remedy, `recheck` raises when nothing may be changed (kill switch,
-    epoch), `settle_seconds` is how long a write without an answer may still take effect.
+    epoch), `departure` knows how long a write without an answer may still take effect.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Healing:
         recheck: Recheck,
         clock: Callable[[], datetime],
         registry: CollectorRegistry,
-        settle_seconds: float = 65.0,
+        departure: Departure,
     ) -> None:
         self._ledger = ledger
         self._cluster = cluster
@@ -77,7 +78,7 @@ class Healing:
             cluster=cluster,
             recheck=recheck,
             clock=clock,
-            settle=timedelta(seconds=settle_seconds),
+            departure=departure,
         )
         self._watched: dict[str, Watch] = {}
         self._since: datetime | None = None

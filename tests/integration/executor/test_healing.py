@@ -21,6 +21,7 @@ from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database, migrate
 from aegis.v1.envelope_pb2 import ActionRequest, ActionSpec
 from aegis_executor.catalogue import of_spec
+from aegis_executor.departing import Departure
 from aegis_executor.kubernetes import Kubernetes, Reach, configuration
 from aegis_executor.reading import see
 from aegis_executor.verification.healing import Healing
@@ -63,6 +64,7 @@ class Executor:
             remedy_of=of_spec,
             recheck=self._recheck,
             clock=now,
+            departure=Departure(65),
             registry=CollectorRegistry(),
         )
 

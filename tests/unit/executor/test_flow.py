@@ -19,6 +19,7 @@ from aegis_executor.admission import Admission, Admitted, Limits
 from aegis_executor.catalogue import REMEDIES, of_spec
 from aegis_executor.catalogue.base import Change, Kind, Sent
 from aegis_executor.changing import Changing
+from aegis_executor.departing import Departure
 from aegis_executor.executions import Executions
 from aegis_executor.failpoints import POINTS, Failpoints
 from aegis_executor.journal import Ending, Execution
@@ -145,9 +146,11 @@ class Points(Failpoints):
     def __init__(self, steps: list[str]) -> None:
         super().__init__()
         self.steps = steps
+        self.at: dict[str, Callable[[], None]] = {}
 
     def reach(self, point: str, verb: str = "") -> None:
         self.steps.append(f"@{point}")
+        self.at.get(point, lambda: None)()
 
 
 class Watched(FakeCluster):
@@ -180,7 +183,7 @@ class World:
         self.planner = Planner(self.cluster)
         self.admission = self._admission()
         self.registry = CollectorRegistry()
-        points = Points(self.steps)
+        points = self.points = Points(self.steps)
         self.executions = Executions(
             journal=self.journal,
             cluster=self.cluster,
@@ -193,8 +196,10 @@ class World:
                 guards=self.guards,
                 healing=self.healing,
                 failpoints=points,
+                departure=Departure(65),
+                clock=lambda: self.now,
             ),
-            looking=Looking(self.cluster, clock=lambda: self.now),
+            looking=Looking(self.cluster, clock=lambda: self.now, departure=Departure(65)),
             failpoints=points,
             registry=self.registry,
         )
@@ -435,6 +440,18 @@ async def test_fenced_executor_leaves_the_end_to_its_successor(world: World):
     assert world.cluster.sent == []
 
 
+async def test_executor_that_stood_still_before_the_wire_sends_nothing(world: World):
+    """Its successor has said by now that the change never took effect."""
+
+    def stand_still() -> None:
+        world.now += timedelta(seconds=5.1)
+
+    world.points.at["before-mutate"] = stand_still
+    execution = await world.executions.carry_out(world.admitted())
+    assert execution.ending is None
+    assert world.cluster.sent == []
+
+
 async def test_conflict_of_versions_is_read_again_and_checked_again(world: World):
     """17: a status update alone is nobody's will; each attempt is written down and rechecked."""
     world.cluster.before["apply"] = lambda: world.cluster.touch(Kind.DEPLOYMENT, "web")
@@ -554,7 +571,7 @@ async def test_lost_answer_that_tells_nothing_yet_stays_open_for_the_sweep(world
     execution = await world.executions.carry_out(admitted)
     assert execution.ending is None
     assert await world.executions._sweep_once()
-    world.now = NOW + timedelta(seconds=66)
+    world.now = NOW + timedelta(seconds=70)
     assert not await world.executions._sweep_once()
     ending = world.journal.endings[admitted.request_id]
     assert (ending.state, ending.reason) == ("FAILED", "CLUSTER_UNAVAILABLE")

@@ -13,6 +13,7 @@ from tests.unit.executor.verification.objects import WEB, Scale, deployment, pod
 from aegis.errors import FailedPrecondition, Unavailable
 from aegis.v1.envelope_pb2 import ActionRequest, ActionSpec
 from aegis_executor.catalogue.base import ACTION_ID, Change, Seen
+from aegis_executor.departing import Departure
 from aegis_executor.kubernetes import ClusterRefused, ClusterSilent, ForbiddenRequest
 from aegis_executor.verification.healing import Healing
 from aegis_executor.verification.judgement import Verdict
@@ -111,6 +112,7 @@ class World:
             remedy_of=Scale.of_spec,
             recheck=self.recheck,
             clock=self,
+            departure=Departure(65),
             registry=CollectorRegistry(),
         )
 
