@@ -204,7 +204,10 @@ def restart_of(stack: Stack, pod: str, request_id: str) -> envelope_pb2.SignedEn
 
 def evictions(stack: Stack, pod: str) -> int:
     writes = sandbox(stack, "/sandbox/ledger")["writes"]
-    return sum(pod in json.dumps(write) and "evict" in json.dumps(write) for write in writes)
+    return sum(
+        write["name"] == pod and write["resource"] == "pods/eviction" and not write["dry_run"]
+        for write in writes
+    )
 
 
 @pytest.mark.parametrize("victim", ["server", "executor"])
