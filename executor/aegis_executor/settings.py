@@ -110,7 +110,7 @@ class Settings:
             kubeconfig=kubeconfig,
             api_server=api_server,
             reach=Reach(namespaces, nodes=nodes, delete_pods=delete_unready),
-            settle_seconds=read.number("AEGIS_EXECUTOR_SETTLE_SECONDS", 65, least=0),
+            settle_seconds=read.number("AEGIS_EXECUTOR_SETTLE_SECONDS", 75, least=0),
             verification=Defaults(
                 stabilise_seconds=read.number("AEGIS_EXECUTOR_STABILISE_SECONDS", 30, least=0),
                 window_seconds=read.number("AEGIS_EXECUTOR_WINDOW_SECONDS", 300, least=1),
