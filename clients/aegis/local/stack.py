@@ -16,7 +16,7 @@ from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from aegis.channel import Identity, default_home
-from aegis.local import pki
+from aegis.local import laptop, pki
 from aegis.local.parts import OnProgress, Progress, Step
 from aegis.local.postgres import EXECUTOR, OWNER, SERVER, Postgres
 from aegis.local.process import Program
@@ -109,6 +109,12 @@ class Stack:
         if self._namespaces is not None:
             return tuple(self._namespaces)
         return _SANDBOX_NAMESPACES if self.sandboxed else ()
+
+    @property
+    def executor_given(self) -> Mapping[str, str]:
+        """What the executor is told beyond its wiring; the user's own word wins."""
+        usual = laptop.settings(self.home) if self.sandboxed else {}
+        return {**usual, **self._given}
 
     @property
     def _sandbox_kubeconfig(self) -> Path:
@@ -251,7 +257,7 @@ class Stack:
             cluster="sandbox" if self.sandboxed else "kubernetes",
             namespaces=self.namespaces,
             witness_address=self._supervisor.parts["witness"].address,
-            given=self._given,
+            given=self.executor_given,
         )
         return Service(
             "executor",
