@@ -42,7 +42,9 @@ StdinOption = Annotated[
 UserArgument = Annotated[str, typer.Argument(help="e.g. u-7f3k9q2mab")]
 RolesOption = Annotated[
     list[str] | None,
-    typer.Option("--role", help="admin, operator, auditor, viewer or participant; repeatable."),
+    typer.Option(
+        "--role", help="admin, operator, oncall, auditor, viewer, participant; repeatable."
+    ),
 ]
 
 

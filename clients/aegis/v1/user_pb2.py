@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61\x65gis/v1/user.proto\x12\x08\x61\x65gis.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12\r\n\x05roles\x18\x05 \x03(\t\x12#\n\x05state\x18\x06 \x01(\x0e\x32\x14.aegis.v1.User.State\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_login_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_INVITED\x10\x01\x12\x10\n\x0cSTATE_ACTIVE\x10\x02\x12\x12\n\x0eSTATE_DISABLED\x10\x03\"\x9b\x01\n\x11\x43reateUserRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\n\xbaH\x07r\x05(\xfe\x01`\x01\x12\x1d\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12L\n\x05roles\x18\x03 \x03(\tB=\xbaH:\x92\x01\x37\x10\x05\x18\x01\"1r/R\x05\x61\x64minR\x08operatorR\x07\x61uditorR\x06viewerR\x0bparticipant\"2\n\x12\x43reateUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\",\n\x0eGetUserRequest\x12\x1a\n\x07user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01(@\"/\n\x0fGetUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\"L\n\x10ListUsersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"K\n\x11ListUsersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.aegis.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x97\x02\n\x11UpdateUserRequest\x12\x1a\n\x07user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01(@\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x05\x65mail\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\xfe\x01\x12\x1d\n\x0c\x64isplay_name\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12L\n\x05roles\x18\x05 \x03(\tB=\xbaH:\x92\x01\x37\x10\x05\x18\x01\"1r/R\x05\x61\x64minR\x08operatorR\x07\x61uditorR\x06viewerR\x0bparticipant\x12\x10\n\x08\x64isabled\x18\x06 \x01(\x08\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02(@\"2\n\x12UpdateUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\"/\n\x11\x44\x65leteUserRequest\x12\x1a\n\x07user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01(@\"\x14\n\x12\x44\x65leteUserResponse\"\x13\n\x11GetProfileRequest\"2\n\x12GetProfileResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\"5\n\x14UpdateProfileRequest\x12\x1d\n\x0c\x64isplay_name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\"5\n\x15UpdateProfileResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\"W\n\x15\x43hangePasswordRequest\x12\x1e\n\x0cold_password\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08\x12\x1e\n\x0cnew_password\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08\"\x18\n\x16\x43hangePasswordResponse2\xde\x04\n\x0bUserService\x12G\n\nCreateUser\x12\x1b.aegis.v1.CreateUserRequest\x1a\x1c.aegis.v1.CreateUserResponse\x12>\n\x07GetUser\x12\x18.aegis.v1.GetUserRequest\x1a\x19.aegis.v1.GetUserResponse\x12\x44\n\tListUsers\x12\x1a.aegis.v1.ListUsersRequest\x1a\x1b.aegis.v1.ListUsersResponse\x12G\n\nUpdateUser\x12\x1b.aegis.v1.UpdateUserRequest\x1a\x1c.aegis.v1.UpdateUserResponse\x12G\n\nDeleteUser\x12\x1b.aegis.v1.DeleteUserRequest\x1a\x1c.aegis.v1.DeleteUserResponse\x12G\n\nGetProfile\x12\x1b.aegis.v1.GetProfileRequest\x1a\x1c.aegis.v1.GetProfileResponse\x12P\n\rUpdateProfile\x12\x1e.aegis.v1.UpdateProfileRequest\x1a\x1f.aegis.v1.UpdateProfileResponse\x12S\n\x0e\x43hangePassword\x12\x1f.aegis.v1.ChangePasswordRequest\x1a .aegis.v1.ChangePasswordResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61\x65gis/v1/user.proto\x12\x08\x61\x65gis.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12\r\n\x05roles\x18\x05 \x03(\t\x12#\n\x05state\x18\x06 \x01(\x0e\x32\x14.aegis.v1.User.State\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_login_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_INVITED\x10\x01\x12\x10\n\x0cSTATE_ACTIVE\x10\x02\x12\x12\n\x0eSTATE_DISABLED\x10\x03\"\xa3\x01\n\x11\x43reateUserRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\n\xbaH\x07r\x05(\xfe\x01`\x01\x12\x1d\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12T\n\x05roles\x18\x03 \x03(\tBE\xbaHB\x92\x01?\x10\x06\x18\x01\"9r7R\x05\x61\x64minR\x08operatorR\x06oncallR\x07\x61uditorR\x06viewerR\x0bparticipant\"2\n\x12\x43reateUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\",\n\x0eGetUserRequest\x12\x1a\n\x07user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01(@\"/\n\x0fGetUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\"L\n\x10ListUsersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"K\n\x11ListUsersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.aegis.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9f\x02\n\x11UpdateUserRequest\x12\x1a\n\x07user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01(@\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x05\x65mail\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\xfe\x01\x12\x1d\n\x0c\x64isplay_name\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12T\n\x05roles\x18\x05 \x03(\tBE\xbaHB\x92\x01?\x10\x06\x18\x01\"9r7R\x05\x61\x64minR\x08operatorR\x06oncallR\x07\x61uditorR\x06viewerR\x0bparticipant\x12\x10\n\x08\x64isabled\x18\x06 \x01(\x08\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02(@\"2\n\x12UpdateUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\"/\n\x11\x44\x65leteUserRequest\x12\x1a\n\x07user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01(@\"\x14\n\x12\x44\x65leteUserResponse\"\x13\n\x11GetProfileRequest\"2\n\x12GetProfileResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\"5\n\x14UpdateProfileRequest\x12\x1d\n\x0c\x64isplay_name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\"5\n\x15UpdateProfileResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.aegis.v1.User\"W\n\x15\x43hangePasswordRequest\x12\x1e\n\x0cold_password\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08\x12\x1e\n\x0cnew_password\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08\"\x18\n\x16\x43hangePasswordResponse2\xde\x04\n\x0bUserService\x12G\n\nCreateUser\x12\x1b.aegis.v1.CreateUserRequest\x1a\x1c.aegis.v1.CreateUserResponse\x12>\n\x07GetUser\x12\x18.aegis.v1.GetUserRequest\x1a\x19.aegis.v1.GetUserResponse\x12\x44\n\tListUsers\x12\x1a.aegis.v1.ListUsersRequest\x1a\x1b.aegis.v1.ListUsersResponse\x12G\n\nUpdateUser\x12\x1b.aegis.v1.UpdateUserRequest\x1a\x1c.aegis.v1.UpdateUserResponse\x12G\n\nDeleteUser\x12\x1b.aegis.v1.DeleteUserRequest\x1a\x1c.aegis.v1.DeleteUserResponse\x12G\n\nGetProfile\x12\x1b.aegis.v1.GetProfileRequest\x1a\x1c.aegis.v1.GetProfileResponse\x12P\n\rUpdateProfile\x12\x1e.aegis.v1.UpdateProfileRequest\x1a\x1f.aegis.v1.UpdateProfileResponse\x12S\n\x0e\x43hangePassword\x12\x1f.aegis.v1.ChangePasswordRequest\x1a .aegis.v1.ChangePasswordResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEUSERREQUEST'].fields_by_name['display_name']._loaded_options = None
   _globals['_CREATEUSERREQUEST'].fields_by_name['display_name']._serialized_options = b'\272H\004r\002\030d'
   _globals['_CREATEUSERREQUEST'].fields_by_name['roles']._loaded_options = None
-  _globals['_CREATEUSERREQUEST'].fields_by_name['roles']._serialized_options = b'\272H:\222\0017\020\005\030\001\"1r/R\005adminR\010operatorR\007auditorR\006viewerR\013participant'
+  _globals['_CREATEUSERREQUEST'].fields_by_name['roles']._serialized_options = b'\272HB\222\001?\020\006\030\001\"9r7R\005adminR\010operatorR\006oncallR\007auditorR\006viewerR\013participant'
   _globals['_GETUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_GETUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\006r\004\020\001(@'
   _globals['_LISTUSERSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -55,7 +55,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEUSERREQUEST'].fields_by_name['display_name']._loaded_options = None
   _globals['_UPDATEUSERREQUEST'].fields_by_name['display_name']._serialized_options = b'\272H\004r\002\030d'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['roles']._loaded_options = None
-  _globals['_UPDATEUSERREQUEST'].fields_by_name['roles']._serialized_options = b'\272H:\222\0017\020\005\030\001\"1r/R\005adminR\010operatorR\007auditorR\006viewerR\013participant'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['roles']._serialized_options = b'\272HB\222\001?\020\006\030\001\"9r7R\005adminR\010operatorR\006oncallR\007auditorR\006viewerR\013participant'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UPDATEUSERREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002(@'
   _globals['_DELETEUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
@@ -71,37 +71,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USER_STATE']._serialized_start=377
   _globals['_USER_STATE']._serialized_end=464
   _globals['_CREATEUSERREQUEST']._serialized_start=467
-  _globals['_CREATEUSERREQUEST']._serialized_end=622
-  _globals['_CREATEUSERRESPONSE']._serialized_start=624
-  _globals['_CREATEUSERRESPONSE']._serialized_end=674
-  _globals['_GETUSERREQUEST']._serialized_start=676
-  _globals['_GETUSERREQUEST']._serialized_end=720
-  _globals['_GETUSERRESPONSE']._serialized_start=722
-  _globals['_GETUSERRESPONSE']._serialized_end=769
-  _globals['_LISTUSERSREQUEST']._serialized_start=771
-  _globals['_LISTUSERSREQUEST']._serialized_end=847
-  _globals['_LISTUSERSRESPONSE']._serialized_start=849
-  _globals['_LISTUSERSRESPONSE']._serialized_end=924
-  _globals['_UPDATEUSERREQUEST']._serialized_start=927
-  _globals['_UPDATEUSERREQUEST']._serialized_end=1206
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=1208
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=1258
-  _globals['_DELETEUSERREQUEST']._serialized_start=1260
-  _globals['_DELETEUSERREQUEST']._serialized_end=1307
-  _globals['_DELETEUSERRESPONSE']._serialized_start=1309
-  _globals['_DELETEUSERRESPONSE']._serialized_end=1329
-  _globals['_GETPROFILEREQUEST']._serialized_start=1331
-  _globals['_GETPROFILEREQUEST']._serialized_end=1350
-  _globals['_GETPROFILERESPONSE']._serialized_start=1352
-  _globals['_GETPROFILERESPONSE']._serialized_end=1402
-  _globals['_UPDATEPROFILEREQUEST']._serialized_start=1404
-  _globals['_UPDATEPROFILEREQUEST']._serialized_end=1457
-  _globals['_UPDATEPROFILERESPONSE']._serialized_start=1459
-  _globals['_UPDATEPROFILERESPONSE']._serialized_end=1512
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1514
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1601
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1603
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1627
-  _globals['_USERSERVICE']._serialized_start=1630
-  _globals['_USERSERVICE']._serialized_end=2236
+  _globals['_CREATEUSERREQUEST']._serialized_end=630
+  _globals['_CREATEUSERRESPONSE']._serialized_start=632
+  _globals['_CREATEUSERRESPONSE']._serialized_end=682
+  _globals['_GETUSERREQUEST']._serialized_start=684
+  _globals['_GETUSERREQUEST']._serialized_end=728
+  _globals['_GETUSERRESPONSE']._serialized_start=730
+  _globals['_GETUSERRESPONSE']._serialized_end=777
+  _globals['_LISTUSERSREQUEST']._serialized_start=779
+  _globals['_LISTUSERSREQUEST']._serialized_end=855
+  _globals['_LISTUSERSRESPONSE']._serialized_start=857
+  _globals['_LISTUSERSRESPONSE']._serialized_end=932
+  _globals['_UPDATEUSERREQUEST']._serialized_start=935
+  _globals['_UPDATEUSERREQUEST']._serialized_end=1222
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=1224
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=1274
+  _globals['_DELETEUSERREQUEST']._serialized_start=1276
+  _globals['_DELETEUSERREQUEST']._serialized_end=1323
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1325
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1345
+  _globals['_GETPROFILEREQUEST']._serialized_start=1347
+  _globals['_GETPROFILEREQUEST']._serialized_end=1366
+  _globals['_GETPROFILERESPONSE']._serialized_start=1368
+  _globals['_GETPROFILERESPONSE']._serialized_end=1418
+  _globals['_UPDATEPROFILEREQUEST']._serialized_start=1420
+  _globals['_UPDATEPROFILEREQUEST']._serialized_end=1473
+  _globals['_UPDATEPROFILERESPONSE']._serialized_start=1475
+  _globals['_UPDATEPROFILERESPONSE']._serialized_end=1528
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1530
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1617
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1619
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1643
+  _globals['_USERSERVICE']._serialized_start=1646
+  _globals['_USERSERVICE']._serialized_end=2252
 # @@protoc_insertion_point(module_scope)

@@ -68,7 +68,7 @@ class User(_message.Message):
     """Changes with every change."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of admin, operator, auditor, viewer, participant."""
+        """Of admin, operator, oncall, auditor, viewer, participant."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
