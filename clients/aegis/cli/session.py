@@ -79,9 +79,11 @@ _HINTS = {
         "see what holds it back: `aegis execution state`",
     ),
     **dict.fromkeys(
-        ("PLAN_DRIFT", "TARGET_CHANGED", "TARGET_GONE"),
+        ("PLAN_DRIFT", "TARGET_CHANGED"),
         "the cluster has changed: plan again with `aegis action plan`",
     ),
+    "TARGET_GONE": "check its name and namespace, or plan again with `aegis action plan`",
+    "ATTEMPTS_EXHAUSTED": "a person has to look; what was tried: `aegis action list --incident`",
     "BREAK_GLASS_UNREVIEWED": "two others have to answer for it: `aegis action review ACTION`",
     "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
 }
@@ -200,6 +202,8 @@ def refuse(error: AegisError) -> NoReturn:
     """Prints what was refused, by which check, which fields are to blame, and what to try."""
     err.print(f"[bold red]{error.reason}[/] {escape(error.message)}", highlight=False)
     for violation in error.violations:
+        if error.message == f"{violation.field}: {violation.description}":
+            continue
         description = escape(violation.description)
         err.print(f"  [yellow]{escape(violation.field)}[/]: {description}", highlight=False)
     if error.retry_seconds is not None:

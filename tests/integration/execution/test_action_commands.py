@@ -562,7 +562,7 @@ def test_why_prints_each_gate_with_its_numbers(fake: FakeExecution):
     assert done.exit_code == 0
     assert "✓ kill-switch         nothing is paused" in done.stdout
     assert (
-        "✗ budget.hour.target  refused BUDGET_EXHAUSTED: 3 of 3 in an hour; may pass at 22:14:20"
+        "✗ budget.hour.target  refused BUDGET_EXHAUSTED: 3 of 3 in an hour; not before 22:14:20"
         in done.stdout
     )
     document = json.loads(aegis("why", "a-1", "-o", "json").stdout)

@@ -71,20 +71,9 @@ def told(
         yield Text("approvals")
         yield from telling.needed(planned.steps)
     yield Text("gates")
-    yield from telling.gates((_policy(planned), *planned.gates))
+    yield from telling.gates(planned.gates)
     yield Text(f"  digest {planned.action_digest.hex()}", "dim")
     yield _comes_to(planned)
-
-
-def _policy(planned: execution_pb2.PlanActionResponse) -> execution_pb2.Gate:
-    """The policy's answer, told as the gates are."""
-    rule = planned.rule_id or "no rule allows it"
-    return Gate(
-        name="policy",
-        verdict=Gate.VERDICT_PASSED if planned.allowed else Gate.VERDICT_REFUSED,
-        reason="" if planned.allowed else "POLICY_DENIED",
-        message=f"{rule} at policy revision {planned.policy_revision}",
-    )
 
 
 def _closed(planned: execution_pb2.PlanActionResponse) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
 from rich.text import Text
 
 from aegis.actions import Action
@@ -33,10 +34,26 @@ _SIGNS = {
 _WORDS = {Gate.VERDICT_HELD: "held", Gate.VERDICT_REFUSED: "refused"}
 
 
-def tell(lines: Iterable[Text]) -> None:
-    """Prints lines, as long as they are."""
+def tell(lines: Iterable[Text], console: Console | None = None) -> None:
+    """Prints lines: folded below their beginning in a terminal, as long as they are elsewhere."""
+    console = console or out
+    narrow = console.is_terminal or console.record
     for line in lines:
-        out.print(line if line.plain.isprintable() else harmless(line.plain), soft_wrap=True)
+        shown = line if line.plain.isprintable() else harmless(line.plain)
+        for part in _folded(shown, console) if narrow else (shown,):
+            console.print(part, soft_wrap=True)
+
+
+def _folded(line: Text, console: Console) -> Iterable[Text]:
+    begins = len(line.plain) - len(line.plain.lstrip())
+    first, *rest = line.wrap(console, console.width) or [line]
+    if not rest:
+        return (first,)
+    # What wrap left of the blank it broke at does not begin the next line.
+    more = line[len(first) :]
+    more = more[len(more.plain) - len(more.plain.lstrip()) :]
+    indent = Text(" " * (begins + 4))
+    return (first, *(indent + each for each in more.wrap(console, console.width - len(indent))))
 
 
 def harmless(text: str) -> Text:
@@ -95,18 +112,20 @@ def difference(differences: Iterable[execution_pb2.Difference]) -> Iterator[Text
 
 def gates(found: Iterable[execution_pb2.Gate]) -> Iterator[Text]:
     """Yields each gate with ✓ or ✗ and its numbers."""
-    all_of_them = list(found)
-    width = max((len(each.name) for each in all_of_them), default=0)
-    for each in all_of_them:
+    all_of_them = [(each, *each.name.partition(" ")[::2]) for each in found]
+    width = max((len(name) for _, name, _ in all_of_them), default=0)
+    for each, name, scope in all_of_them:
         sign, style = _SIGNS.get(each.verdict, ("?", "red"))
-        line = Text.assemble("  ", (sign, style), f" {each.name:<{width}}  ")
+        line = Text.assemble("  ", (sign, style), f" {name:<{width}}  ")
+        if scope:
+            line.append(f"{scope}: ")
         if each.verdict in _WORDS:
             reason = f" {each.reason}" if each.reason else ""
             line.append(f"{_WORDS[each.verdict]}{reason}: ", f"bold {style}")
         passed_by = "dim" if each.verdict == Gate.VERDICT_NOT_ASKED else ""
         line.append(each.message or ("not asked" if passed_by else ""), passed_by)
         if each.HasField("retry_time"):
-            line.append(f"; may pass at {clock(each.retry_time)}", "dim")
+            line.append(f"; not before {clock(each.retry_time)}", "dim")
         line.rstrip()
         yield line
 
