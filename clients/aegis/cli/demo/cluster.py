@@ -43,10 +43,20 @@ class SandboxCluster:
         answer = await asyncio.to_thread(self._ask, "POST", "/sandbox/break", body)
         return list(answer["pods"])
 
-    def _ask(self, method: str, path: str, body: dict[str, str] | None) -> dict[str, Any]:
+    async def keep_pods_away(self, away: bool) -> None:
+        """Lets no node take another pod, or every node again."""
+        answer = await asyncio.to_thread(self._ask, "GET", "/api/v1/nodes", None)
+        for node in answer["items"]:
+            path = f"/api/v1/nodes/{node['metadata']['name']}"
+            body = {"spec": {"unschedulable": away}}
+            await asyncio.to_thread(self._ask, "PATCH", path, body)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         connection = http.client.HTTPSConnection(self._host, context=self._tls, timeout=10)
         try:
             headers = {"Authorization": f"Bearer {self._token}"}
+            if method == "PATCH":
+                headers["Content-Type"] = "application/merge-patch+json"
             connection.request(method, path, json.dumps(body) if body else None, headers)
             response = connection.getresponse()
             answer = response.read()

@@ -17,10 +17,12 @@ from rich.console import Console
 from aegis.channel import connect
 from aegis.cli.demo.board import chapter, unrecorded
 from aegis.cli.demo.cluster import SandboxCluster
+from aegis.cli.demo.governing import Governing
 from aegis.cli.demo.learning import Learning
 from aegis.cli.demo.record import Record
 from aegis.cli.demo.remediation import Remediation
 from aegis.cli.demo.results import Results
+from aegis.cli.demo.signing import Autopilot
 from aegis.cli.session import fail, new_table, refuse
 from aegis.cli.train import SEED_MAX, attacker_named
 from aegis.cli.up import show_progress
@@ -32,11 +34,12 @@ from aegis.local.unprivileged import CannotRun
 from aegis.plans import ATTACKS, Attacker
 from aegis.trust import load_private_key
 from aegis.v1 import (
-    execution_pb2_grpc,
     review_pb2_grpc,
     training_pb2_grpc,
 )
 
+# Faster than `aegis up`: a change is judged as soon as the sandbox can have followed it.
+_EXECUTOR = {"AEGIS_EXECUTOR_STABILISE_SECONDS": "0.3", "AEGIS_EXECUTOR_LOOK_SECONDS": "0.2"}
 # Wide enough for every line of the story, narrow enough to be read where a page is 830 pixels wide.
 _PICTURE_COLUMNS = 80
 
@@ -87,17 +90,20 @@ async def _tell(results: Results, attacker: Attacker, console: Console) -> None:
     with cancelled_by_signals(), tempfile.TemporaryDirectory(prefix="aegis-demo-") as folder:
         console.rule("[bold]Aegis governs change: a demonstration on this machine")
         # Nothing the user's own environment names is touched: the demo breaks and alters things.
-        async with Stack(Path(folder), on_progress=show_progress, given={}) as stack:
+        async with Stack(
+            Path(folder), on_progress=show_progress, given={}, environment={"executor": _EXECUTOR}
+        ) as stack:
             admin = connect(stack.address, stack.identity("admin"))
-            autopilot = connect(stack.address, stack.identity("autopilot"), retries=False)
-            async with admin, autopilot:
+            channel = connect(stack.address, stack.identity("autopilot"), retries=False)
+            async with admin, channel:
+                key = load_private_key(stack.home / "pki" / "autopilot-signing.key")
                 await _chapters(
                     results,
                     attacker,
                     console=console,
                     stack=stack,
                     admin=admin,
-                    autopilot=autopilot,
+                    autopilot=Autopilot(channel, key),
                 )
 
 
@@ -108,7 +114,7 @@ async def _chapters(
     console: Console,
     stack: Stack,
     admin: grpc.aio.Channel,
-    autopilot: grpc.aio.Channel,
+    autopilot: Autopilot,
 ) -> None:
     await Learning(
         training=training_pb2_grpc.TrainingServiceStub(admin),
@@ -117,10 +123,14 @@ async def _chapters(
         results=results,
         attacker=attacker,
     ).tell()
-    await Remediation(
-        execution=execution_pb2_grpc.ExecutionServiceStub(autopilot),
-        cluster=SandboxCluster(stack.home / "sandbox" / "control.json"),
-        key=load_private_key(stack.home / "pki" / "autopilot-signing.key"),
+    cluster = SandboxCluster(stack.home / "sandbox" / "control.json")
+    await Remediation(autopilot=autopilot, cluster=cluster, console=console, results=results).tell()
+    await Governing(
+        admin=admin,
+        autopilot=autopilot,
+        address=stack.address,
+        home=stack.home,
+        cluster=cluster,
         console=console,
         results=results,
     ).tell()

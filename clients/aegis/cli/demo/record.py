@@ -1,4 +1,4 @@
-"""Chapter 4: the record of it all, verified, and then altered behind Aegis' back."""
+"""Chapter 5: the record of it all, verified, and then altered behind Aegis' back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Record:
 
     async def tell(self) -> None:
         """Plays the chapter."""
-        chapter(self._console, "4. The record")
+        chapter(self._console, "5. The record")
         with tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch) / "copy"
             await copy_logs(self._channel, copy, LOGS, self._trust)

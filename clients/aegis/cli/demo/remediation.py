@@ -6,84 +6,68 @@ import asyncio
 from collections.abc import Callable
 
 import grpc
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
+from rich.text import Text
 
+from aegis.cli.action import planning, telling
 from aegis.cli.demo.board import chapter, unrecorded
 from aegis.cli.demo.cluster import Pod, SandboxCluster
 from aegis.cli.demo.results import Results
+from aegis.cli.demo.signing import Autopilot, tampered
 from aegis.cli.session import new_table
-from aegis.envelope import sign_action
 from aegis.errors import AegisError, from_rpc_error
-from aegis.v1 import envelope_pb2, execution_pb2, execution_pb2_grpc
+from aegis.remediation import Plan
+from aegis.v1 import envelope_pb2, execution_pb2
 
-NAMESPACE = "shop"
-DEPLOYMENT = "checkout"
+NAMESPACE, DEPLOYMENT, INCIDENT = "shop", "checkout", "INC-1"
 FOREIGN = ("payments", "ledger")
 _HEAL_SECONDS = 30
+# What a plan compared, by the gates whose numbers say most.
+_TOLD = ("storm", "concurrent.target", "hour.target", "cool_down", "attempts")
 
 
 class Remediation:
-    """Breaks pods, repairs them by signed requests, and then tries what must not work."""
+    """Breaks pods, repairs them by a signed request, and then tries what must not work."""
 
     def __init__(
-        self,
-        *,
-        execution: execution_pb2_grpc.ExecutionServiceStub,
-        cluster: SandboxCluster,
-        key: Ed25519PrivateKey,
-        console: Console,
-        results: Results,
+        self, *, autopilot: Autopilot, cluster: SandboxCluster, console: Console, results: Results
     ) -> None:
-        self._execution = execution
+        self._autopilot = autopilot
         self._cluster = cluster
-        self._key = key
         self._console = console
         self._results = results
-        self._applied = 0
 
     async def tell(self) -> None:
         """Plays the chapter."""
         chapter(self._console, "3. A deployment goes bad at night (sandbox cluster)")
         names = await self._cluster.break_deployment(NAMESPACE, DEPLOYMENT)
-        pods = await self._wait(lambda pods: not any(p.ready for p in pods if p.name in names))
-        self._show(pods, f"{NAMESPACE}/{DEPLOYMENT}: its pods crash-loop")
-        sick = [pod for pod in pods if not pod.ready]
-        envelopes = [self._sign(pod) for pod in sick]
-        self._console.print("\nautomation signs a restart_pod for each:")
-        for pod, envelope in zip(sick, envelopes, strict=True):
-            await self._restart(pod, envelope)
-        await self._expect_healed(sick)
-        self._console.print("\nand three that must not work:")
-        await self._refused("replay_refused", "the same envelope again", envelopes[0])
-        await self._refused("tampered_refused", "one byte changed", _tampered(envelopes[0]))
+        sick = await self._wait(lambda pods: not any(p.ready for p in pods if p.name in names))
+        self._show(sick, f"{NAMESPACE}/{DEPLOYMENT}: its pods crash-loop")
+        spec = restart(NAMESPACE, DEPLOYMENT, INCIDENT)
+        plan = await self._autopilot.remediator.plan(spec)
+        self._console.print(f"\nthe alert is incident {INCIDENT}; automation plans, then signs:")
+        telling.tell(planning.told(spec, _short(plan)), self._console)
+        envelope = self._autopilot.signed(plan.spec, f"{DEPLOYMENT} crash-loops")
+        await self._restart(envelope, sick)
+        self._console.print("\nand four that must not work:")
+        await self._refused("replay_refused", "the same envelope again", envelope)
+        await self._refused("tampered_refused", "one byte changed", tampered(envelope))
         await self._denied()
+        await self._too_soon(spec)
 
-    async def _restart(self, pod: Pod, envelope: envelope_pb2.SignedEnvelope) -> None:
-        request = execution_pb2.SubmitActionRequest(envelope=envelope)
-        action = (await self._execution.SubmitAction(request, timeout=30)).action
-        self._applied += action.state == execution_pb2.Action.STATE_APPLIED
-        state = execution_pb2.Action.State.Name(action.state).removeprefix("STATE_").lower()
-        self._console.print(
-            f"[green]•[/] {pod.name}: {state}, rule [bold]{action.rule_id}[/]",
-            highlight=False,
-        )
-
-    async def _expect_healed(self, sick: list[Pod]) -> None:
+    async def _restart(self, envelope: envelope_pb2.SignedEnvelope, sick: list[Pod]) -> None:
+        action = await self._autopilot.follow(await self._autopilot.send(envelope), self._console)
         old = {pod.uid for pod in sick}
-
-        def healed(pods: list[Pod]) -> bool:
-            return bool(pods) and all(pod.ready and pod.uid not in old for pod in pods)
-
-        pods = await self._wait(healed)
-        self._console.print()
-        self._show(pods, f"{NAMESPACE}/{DEPLOYMENT}: after the restarts")
+        pods = await self._wait(
+            lambda pods: bool(pods) and all(p.ready and p.uid not in old for p in pods)
+        )
+        verified = action.state == execution_pb2.Action.STATE_VERIFIED
         replaced = len(old - {pod.uid for pod in pods})
-        self._results.measure("actions", "executed", self._applied)
+        self._results.measure("actions", "verified", int(verified))
         self._results.expect(
-            "the signed restarts are executed and the pods replaced",
-            healed(pods) and 0 < self._applied == len(sick),
-            f"{self._applied} of {len(sick)} applied, {replaced} replaced",
+            "the signed restart is carried out, and it helps",
+            verified and all(pod.ready for pod in pods) and replaced == len(sick),
+            f"{telling.state_of(action)}, {replaced} of {len(sick)} pods replaced",
         )
 
     async def _refused(self, name: str, what: str, envelope: envelope_pb2.SignedEnvelope) -> None:
@@ -98,13 +82,10 @@ class Remediation:
 
     async def _denied(self) -> None:
         namespace, name = FOREIGN
-        spec = envelope_pb2.ActionSpec(
-            target=envelope_pb2.ActionSpec.Target(
-                cluster="sandbox", namespace=namespace, name=name
-            ),
-            scale_deployment=envelope_pb2.ActionSpec.ScaleDeployment(replicas=4),
+        spec = scale(namespace, name, 4)
+        error = await self._submit(
+            self._autopilot.signed(spec.SerializeToString(), "more capacity")
         )
-        error = await self._submit(self._signed(spec, "more capacity"))
         denied = error is not None and error.reason == "POLICY_DENIED"
         rule = error.metadata.get("rule_id", "") if error is not None else ""
         self._tell_refusal(f"scale {namespace}/{name}", error)
@@ -113,10 +94,19 @@ class Remediation:
             "a scale outside its namespaces is denied by a rule", denied and bool(rule), rule
         )
 
+    async def _too_soon(self, spec: envelope_pb2.ActionSpec) -> None:
+        action = await self._autopilot.remediator.run(spec)
+        held = action.reason == "COOLING_DOWN"
+        line = Text.assemble(("•", "red"), " the same restart at once: ", (action.reason, "bold"))
+        telling.tell([line.append(f", {action.message}")], self._console)
+        self._results.measure("actions", "held", int(held))
+        self._results.expect(
+            "what was just done is not done again", held, action.reason or "it was accepted"
+        )
+
     async def _submit(self, envelope: envelope_pb2.SignedEnvelope) -> AegisError | None:
-        request = execution_pb2.SubmitActionRequest(envelope=envelope)
         try:
-            await self._execution.SubmitAction(request, timeout=30)
+            await self._autopilot.send(envelope)
         except grpc.aio.AioRpcError as error:
             return from_rpc_error(error)
         return None
@@ -128,20 +118,6 @@ class Remediation:
         rule = error.metadata.get("rule_id")
         by = f", rule [bold]{rule}[/]" if rule else ""
         self._console.print(f"[red]•[/] {what}: [bold]{error.reason}[/]{by}", highlight=False)
-
-    def _sign(self, pod: Pod) -> envelope_pb2.SignedEnvelope:
-        spec = envelope_pb2.ActionSpec(
-            target=envelope_pb2.ActionSpec.Target(
-                cluster="sandbox", namespace=NAMESPACE, name=pod.name, uid=pod.uid
-            ),
-            restart_pod=envelope_pb2.ActionSpec.RestartPod(),
-        )
-        return self._signed(spec, f"{pod.name} is in {pod.reason}")
-
-    def _signed(self, spec: envelope_pb2.ActionSpec, reason: str) -> envelope_pb2.SignedEnvelope:
-        return sign_action(
-            spec, key=self._key, issuer="automation:autopilot", audience="aegis", reason=reason
-        )
 
     async def _wait(self, good: Callable[[list[Pod]], bool]) -> list[Pod]:
         pods: list[Pod] = []
@@ -162,13 +138,35 @@ class Remediation:
         self._console.print(table)
 
 
-def _tampered(envelope: envelope_pb2.SignedEnvelope) -> envelope_pb2.SignedEnvelope:
-    altered = envelope_pb2.SignedEnvelope()
-    altered.CopyFrom(envelope)
-    middle = len(altered.payload) // 2
-    altered.payload = (
-        altered.payload[:middle]
-        + bytes([altered.payload[middle] ^ 1])
-        + altered.payload[middle + 1 :]
+def restart(namespace: str, name: str, incident: str) -> envelope_pb2.ActionSpec:
+    """Returns the wish for a rollout of new pods."""
+    return envelope_pb2.ActionSpec(
+        target=envelope_pb2.ActionSpec.Target(cluster="sandbox", namespace=namespace, name=name),
+        restart_rollout=envelope_pb2.ActionSpec.RestartRollout(),
+        incident_id=incident,
     )
-    return altered
+
+
+def scale(namespace: str, name: str, replicas: int, incident: str = "") -> envelope_pb2.ActionSpec:
+    """Returns the wish for so many replicas."""
+    return envelope_pb2.ActionSpec(
+        target=envelope_pb2.ActionSpec.Target(cluster="sandbox", namespace=namespace, name=name),
+        scale_deployment=envelope_pb2.ActionSpec.ScaleDeployment(replicas=replicas),
+        incident_id=incident,
+    )
+
+
+def _short(plan: Plan) -> Plan:
+    """Returns a plan with the gates that did not pass, and of the others those that say most."""
+    short = execution_pb2.PlanActionResponse()
+    short.CopyFrom(plan)
+    del short.gates[:]
+    passed = [each for each in plan.gates if each.verdict == execution_pb2.Gate.VERDICT_PASSED]
+    told = [each for each in plan.gates if each not in passed or each.name in _TOLD]
+    more = execution_pb2.Gate(
+        name="…",
+        verdict=execution_pb2.Gate.VERDICT_PASSED,
+        message=f"and {len(plan.gates) - len(told)} more that passed",
+    )
+    short.gates.extend([*told, more])
+    return short
