@@ -83,6 +83,7 @@ _HINTS = {
         "the cluster has changed: plan again with `aegis action plan`",
     ),
     "TARGET_GONE": "check its name and namespace, or plan again with `aegis action plan`",
+    "STATE_CONFLICT": "see how it stands with the `show` or `list` command beside this one",
     "ATTEMPTS_EXHAUSTED": "a person has to look; what was tried: `aegis action list --incident`",
     "BREAK_GLASS_UNREVIEWED": "two others have to answer for it: `aegis action review ACTION`",
     "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",

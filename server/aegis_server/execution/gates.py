@@ -23,7 +23,7 @@ def of_pause(pause: StoredPause | None) -> Gate:
         name="pause",
         verdict=Gate.VERDICT_HELD,
         reason="EXECUTION_PAUSED",
-        message=f"{pause.who} stopped {pause.scope}",
+        message=f"{pause.who} stopped {pause.scope}: {pause.reason}",
     )
     if pause.expires_at is not None:
         gate.retry_time.FromDatetime(pause.expires_at)

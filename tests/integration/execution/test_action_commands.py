@@ -100,7 +100,6 @@ def test_plan_shows_difference_people_and_gates(fake: FakeExecution):
         "+ spec.replicas: 5",
         "! spec.paused is deprecated",
         "step 1: 1 of role:oncall",
-        "✓ policy          sre-scales at policy revision 12",
         "✓ budget.target   1 of 3 in the last hour",
         "✗ approvals       held APPROVALS_INSUFFICIENT: 0 of 1",
         "· breaker.global  not asked",
@@ -438,10 +437,19 @@ def test_approver_sees_the_signed_bytes_not_the_servers_words(fake: FakeExecutio
 
 def test_words_of_others_do_not_command_the_terminal(fake: FakeExecution):
     """A reason that wipes the line above would hide what is approved."""
-    pending(fake).message = "harmless\x1b[2K\x1b[1A"
+    pending(fake).incident_id = "harmless\x1b[2K\x1b[1A"
     done = aegis("approve", "a-1", says="n\n")
     assert "\x1b" not in done.stdout
     assert "harmless\N{REPLACEMENT CHARACTER}[2K" in done.stdout
+
+
+def test_what_waits_for_nobody_is_not_asked_about(fake: FakeExecution):
+    """Who types y would only be told that it was in vain."""
+    stored(fake, Action.STATE_VERIFIED)
+    done = aegis("approve", "a-1", says="y\n")
+    assert done.exit_code == 2
+    assert "it is verified: there is nothing to approve" in done.stderr
+    assert "ApproveAction" not in fake.names()
 
 
 def test_drift_since_the_plan_is_told_to_the_approver(fake: FakeExecution):

@@ -83,6 +83,11 @@ def approve(
         fail(f"{step.group} has to sign with keys of their own", "add --detached --key FILE")
     if not yes:
         telling.tell(looked.told())
+        if looked.action.state != execution_pb2.Action.STATE_PENDING_APPROVAL:
+            state = telling.state_of(looked.action)
+            fail(
+                f"it is {state}: there is nothing to approve", "see what waits: `aegis action list`"
+            )
         if not typer.confirm(f"Approve {action_id} as {looked.me.subject}?", err=True):
             err.print("nothing was approved")
             raise typer.Exit(NOT_DONE)

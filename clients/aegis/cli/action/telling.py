@@ -31,6 +31,8 @@ _SIGNS = {
     Gate.VERDICT_REFUSED: ("✗", "red"),
     Gate.VERDICT_NOT_ASKED: ("·", "dim"),
 }
+# What the message would say is said anyway: who has to approve; what was done.
+_SAID = frozenset({Action.STATE_PENDING_APPROVAL, Action.STATE_APPLIED})
 _WORDS = {Gate.VERDICT_HELD: "held", Gate.VERDICT_REFUSED: "refused"}
 
 
@@ -185,7 +187,7 @@ def summary(action: execution_pb2.Action) -> Iterator[Text]:
     yield Text(f"  by {action.issuer}; {rule} at policy revision {action.policy_revision}")
     if action.incident_id:
         yield Text(f"  incident {action.incident_id}")
-    if action.message:
+    if action.message and action.state not in _SAID:
         yield Text(f"  {action.message}")
     yield from steps(action)
     if action.break_glass:
@@ -233,7 +235,7 @@ def progress(action: execution_pb2.Action) -> Text:
         detail = f"needs {' and '.join(lacking)}" if lacking else detail
         if action.HasField("approval_expire_time"):
             detail += f" until {clock(action.approval_expire_time)}"
-    elif action.state == Action.STATE_APPLIED and not detail:
+    elif action.state == Action.STATE_APPLIED:
         detail = "the cluster was changed; watching whether it helps"
     if detail:
         line.append(f"  {detail}")

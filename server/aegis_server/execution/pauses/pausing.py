@@ -166,7 +166,7 @@ def paused(pause: StoredPause) -> FailedPrecondition:
     """Returns the error that says where and by whom execution was stopped."""
     return FailedPrecondition(
         "EXECUTION_PAUSED",
-        f"{pause.who} stopped {pause.scope}",
+        f"{pause.who} stopped {pause.scope}: {pause.reason}",
         scope=pause.scope,
         by=pause.who,
         pause_id=pause.pause_id,

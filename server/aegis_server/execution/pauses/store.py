@@ -36,8 +36,7 @@ class StoredPause:
     @property
     def scope(self) -> str:
         """Its scope in a few words."""
-        parts = [self.action, f"in {self.namespace}" if self.namespace else ""]
-        return " ".join(filter(None, parts)) or "everything"
+        return " in ".join(filter(None, (self.action or "everything", self.namespace)))
 
 
 _NAMES = tuple(StoredPause.__slots__)
