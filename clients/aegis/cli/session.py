@@ -201,7 +201,9 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
 def refuse(error: AegisError) -> NoReturn:
     """Prints what was refused, by which check, which fields are to blame, and what to try."""
-    err.print(f"[bold red]{error.reason}[/] {escape(error.message)}", highlight=False)
+    # What the transport says has no reason of ours; its code tells more than that.
+    reason = error.code.name if error.reason == "INTERNAL" else error.reason
+    err.print(f"[bold red]{reason}[/] {escape(error.message)}", highlight=False)
     for violation in error.violations:
         if error.message == f"{violation.field}: {violation.description}":
             continue

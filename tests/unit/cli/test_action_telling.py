@@ -40,6 +40,24 @@ def test_line_stays_whole_for_programs():
     assert printed(LINE, terminal=False) == [LINE]
 
 
+@pytest.mark.parametrize(
+    ("state", "reviews", "open_"),
+    [
+        (execution_pb2.Action.STATE_VERIFIED, 1, True),
+        (execution_pb2.Action.STATE_VERIFIED, 2, False),
+        (execution_pb2.Action.STATE_DENIED, 0, False),
+    ],
+)
+def test_broken_glass_is_open_until_two_answered(
+    state: execution_pb2.Action.State.ValueType, reviews: int, open_: bool
+):
+    """A denied one broke nothing."""
+    action = execution_pb2.Action(state=state, break_glass=True)
+    for _ in range(reviews):
+        action.reviews.add(approver="user:mia")
+    assert telling.unanswered(action) is open_
+
+
 def test_scope_of_a_gate_is_told_behind_its_name():
     """So that one long name does not push every message to the right."""
     gates = [

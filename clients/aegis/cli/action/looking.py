@@ -122,7 +122,7 @@ def _listed(
 
 def _row(action: execution_pb2.Action) -> tuple[object, ...]:
     state = telling.styled_state(action)
-    if action.break_glass and len(action.reviews) < 2:
+    if telling.unanswered(action):
         state = Text.assemble(state, (" (glass)", "red"))
     return (
         action.action_id,

@@ -190,7 +190,7 @@ def summary(action: execution_pb2.Action) -> Iterator[Text]:
     if action.message and action.state not in _SAID:
         yield Text(f"  {action.message}")
     yield from steps(action)
-    if action.break_glass:
+    if action.break_glass and action.state != Action.STATE_DENIED:
         yield _glass(action)
     for seen, value in sorted(action.observations.items()):
         yield Text(f"  {seen}: {value}")
@@ -198,6 +198,12 @@ def summary(action: execution_pb2.Action) -> Iterator[Text]:
         yield Text(f"  next rung, if somebody wants it: {what(action.next)}")
     if (advice := next_step(action)) is not None:
         yield Text(f"  next: {advice}", "dim")
+
+
+def unanswered(action: execution_pb2.Action) -> bool:
+    """True for a broken glass that others still have to answer for; a denied one broke nothing."""
+    broken = action.break_glass and action.state != Action.STATE_DENIED
+    return broken and len(action.reviews) < 2
 
 
 def _glass(action: execution_pb2.Action) -> Text:
