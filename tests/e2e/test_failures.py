@@ -214,8 +214,9 @@ def evictions(stack: Stack, pod: str) -> int:
 async def test_action_survives_the_death_of_a_part(stack: Stack, victim: str):
     """kill -9 while the cluster is changed: one eviction, one outcome, and the retry finds it."""
     pod, request_id = await asyncio.to_thread(one_pod, stack), str(uuid.uuid4())
-    fault = {"where": "after", "seconds": 2}
-    await asyncio.to_thread(sandbox, stack, "/sandbox/fault", fault)
+    # The dry run before the change is spared.
+    faults = [{"where": "before", "seconds": 0}, {"where": "after", "seconds": 2}]
+    await asyncio.to_thread(sandbox, stack, "/sandbox/faults", {"faults": faults})
     submitting = asyncio.create_task(submit(stack, restart_of(stack, pod, request_id)))
     async with asyncio.timeout(20):
         while await asyncio.to_thread(evictions, stack, pod) == 0:
@@ -225,13 +226,16 @@ async def test_action_survives_the_death_of_a_part(stack: Stack, victim: str):
     await stack.restart(victim)
     async with asyncio.timeout(60):
         action = await submit(stack, restart_of(stack, pod, request_id))
-        while action.state == execution_pb2.Action.STATE_DISPATCHED:
+        while action.state in (
+            execution_pb2.Action.STATE_DISPATCHED,
+            execution_pb2.Action.STATE_APPLIED,
+        ):
             await asyncio.sleep(0.3)
             action = await submit(stack, restart_of(stack, pod, request_id))
-    assert action.state == execution_pb2.Action.STATE_APPLIED
+    assert action.state == execution_pb2.Action.STATE_VERIFIED
     assert await asyncio.to_thread(evictions, stack, pod) == 1
     outcomes = [record.outcome for record in await audit_of(stack, action.action_id)]
-    assert outcomes == ["dispatched", "applied"]
+    assert outcomes == ["dispatched", "applied", "verified"]
 
 
 async def test_revoked_signing_key_is_refused_without_a_restart(stack: Stack):
