@@ -213,7 +213,7 @@ def refuse(error: AegisError) -> NoReturn:
         err.print(f"  next: try again in {error.retry_seconds:.0f} s", highlight=False)
     elif error.reason in _HINTS:
         err.print(f"  next: {_HINTS[error.reason]}", highlight=False)
-    elif error.code is grpc.StatusCode.UNAVAILABLE:
+    elif error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         err.print("  next: `aegis status` shows which part is away", highlight=False)
     raise typer.Exit(1)
 
