@@ -62,20 +62,13 @@ class Controllers:
                 return
 
     def _sync(self, deployment: Object) -> None:
-        namespace = deployment["metadata"]["namespace"]
-        owned = [
-            replica_set
-            for replica_set in self._objects.list("replicasets", namespace)
-            if controlled_by(replica_set, deployment)
-        ]
+        owned = [*self._objects.controlled("replicasets", deployment)]
         paused = bool(deployment["spec"].get("paused"))
         current = self._current(deployment, owned, paused=paused)
         if current is not None:
             old = [o for o in owned if o["metadata"]["uid"] != current["metadata"]["uid"]]
             self._roll(deployment, current, old, paused=paused)
-        owned = [
-            o for o in self._objects.list("replicasets", namespace) if controlled_by(o, deployment)
-        ]
+        owned = [*self._objects.controlled("replicasets", deployment)]
         self._report(deployment, owned, paused=paused)
         self._forget(deployment, owned)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -66,6 +66,8 @@ class Objects:
         self.revision = _FIRST_REVISION
         self.ledger: list[Write] = []
         self._objects: dict[tuple[str, str, str], Object] = {}
+        # By the controller's uid; else every tick would look at all pods for each deployment.
+        self._controlled: dict[str, set[tuple[str, str, str]]] = {}
         self._events: deque[Event] = deque(maxlen=window)
         self._changed = asyncio.Event()
 
@@ -82,10 +84,18 @@ class Objects:
         """Returns copies of all objects of a resource, by namespace and name."""
         return [_copied(found) for found in self._select(resource, namespace)]
 
+    def controlled(self, resource: str, owner: Object) -> Sequence[Object]:
+        """Returns copies of those that `owner`, in their namespace, is the controller of."""
+        place = (resource, owner["metadata"]["namespace"])
+        keys = self._controlled.get(owner["metadata"]["uid"], ())
+        return [_copied(self._objects[key]) for key in sorted(keys) if key[:2] == place]
+
     def _select(self, resource: str, namespace: str | None) -> Iterator[Object]:
-        for key in sorted(self._objects):
-            if key[0] == resource and namespace in (None, key[1]):
-                yield self._objects[key]
+        wanted = (
+            key for key in self._objects if key[0] == resource and namespace in (None, key[1])
+        )
+        for key in sorted(wanted):
+            yield self._objects[key]
 
     def create(self, resource: str, wanted: Object) -> Object:
         """Stores a new object and returns a copy of it; Refused 409 when the name is taken."""
@@ -120,12 +130,22 @@ class Objects:
 
     def delete(self, resource: str, namespace: str, name: str) -> None:
         """Removes an object."""
-        gone = self._objects.pop((resource, namespace, name))
+        key = (resource, namespace, name)
+        gone = self._objects.pop(key)
+        self._let_go(key, gone)
         self._tell(gone, "DELETED", resource)
 
     def _commit(self, key: tuple[str, str, str], stored: Object, kind: str) -> None:
+        if (old := self._objects.get(key)) is not None:
+            self._let_go(key, old)
         self._objects[key] = stored
+        if uid := controller_of(stored).get("uid"):
+            self._controlled.setdefault(uid, set()).add(key)
         self._tell(stored, kind, key[0])
+
+    def _let_go(self, key: tuple[str, str, str], old: Object) -> None:
+        if uid := controller_of(old).get("uid"):
+            self._controlled[uid].discard(key)
 
     def _tell(self, changed: Object, kind: str, resource: str) -> None:
         self.revision += 1
@@ -164,6 +184,12 @@ def _copied(plain: Object) -> Object:
     # Many times faster than copy.deepcopy, and every tick copies every object.
     copy: Object = msgspec.msgpack.decode(msgspec.msgpack.encode(plain))
     return copy
+
+
+def controller_of(thing: Object) -> Object:
+    """Returns the reference to a thing's controller; empty when nothing controls it."""
+    references = thing["metadata"].get("ownerReferences", [])
+    return next((reference for reference in references if reference.get("controller")), {})
 
 
 def _inside(wanted: Object, namespace: str | None) -> bool:

@@ -7,7 +7,7 @@ import math
 import secrets
 from typing import Any
 
-from aegis_sandbox.objects import Objects
+from aegis_sandbox.objects import Objects, controller_of
 from aegis_sandbox.status import Object
 
 _CORDONED = "node.kubernetes.io/unschedulable"
@@ -35,10 +35,7 @@ class Workloads:
 
     def pods_of(self, replica_set: Object) -> list[Object]:
         """Returns the pods a ReplicaSet controls, those on their way out included."""
-        namespace = replica_set["metadata"]["namespace"]
-        return [
-            pod for pod in self._objects.list("pods", namespace) if controlled_by(pod, replica_set)
-        ]
+        return [*self._objects.controlled("pods", replica_set)]
 
     def tick(self) -> None:
         """One step of the ReplicaSet controller, the scheduler, the kubelets and the budgets."""
@@ -69,7 +66,7 @@ class Workloads:
         for resource, owners in (("replicasets", "deployments"), ("pods", "replicasets")):
             alive = {owner["metadata"]["uid"] for owner in self._objects.list(owners)}
             for thing in self._objects.list(resource):
-                owner = _controller(thing).get("uid")
+                owner = controller_of(thing).get("uid")
                 if owner is not None and owner not in alive:
                     metadata = thing["metadata"]
                     self._objects.delete(resource, metadata["namespace"], metadata["name"])
@@ -162,19 +159,14 @@ class Workloads:
 
     def _expected(self, pods: list[Object]) -> int:
         """The replicas their controllers want, so that a missing pod counts as a disruption."""
-        owners = {(p["metadata"]["namespace"], _controller(p).get("name", "")) for p in pods}
+        owners = {(p["metadata"]["namespace"], controller_of(p).get("name", "")) for p in pods}
         found = [self._objects.get("replicasets", *owner) for owner in owners]
         return sum(o["spec"]["replicas"] for o in found if o is not None)
 
 
 def controlled_by(thing: Object, owner: Object) -> bool:
     """True when `owner` is the thing's controller, by uid."""
-    return bool(_controller(thing).get("uid") == owner["metadata"]["uid"])
-
-
-def _controller(thing: Object) -> Object:
-    references = thing["metadata"].get("ownerReferences", [])
-    return next((reference for reference in references if reference.get("controller")), {})
+    return bool(controller_of(thing).get("uid") == owner["metadata"]["uid"])
 
 
 def is_available(pod: Object) -> bool:
