@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from aegis_executor.guards.breakers import Breaker, open_breakers
+from aegis_executor.guards.breakers import Breaker, by_target, open_breakers
 from aegis_executor.guards.history import History
 from aegis_executor.guards.limits import begun, levels
 from aegis_executor.guards.numbers import Numbers
@@ -50,19 +50,22 @@ def board(history: History, numbers: Numbers, epoch: int, dependencies: Sequence
 
 def _budgets(history: History, numbers: Numbers) -> list[Budget]:
     found: dict[str, Budget] = {}
-    targets = sorted({deed.target for deed in history.deeds})
-    for key in targets or [("", "", "")]:
+    done_to, scopes = by_target(history.deeds), set[str]()
+    for key in sorted(done_to) or [("", "", "")]:
         name = "/".join(part for part in key if part)
         for level in reversed(levels(key[0], key, numbers)):
-            scope = f"target {name}" if level.name == "target" else level.name
-            if not targets and scope != "global":
+            own = level.name == "target"
+            scope = f"target {name}" if own else level.name
+            if scope in scopes or (not done_to and scope != "global"):
                 continue
-            under_way = sum(level.inside(deed) for deed in history.under_way)
-            used, free_at = begun(level, history)
+            scopes.add(scope)
+            past = replace(history, deeds=done_to[key]) if own else history
+            under_way = sum(level.inside(deed) for deed in past.under_way)
+            used, free_at = begun(level, past)
             for budget in (
                 Budget(f"concurrent.{scope}", under_way, level.concurrent),
                 Budget(f"hour.{scope}", used, level.hourly, free_at),
             ):
                 if budget.used or scope == "global":
-                    found.setdefault(budget.name, budget)
+                    found[budget.name] = budget
     return list(found.values())

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from aegis_executor.guards.gates import Asked, Gate, passes
 from aegis_executor.guards.history import Deed, History
@@ -18,6 +18,7 @@ from aegis_executor.guards.numbers import BreakerNumbers, Numbers
 
 State: TypeAlias = Literal["CLOSED", "OPEN", "HALF_OPEN"]
 Scope: TypeAlias = Callable[[Deed], bool]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,17 @@ class _Tally:
     def __init__(self, window: timedelta, tripped: Callable[[int, int], str]) -> None:
         self._window = window
         self._tripped = tripped
-        self._outcomes: deque[Deed] = deque()
+        # When each was over, and whether it did not help.
+        self._outcomes: deque[tuple[datetime, bool]] = deque()
         self._bad = 0
 
     def add(self, deed: Deed) -> str:
-        self._outcomes.append(deed)
-        self._bad += not deed.good
-        while self._outcomes[0].over_at <= deed.over_at - self._window:
-            self._bad -= not self._outcomes.popleft().good
+        over_at, bad = deed.over_at, not deed.good
+        self._outcomes.append((over_at, bad))
+        self._bad += bad
+        since = over_at - self._window
+        while self._outcomes[0][0] <= since:
+            self._bad -= self._outcomes.popleft()[1]
         return self._tripped(self._bad, len(self._outcomes))
 
 
@@ -96,6 +100,10 @@ def judged(
 
     It opens for `life`; then one that is begun may show that it helps again.
     """
+    deeds = list(deeds)
+    # Nearly always so, and good ones alone never open it.
+    if all(deed.good for deed in deeds):
+        return Breaker(name, "CLOSED")
     tally, opened, cause = count(), None, ""
     for deed in sorted(deeds, key=lambda deed: deed.over_at):
         if opened is None:
@@ -122,8 +130,8 @@ def _target(
     return judged(name, _outcomes(deeds), lambda: _Run(numbers.breakers), _life(numbers), now)
 
 
-def _shared(name: str, deeds: Iterable[Deed], numbers: Numbers, now: datetime) -> Breaker:
-    return judged(name, _outcomes(deeds), lambda: _of_share(numbers.breakers), _life(numbers), now)
+def _shared(name: str, outcomes: Iterable[Deed], numbers: Numbers, now: datetime) -> Breaker:
+    return judged(name, outcomes, lambda: _of_share(numbers.breakers), _life(numbers), now)
 
 
 def _outcomes(deeds: Iterable[Deed]) -> list[Deed]:
@@ -146,23 +154,33 @@ def breaker_gates(asked: Asked, history: History, numbers: Numbers) -> list[Gate
     here = [deed for deed in history.deeds if deed.target == key]
     target = _target(key, here, numbers, history.now)
     gates = [target.gate(asked, history, lambda deed: deed.target == key)]
+    outcomes = _outcomes(history.deeds)
     for name, scope in scopes.items():
-        breaker = _shared(name, filter(scope, history.deeds), numbers, history.now)
+        breaker = _shared(name, filter(scope, outcomes), numbers, history.now)
         gates.append(breaker.gate(asked, history, scope))
     return gates
 
 
 def open_breakers(history: History, numbers: Numbers) -> list[Breaker]:
     """Returns every breaker that is not closed."""
-    deeds, now = history.deeds, history.now
-    found = [_shared("global", deeds, numbers, now)]
-    for verb in sorted({deed.verb for deed in deeds}):
-        some = [deed for deed in deeds if deed.verb == verb]
+    now, outcomes = history.now, _outcomes(history.deeds)
+    found = [_shared("global", outcomes, numbers, now)]
+    for verb, some in sorted(_grouped(outcomes, lambda deed: deed.verb).items()):
         found.append(_shared(f"action {verb}", some, numbers, now))
-    for namespace in sorted({deed.namespace for deed in deeds}):
-        some = [deed for deed in deeds if deed.namespace == namespace]
+    for namespace, some in sorted(_grouped(outcomes, lambda deed: deed.namespace).items()):
         found.append(_shared(f"namespace {namespace}", some, numbers, now))
-    for key in sorted({deed.target for deed in deeds}):
-        some = [deed for deed in deeds if deed.target == key]
+    for key, some in sorted(by_target(history.deeds).items()):
         found.append(_target(key, some, numbers, now))
     return [breaker for breaker in found if breaker.state != "CLOSED"]
+
+
+def by_target(deeds: Iterable[Deed]) -> Mapping[tuple[str, str, str], Sequence[Deed]]:
+    """Returns what was done to each target, in the order given."""
+    return _grouped(deeds, lambda deed: deed.target)
+
+
+def _grouped(deeds: Iterable[Deed], of: Callable[[Deed], Key]) -> Mapping[Key, Sequence[Deed]]:
+    found: dict[Key, list[Deed]] = {}
+    for deed in deeds:
+        found.setdefault(of(deed), []).append(deed)
+    return found

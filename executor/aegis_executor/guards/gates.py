@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 
 from aegis.errors import Aborted, AegisError, FailedPrecondition, ResourceExhausted
 from aegis_executor.catalogue.base import Kind, Place
@@ -27,6 +28,7 @@ _ERRORS: Mapping[str, type[AegisError]] = {
 _POD = re.compile(r"(?P<owner>.+)-[a-z0-9]{5,10}-[a-z0-9]{5}")
 
 
+@lru_cache(maxsize=16_384)
 def target(namespace: str, kind: str, name: str) -> tuple[str, str, str]:
     """Returns what limits are counted by: a pod of a deployment counts as the deployment.
 

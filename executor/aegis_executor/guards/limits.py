@@ -76,8 +76,9 @@ def hourly(asked: Asked, history: History, numbers: Numbers) -> list[Gate]:
 
 def begun(level: Level, history: History) -> tuple[int, datetime | None]:
     """Returns how many were begun within the hour, and when one is free again if none is now."""
+    since = history.now - HOUR
     times = sorted(
-        (deed.at for deed in history.deeds if level.inside(deed) and deed.at > history.now - HOUR),
+        (deed.at for deed in history.deeds if deed.at > since and level.inside(deed)),
         reverse=True,
     )
     # It is the limit-th newest that has to leave the window.
@@ -140,10 +141,14 @@ def incident(asked: Asked, deeds: Sequence[Deed], now: datetime, here: Stricter)
             return False
         return found[-1].good and at - found[-1].over_at > relapse
 
-    for deed in sorted(deeds, key=lambda deed: deed.at):
+    target = asked.target
+
+    def same(deed: Deed) -> bool:
         named = bool(asked.incident_id) and deed.incident_id == asked.incident_id
-        if deed.counts and (named or deed.target == asked.target):
-            if over(deed.at):
-                found = []
-            found.append(deed)
+        return deed.counts and (named or deed.target == target)
+
+    for deed in sorted(filter(same, deeds), key=lambda deed: deed.at):
+        if over(deed.at):
+            found = []
+        found.append(deed)
     return [] if over(now) else found
