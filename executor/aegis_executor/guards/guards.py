@@ -18,6 +18,7 @@ from aegis_executor.guards.epoch import Epoch
 from aegis_executor.guards.gates import Asked, Gate, glass, passes
 from aegis_executor.guards.history import History
 from aegis_executor.guards.limits import attempts, concurrency, cool_down, hourly, target_lock
+from aegis_executor.guards.memory import Memory
 from aegis_executor.guards.meters import Meters
 from aegis_executor.guards.numbers import Numbers
 from aegis_executor.guards.pauses import PauseFile, kill_switch
@@ -89,6 +90,7 @@ class Guards:
         self._meters = meters
         self._dependencies = tuple(dependencies)
         self._written: tuple[str, int] | None = None
+        self._memory = Memory()
 
     async def enter(self, asked: Asked) -> None:
         """12: raises what refuses it before anything is claimed.
@@ -202,7 +204,7 @@ class Guards:
         memory = self._numbers.memory
         return History(
             now=now,
-            deeds=await store.deeds(connection, now=now, memory=memory, besides=besides),
+            deeds=await self._memory.deeds(connection, now=now, memory=memory, besides=besides),
             pauses=await store.pauses(connection, now),
             storm=self._sensor.storm,
             local_pause=self._pause_file.reason(),

@@ -60,6 +60,11 @@ class Deed:
         return self.state in _UNDER_WAY
 
     @property
+    def final(self) -> bool:
+        """True when nothing that is written later changes it; an unknown end may be found out."""
+        return not self.under_way and self.state != "UNKNOWN"
+
+    @property
     def counts(self) -> bool:
         """False when it was held back just before the change."""
         return not (self.state == "FAILED" and self.reason in _HELD_BACK)

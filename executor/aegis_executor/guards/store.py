@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,7 +16,7 @@ from aegis_executor.guards.storm import Storm
 _LOCK = 0x67726473
 # Longer than any verification may take: what is older has ended, or a sweep is at it.
 _OPEN_FOR = timedelta(days=3)
-_ROWS_MAX = 20_000
+ROWS_MAX = 20_000
 
 
 async def take_turn(connection: Connection) -> None:
@@ -42,6 +43,7 @@ _DEEDS = f"""
 {_DEED}
 where intent.intent_at > %(open_since)s and intent.name <> ''
     and intent.request_id <> %(besides)s
+    and intent.request_id not in (select unnest(%(known)s::uuid[]))
     and ending.state is distinct from 'DRY_RUN'
     and (intent.intent_at > %(since)s or verdict.request_id is null
          and (ending.state is null or ending.state = 'APPLIED'))
@@ -50,22 +52,29 @@ union
 where ending.state = 'UNKNOWN' and resolution.request_id is null
     and intent.name <> '' and intent.request_id <> %(besides)s
 order by 7 desc
-limit {_ROWS_MAX}
-"""  # nothing of it comes from outside
+limit {ROWS_MAX}
+"""  # noqa: S608  # nothing of it comes from outside
 
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 async def deeds(
-    connection: Connection, *, now: datetime, memory: timedelta, besides: str | None
+    connection: Connection,
+    *,
+    now: datetime,
+    memory: timedelta,
+    besides: str | None,
+    known: Sequence[str] = (),
 ) -> list[Deed]:
-    """Returns what counts, the newest first, without the request `besides`."""
+    """Returns what counts, the newest first, without the request `besides` and those `known`."""
     cursor = await connection.execute(
         _DEEDS,
         {
             "open_since": now - max(_OPEN_FOR, memory),
             "since": now - memory,
             "besides": besides or _NOBODY,
+            # As one text: a list is escaped item by item, which takes longer than the query.
+            "known": "{" + ",".join(known) + "}",
         },
     )
     return [Deed(*row) for *row, request in await cursor.fetchall() if not _dry(request)]

@@ -28,8 +28,10 @@ from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database, migrate
 from aegis.v1 import audit_pb2, envelope_pb2
 from aegis_executor.catalogue.base import Object
-from aegis_executor.guards import Asked, Guards
+from aegis_executor.guards import Asked, Guards, store
 from aegis_executor.guards.assembly import guarding
+from aegis_executor.guards.history import Deed
+from aegis_executor.guards.memory import Memory
 from aegis_executor.guards.numbers import Numbers
 from aegis_executor.guards.orders import Orders
 from aegis_executor.guards.pauses import Pause
@@ -531,3 +533,53 @@ async def test_repeat_of_a_request_is_not_counted_against_itself(world: World):
     ask = replace(asked(), incident_id="i-1")
     await world.begin(Numbers.of_table({"attempts": 1, "hourly": {"target": 1}}))
     assert await world.claim(ask) == ""
+
+
+async def test_what_is_over_is_read_once_and_never_missed(world: World):
+    """After every step the memory says what a fresh look at the whole journal would."""
+    memory, day = Memory(), timedelta(days=1)
+
+    async def both(besides: str | None = None) -> list[Deed]:
+        async with world.database.transaction() as connection:
+            told = {"now": world.now, "memory": day, "besides": besides}
+            found = await memory.deeds(connection, **told)
+            assert found == await store.deeds(connection, **told)
+        return found
+
+    assert await both() == []
+    lost = asked("lost")
+    await world.done(lost, "UNKNOWN")
+    for number, (state, verdict) in enumerate(
+        [("APPLIED", "VERIFIED"), ("APPLIED", ""), ("FAILED", ""), ("DRY_RUN", "")]
+    ):
+        world.now += timedelta(minutes=1)
+        ask = asked(f"app-{number}")
+        async with world.database.transaction() as connection:
+            await world._insert(connection, ask)
+        assert (await both())[0].state == "INTENT"
+        await world.end(ask, state, verdict)
+        await both()
+        await both(besides=ask.request_id)
+    assert len(await both()) == 4
+    found = {"who": "user:ada", "found": "NOT_APPLIED", "reason": "looked"}
+    await world.orders.resolve(request_id=lost.request_id, **found)
+    assert (await both())[-1].resolved
+    world.now += day
+    await both()
+    world.now += timedelta(minutes=30)
+    # What never got its verdict is under way, however old.
+    assert [deed.state for deed in await both()] == ["APPLIED"]
+    world.now -= timedelta(hours=1)
+    assert len(await both()) == 4
+
+
+async def test_over_deed_is_not_read_again(world: World):
+    """Only what may still change comes from the journal a second time."""
+    over, going = asked("over"), asked("going")
+    await world.done(over, "APPLIED", "VERIFIED")
+    assert await world.claim(going) == ""
+    async with world.database.transaction() as connection:
+        told = {"now": world.now, "memory": timedelta(days=1), "besides": None}
+        known = [over.request_id]
+        (read,) = await store.deeds(connection, **told, known=known)
+    assert read.request_id == going.request_id
