@@ -108,4 +108,4 @@ async def recover(
                 since_start.append(started)
             name = f"kill -9 {when} the write to its end ({expected})"
             report.latency(name, [since_kill], aim="aim: 10 s")
-            report.latency("  since the new process was started", [since_start])
+            report.latency(f"  {when} the write, since the process was started", [since_start])

@@ -181,6 +181,8 @@ async def verify(report: Report, house: House, *, seconds: float, rounds: int) -
         until = [_until("claim", each, spans) for each in calls]
         report.latency(f"verify, mTLS to INTENT{suffix}", until, aim="aim: p99 5 ms")
         for step in ("admit", "stored", "enter", "claim"):
-            report.latency(f"  of that {step}", [_within(step, each, spans) for each in calls])
+            report.latency(
+                f"  of that {step}{suffix}", [_within(step, each, spans) for each in calls]
+            )
         answered = [[end - began for began, end in each] for each in calls]
         report.latency(f"  dry run to its answer, written down{suffix}", answered)
