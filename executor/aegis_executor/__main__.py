@@ -39,7 +39,7 @@ from aegis.serving.trusting import LiveTrust
 from aegis.v1 import audit_pb2, audit_pb2_grpc
 from aegis_executor.admission import Admission
 from aegis_executor.catalogue import of_spec
-from aegis_executor.catalogue.base import Kind, Place
+from aegis_executor.catalogue.base import Remedy
 from aegis_executor.changing import Changing
 from aegis_executor.departing import Departure
 from aegis_executor.executions import Executions
@@ -137,7 +137,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
             metrics=metrics,
             defaults=settings.verification,
             remedy_of=of_spec,
-            recheck=partial(_recheck, guards),
+            recheck=partial(_recheck, guards, admission),
             clock=_now,
             registry=REGISTRY,
             departure=departure,
@@ -217,20 +217,24 @@ def _metrics(settings: Settings, stack: AsyncExitStack) -> tuple[Metrics, tuple[
     return prometheus, (dependency,)
 
 
-async def _recheck(guards: Guards, applied: Applied) -> None:
-    """Whether a change may be taken back: the kill switch and the epoch, as for the change."""
-    place = Place(Kind(applied.kind), applied.namespace, applied.name)
-    await guards.recheck(
-        Asked(
-            request_id=applied.request_id,
-            verb=applied.action,
-            place=place,
-            incident_id=applied.incident_id,
-            issuer=applied.issuer,
-            approved=applied.approved,
-            break_glass=applied.break_glass,
+async def _recheck(guards: Guards, admission: Admission, applied: Applied, undo: Remedy) -> None:
+    """Whether a change may be taken back: our limits, the kill switch and the epoch.
+
+    A cordon is taken back by an uncordoning: a pause of either is meant.
+    """
+    admission.check_limits(undo)
+    for verb in sorted({applied.action, undo.verb}):
+        await guards.recheck(
+            Asked(
+                request_id=applied.request_id,
+                verb=verb,
+                place=undo.place,
+                incident_id=applied.incident_id,
+                issuer=applied.issuer,
+                approved=applied.approved,
+                break_glass=applied.break_glass,
+            )
         )
-    )
 
 
 def _witness(settings: Settings, stack: AsyncExitStack) -> grpc.aio.Channel | None:

@@ -156,8 +156,30 @@ class Admission:
         ACTION_NOT_ENABLED, BOUNDS_EXCEEDED).
         """
         remedy = of_spec(spec, delete_unready=self._limits.delete_unready)
-        self._check_limits(remedy)
+        self.check_limits(remedy)
         return remedy
+
+    def check_limits(self, remedy: Remedy) -> None:
+        """11: what takes a change back has to keep them too; raises as `limited`."""
+        limits, place = self._limits, remedy.place
+        if place.kind is not Kind.NODE and place.namespace not in limits.namespaces:
+            raise PermissionDenied(
+                "NAMESPACE_NOT_ALLOWED", f"this executor does not touch {place.namespace}"
+            )
+        if remedy.verb not in limits.actions:
+            raise PermissionDenied("ACTION_NOT_ENABLED", f"this executor does not {remedy.verb}")
+        if place.kind is Kind.NODE and place.name not in limits.nodes:
+            raise PermissionDenied(
+                "ACTION_NOT_ENABLED", f"this executor does not {remedy.verb} {place.name}"
+            )
+        # Zero replicas is an outage, not a remedy.
+        if isinstance(remedy, ScaleDeployment) and not 1 <= remedy.replicas <= limits.replicas_max:
+            raise PermissionDenied(
+                "BOUNDS_EXCEEDED", f"replicas must be between 1 and {limits.replicas_max}"
+            )
+        # With grace 0 the API server forgets a pod that may still be running.
+        if isinstance(remedy, RestartPod) and remedy.grace_seconds == 0:
+            raise PermissionDenied("BOUNDS_EXCEEDED", "grace_seconds must be at least 1")
 
     def recheck(self, admitted: Admitted) -> None:
         """16: immediately before mutating, what time may have changed.
@@ -234,27 +256,6 @@ class Admission:
     def _check_cluster(self, spec: envelope_pb2.ActionSpec) -> None:
         if spec.target.cluster != self._cluster:
             raise PermissionDenied("AUDIENCE_MISMATCH", f"this executor serves {self._cluster}")
-
-    def _check_limits(self, remedy: Remedy) -> None:
-        limits, place = self._limits, remedy.place
-        if place.kind is not Kind.NODE and place.namespace not in limits.namespaces:
-            raise PermissionDenied(
-                "NAMESPACE_NOT_ALLOWED", f"this executor does not touch {place.namespace}"
-            )
-        if remedy.verb not in limits.actions:
-            raise PermissionDenied("ACTION_NOT_ENABLED", f"this executor does not {remedy.verb}")
-        if place.kind is Kind.NODE and place.name not in limits.nodes:
-            raise PermissionDenied(
-                "ACTION_NOT_ENABLED", f"this executor does not {remedy.verb} {place.name}"
-            )
-        # Zero replicas is an outage, not a remedy.
-        if isinstance(remedy, ScaleDeployment) and not 1 <= remedy.replicas <= limits.replicas_max:
-            raise PermissionDenied(
-                "BOUNDS_EXCEEDED", f"replicas must be between 1 and {limits.replicas_max}"
-            )
-        # With grace 0 the API server forgets a pod that may still be running.
-        if isinstance(remedy, RestartPod) and remedy.grace_seconds == 0:
-            raise PermissionDenied("BOUNDS_EXCEEDED", "grace_seconds must be at least 1")
 
 
 def _no_decision(why: str, *, check: str = "BINDING") -> PermissionDenied:

@@ -50,6 +50,16 @@ def of(remedy: Remedy, seen: Seen, standing: Standing) -> list[Gate]:
     return [check(remedy, seen, standing) for check in remedy.gates]
 
 
+def of_undo(undo: Remedy, seen: Seen) -> list[Gate]:
+    """Returns the gates of what takes a change back, which nobody has to approve once more.
+
+    A rollout that is under way is our own, whoever changed it since was found before; what is
+    paused or going is left alone all the same.
+    """
+    standing = Standing(approved=True)
+    return [(running if check is settled else check)(undo, seen, standing) for check in undo.gates]
+
+
 def refuse(gates: Iterable[Gate]) -> None:
     """Raises the first gate that does not pass, with its reason and numbers."""
     for gate in gates:

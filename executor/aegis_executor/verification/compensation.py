@@ -1,9 +1,10 @@
 """Taking back what did not help.
 
 It is one more change, and treated like the first: planned on the live object, written down before
-it is sent, pinned to what was read, stopped by the kill switch, recognised after a crash by the
-annotation ACTION_ID "-undo". What somebody else has changed meanwhile is left alone. It ends as
-COMPENSATED once the object has settled again, and otherwise with a person.
+it is sent, pinned to what was read, stopped by the kill switch and by what the object itself has
+against it (a veto, a protection, a new owner), recognised after a crash by the annotation ACTION_ID
+"-undo". What somebody else has changed meanwhile is left alone. It ends as COMPENSATED once the
+object has settled again, and otherwise with a person.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from aegis.errors import AegisError, Unavailable
+from aegis_executor.catalogue import gates
 from aegis_executor.catalogue.base import Change, Object, Place, Remedy, Sent, Trace
 from aegis_executor.departing import Departure
 from aegis_executor.kubernetes import (
@@ -23,17 +25,18 @@ from aegis_executor.kubernetes import (
     ClusterUnreachable,
     ForbiddenRequest,
 )
+from aegis_executor.reading import Cluster, see
 from aegis_executor.verification.judgement import Outcome, Verdict
 from aegis_executor.verification.ledger import Ledger
 from aegis_executor.verification.probes.drift import drift, mark_of
-from aegis_executor.verification.sight import Cluster, look, pinned_of
+from aegis_executor.verification.sight import look, pinned_of
 from aegis_executor.verification.store import Applied
 from aegis_executor.verification.watch import Watch
 
 log = logging.getLogger(__name__)
 
-# Raises when nothing may be changed at the moment.
-Recheck: TypeAlias = Callable[[Applied], Awaitable[None]]
+# Raises when this may not be taken back by that, at the moment or at all.
+Recheck: TypeAlias = Callable[[Applied, Remedy], Awaitable[None]]
 
 _ATTEMPTS_MAX = 5
 # After this long a cluster that cannot be reached leaves the question to a person.
@@ -119,7 +122,7 @@ class Compensation:
                 return Verdict("COMPENSATED", f"{watch.found}; it was taken back already")
             written_at = self._clock()
             await self._ledger.sending(watch.applied, number, change)
-            await self._recheck(watch.applied)
+            await self._recheck(watch.applied, undo)
             self._departure.check(written_at, self._clock())
             try:
                 watch.notes["undo_audit_id"] = await self._cluster.apply(change)
@@ -136,16 +139,20 @@ class Compensation:
         return _escalated(watch.found, told, "TARGET_CHANGED")
 
     async def _plan(self, watch: Watch, undo: Remedy) -> Change | None:
-        seen = await look(self._cluster, undo, watch.baseline.anchor)
+        # Not `look`: the gates need what the remedy needs.
+        seen = await see(self._cluster, undo)
         change = undo.plan(seen, watch.undo_id)
+        if change is None:
+            # What is so already was not so by chance: nobody has to be overruled for it.
+            return None
         found = drift(
             mark_of(pinned_of(seen, undo.place)),
             watch.wrote,
             before_action_id=watch.baseline.mark.action_id,
         )
-        # What is so already was not so by chance: nobody has to be overruled for it.
-        if change is not None and found.outcome is Outcome.DRIFTED:
+        if found.outcome is Outcome.DRIFTED:
             raise _Drifted(found.message)
+        gates.refuse(gates.of_undo(undo, seen))
         return change
 
     async def _tell(self, change: Change, watch: Watch) -> None:

@@ -21,6 +21,7 @@ from aegis_executor.kubernetes import (
     ClusterUnreachable,
     ForbiddenRequest,
 )
+from aegis_executor.reading import Cluster
 from aegis_executor.verification.baseline import Baseline, baseline_of
 from aegis_executor.verification.compensation import Compensation, Recheck
 from aegis_executor.verification.judgement import Finding, Look, Outcome, Verdict
@@ -30,7 +31,7 @@ from aegis_executor.verification.probes.alert import alert
 from aegis_executor.verification.probes.drift import drift
 from aegis_executor.verification.probes.metric import metric
 from aegis_executor.verification.prometheus import Metrics, Rule, Unanswered
-from aegis_executor.verification.sight import Cluster, anchor_of, look, workload_of
+from aegis_executor.verification.sight import anchor_of, look, workload_of
 from aegis_executor.verification.store import Applied
 from aegis_executor.verification.terms import Defaults, terms_of
 from aegis_executor.verification.watch import Watch
@@ -50,8 +51,9 @@ _TIME_TO_HEAL = (5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 class Healing:
     """Verification as a part of the executor.
 
-    `remedy_of` finds a spec's remedy, `recheck` raises when nothing may be changed (kill switch,
-    epoch), `departure` knows how long a write without an answer may still take effect.
+    `remedy_of` finds a spec's remedy, `recheck` raises when a change may not be taken back (kill
+    switch, epoch, limits), `departure` knows how long a write without an answer may still take
+    effect.
     """
 
     def __init__(

@@ -8,36 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from aegis_executor.catalogue.base import Change, Kind, Object, Place, Remedy, Seen
-
-
-class Cluster(Protocol):
-    """The part of the port to Kubernetes that verification and compensation use."""
-
-    async def pod(self, namespace: str, name: str) -> Object | None:
-        """Reads a pod."""
-
-    async def pods(self, namespace: str, labels: Mapping[str, str]) -> Sequence[Object]:
-        """Reads the pods that carry these labels."""
-
-    async def deployment(self, namespace: str, name: str) -> Object | None:
-        """Reads a deployment."""
-
-    async def replica_sets(self, namespace: str, labels: Mapping[str, str]) -> Sequence[Object]:
-        """Reads the ReplicaSets that carry these labels."""
-
-    async def node(self, name: str) -> Object | None:
-        """Reads a node."""
-
-    async def apply(self, change: Change) -> str:
-        """Makes one change; returns the Audit-Id."""
-
-    async def record_event(
-        self, place: Place, uid: str, reason: str, message: str, action_id: str
-    ) -> None:
-        """Leaves an Event at an object."""
+from aegis_executor.catalogue.base import Kind, Object, Place, Remedy, Seen
+from aegis_executor.reading import Cluster
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class Executor:
         if self.fenced:
             raise Aborted("FENCED", "another executor has taken over")
 
-    async def _recheck(self, applied: Any) -> None:
+    async def _recheck(self, applied: Any, undo: Any) -> None:
         pass
 
     async def change(self, spec: ActionSpec) -> str:

@@ -310,6 +310,25 @@ def test_budgets_expressions_are_read_as_kubernetes_reads_them(rule: Any, taken:
     assert held(RESTART, seen) == (["PDB_EXHAUSTED"] if taken else [])
 
 
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"metadata": {"annotations": {gates.VETO: ""}}}, ["TARGET_VETOED"]),
+        ({"metadata": {"labels": {gates.PROTECTED: "true"}}}, ["TARGET_PROTECTED"]),
+        ({"paused": True}, ["TARGET_UNSETTLED"]),
+        ({"metadata": {"annotations": {"argocd.argoproj.io/tracking-id": "x"}}}, ["GITOPS_OWNED"]),
+        ({"status": {"updatedReplicas": 1}}, []),
+    ],
+)
+def test_taking_back_has_to_pass_the_gates_of_what_it_does(
+    changes: dict[str, Any], refused: list[str]
+):
+    """As if a person had approved it; but that it rolls is our own doing."""
+    undo = ScaleDeployment(WEB, 1)
+    found = gates.of_undo(undo, Seen(deployment(**changes)))
+    assert [gate.reason for gate in found if not gate.passed] == refused
+
+
 def test_first_gate_that_does_not_pass_is_raised():
     """With its reason, its numbers, and the code its reason has everywhere."""
     gates.refuse([Gate("a", True)])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from aegis_executor.catalogue import gates
 from aegis_executor.catalogue.base import (
     Change,
     Kind,
@@ -35,6 +36,7 @@ def deployment(
             "generation": generation,
             "resourceVersion": told.get("version", "100"),
             "annotations": told.get("annotations", {}),
+            "labels": told.get("labels", {}),
         },
         "spec": {
             "replicas": replicas,
@@ -86,7 +88,7 @@ class Scale:
 
     verb: ClassVar[str] = "scale_deployment"
     needs: ClassVar[frozenset[Need]] = frozenset()
-    gates: ClassVar[tuple[Any, ...]] = ()
+    gates: ClassVar[tuple[Any, ...]] = (gates.protected, gates.vetoed, gates.settled)
 
     @classmethod
     def of_spec(cls, spec: Any) -> Scale:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 from tests.unit.executor.verification.objects import WEB, Scale, deployment, pod, replica_set
 
@@ -34,11 +35,13 @@ class World:
         self.pods: list[Any] = [pod("a"), pod("b"), pod("c")]
         self.metrics: Any = Nobody()
         self.silent = False
+        self.meanwhile: Any = lambda: None
         self.answers: list[Any] = []
         self.sent: list[Change] = []
         self.rows: dict[str, Applied] = {}
         self.verdicts: dict[str, tuple[Verdict, Mapping[str, str]]] = {}
         self.paused = False
+        self.rechecked: list[str] = []
         self.away = False
 
     # The clock.
@@ -59,6 +62,7 @@ class World:
 
     async def apply(self, change: Change) -> str:
         self.sent.append(change)
+        self.meanwhile()
         if self.answers and (answer := self.answers.pop(0)) is not None:
             raise answer
         self.live = deployment(change.body["spec"]["replicas"], generation=change.generation + 1)
@@ -93,7 +97,8 @@ class World:
         return self.now
 
     # The kill switch.
-    async def recheck(self, applied: Applied) -> None:
+    async def recheck(self, applied: Applied, undo: Any) -> None:
+        self.rechecked.append(undo.verb)
         if self.paused:
             raise FailedPrecondition("EXECUTION_PAUSED", "somebody stopped it")
 
@@ -371,6 +376,42 @@ async def test_kill_switch_stops_the_taking_back_too():
     world.paused = True
     assert await world.until(healing, 300) == "ESCALATED"
     assert (world.verdict.reason, world.sent) == ("EXECUTION_PAUSED", [])
+
+
+@pytest.mark.parametrize(
+    ("marks", "reason"),
+    [
+        ({"annotations": {"aegis.dev/do-not-remediate": "ours"}}, "TARGET_VETOED"),
+        ({"labels": {"aegis.dev/protected": "true"}}, "TARGET_PROTECTED"),
+    ],
+)
+async def test_object_that_nobody_may_change_any_more_is_not_changed_back(
+    marks: dict[str, Any], reason: str
+):
+    """Marks move no generation, so this is no drift; a person has to look."""
+    world, healing = await ill()
+    world.live = deployment(available=2, **marks)
+    assert await world.until(healing, 300) == "ESCALATED"
+    assert (world.verdict.reason, world.sent) == (reason, [])
+
+
+async def test_mark_that_comes_between_two_tries_is_heeded():
+    """Each try reads anew, and is asked anew."""
+    world, healing = await ill()
+    world.answers = [ClusterRefused(409, "Conflict", (), "")]
+    vetoed = {"aegis.dev/do-not-remediate": "ours"}
+    world.meanwhile = lambda: setattr(world, "live", deployment(available=2, annotations=vetoed))
+    assert await world.until(healing, 300) == "ESCALATED"
+    assert (len(world.sent), world.verdict.reason) == (1, "TARGET_VETOED")
+
+
+async def test_own_rollout_that_does_not_come_to_an_end_is_taken_back():
+    """That it rolls is what did not help; nobody else has changed it."""
+    world = World()
+    world.live = deployment(available=2, updated=2)
+    healing = await world.changed(COMPENSATE)
+    assert await world.until(healing, 320) == "COMPENSATED"
+    assert world.rechecked == ["scale_deployment"]
 
 
 async def test_conflicts_are_met_a_bounded_number_of_times():
