@@ -66,8 +66,7 @@ class Changing:
         planned = await self._plan(admitted)
         if admitted.dry_run:
             return Ending("DRY_RUN", message=f"tried: {told(admitted.remedy)}")
-        if planned.change is None:
-            return _was_so()
+        # What was so already is watched too, and needs something to be compared with.
         seen = planned.draft.seen
         await self._healing.capture(None, admitted.request_id, admitted.remedy, admitted.spec, seen)
         self._reach("after-baseline", admitted)

@@ -146,6 +146,7 @@ class Journal:
             resource_version=change.resource_version,
             generation=change.generation,
             sent_at=self._clock(),
+            observations=change.observations,
         )
         async with self._database.transaction() as connection:
             await self._epoch.check(connection)
@@ -180,7 +181,7 @@ class Journal:
             attempt = await store.last_attempt(connection, request_id)
         if attempt is None:
             return None
-        sent = Sent(attempt.uid, attempt.resource_version, attempt.generation)
+        sent = Sent(attempt.uid, attempt.resource_version, attempt.generation, attempt.observations)
         return sent, attempt.sent_at
 
     async def _found(self, connection: Connection, request_id: str) -> Execution:

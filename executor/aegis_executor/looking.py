@@ -54,6 +54,8 @@ class Looking:
         match remedy.recognise(change, live, action_id):
             case Trace.APPLIED:
                 message = f"{told(remedy)}; the answer was lost"
+                # As if it had been answered: what takes it back is found in there.
+                seen = {**change.observations, **seen, "changed": "yes"}
                 return Ending("APPLIED", message=message, observations=seen)
             case Trace.HIDDEN:
                 return Ending("UNKNOWN", "TARGET_CHANGED", "the object moved on since", seen)

@@ -59,6 +59,7 @@ class Attempt:
     resource_version: str
     generation: int
     sent_at: datetime
+    observations: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +162,8 @@ async def insert_attempt(connection: Connection, attempt: Attempt) -> None:
     await connection.execute(
         """
         insert into aegis_executor.attempt
-            (request_id, number, uid, resource_version, generation, sent_at)
-        values (%s, %s, %s, %s, %s, %s)
+            (request_id, number, uid, resource_version, generation, sent_at, observations)
+        values (%s, %s, %s, %s, %s, %s, %s)
         """,
         (
             attempt.request_id,
@@ -171,6 +172,7 @@ async def insert_attempt(connection: Connection, attempt: Attempt) -> None:
             attempt.resource_version,
             attempt.generation,
             attempt.sent_at,
+            Jsonb(dict(attempt.observations)),
         ),
     )
 
@@ -180,7 +182,8 @@ async def last_attempt(connection: Connection, request_id: str) -> Attempt | Non
     async with connection.cursor(row_factory=class_row(Attempt)) as cursor:
         await cursor.execute(
             """
-            select request_id::text, number, uid, resource_version, generation, sent_at
+            select request_id::text, number, uid, resource_version, generation, sent_at,
+                   observations
             from aegis_executor.attempt where request_id = %s order by number desc limit 1
             """,
             (request_id,),

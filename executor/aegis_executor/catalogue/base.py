@@ -76,11 +76,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What is remembered of a change that was sent: enough to recognise it."""
+    """What is remembered of a change that was sent: enough to recognise it, and to take it back."""
 
     uid: str
     resource_version: str
     generation: int
+    # As the change was planned.
+    observations: Mapping[str, str] = field(default_factory=dict)
 
 
 class Trace(enum.Enum):

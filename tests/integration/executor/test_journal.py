@@ -217,12 +217,15 @@ async def test_intent_without_end_is_unfinished_with_its_last_attempt(journal: J
         await claim(journal, each)
     await journal.end(ended.request_id, Ending("FAILED", "TARGET_GONE"))
     assert await journal.last_sent(asked.request_id) is None
-    change = Change("scale", replace(WEB, uid="u-1"), "20", 4, {})
+    change = Change("scale", replace(WEB, uid="u-1"), "20", 4, {}, {"replicas_before": "2"})
     await journal.sending(asked.request_id, 1, change)
     await journal.sending(asked.request_id, 2, replace(change, resource_version="21"))
     (intent,) = await journal.unfinished()
     assert (intent.request_id, bytes(intent.request)) == (asked.request_id, asked.request)
-    assert await journal.last_sent(asked.request_id) == (Sent("u-1", "21", 4), NOW)
+    assert await journal.last_sent(asked.request_id) == (
+        Sent("u-1", "21", 4, {"replicas_before": "2"}),
+        NOW,
+    )
 
 
 async def test_unknown_execution_is_not_found(journal: Journal):

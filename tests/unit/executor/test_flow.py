@@ -69,7 +69,9 @@ class FakeJournal:
     async def sending(self, request_id: str, number: int, change: Change) -> None:
         self._fail("sending")
         self.steps.append(f"attempt {number}")
-        sent = Sent(change.place.uid, change.resource_version, change.generation)
+        sent = Sent(
+            change.place.uid, change.resource_version, change.generation, change.observations
+        )
         self.attempts.append((sent, self.clock()))
 
     async def end(self, request_id: str, ending: Ending) -> Execution:
@@ -385,10 +387,10 @@ async def test_dry_run_meets_the_same_refusals(world: World):
 
 
 async def test_nothing_to_change_is_applied_without_a_write(world: World):
-    """It was so already: no baseline, no attempt, no event."""
+    """It was so already: no attempt, no event; but a baseline, for it is watched all the same."""
     ending = await world.do(scale("demo", "web", 3))
     assert (ending.state, ending.observations) == ("APPLIED", {"changed": "no"})
-    assert world.told() == ["enter", "guards.claim", "claim", "ending"]
+    assert world.told() == ["enter", "guards.claim", "claim", "baseline", "ending"]
 
 
 async def test_baseline_is_of_the_object_before_the_change(world: World):
@@ -561,7 +563,16 @@ async def test_lost_answer_is_looked_into(world: World):
     world.cluster.before["apply"] = lambda: world.web["spec"].update(replicas=4)
     ending = await world.do()
     assert ending.state == "APPLIED"
-    assert ending.observations == {"uid": "d-1", "reconciled": "yes"}
+    assert ending.observations == {
+        "uid": "d-1",
+        "replicas_before": "3",
+        "replicas_after": "4",
+        "reconciled": "yes",
+        "changed": "yes",
+    }
+    # So it can be taken back as any other.
+    undo = of_spec(SCALE).undo(ending.observations)
+    assert getattr(undo, "replicas", 0) == 3
 
 
 async def test_lost_answer_that_tells_nothing_yet_stays_open_for_the_sweep(world: World):

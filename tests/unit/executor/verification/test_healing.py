@@ -224,6 +224,16 @@ async def test_what_was_so_already_is_watched_the_same_way():
     assert await world.until(healing, 35) == "VERIFIED"
 
 
+async def test_metric_of_what_was_so_already_has_something_to_be_compared_with():
+    """Or nothing that was so already could ever be verified by a metric."""
+    world = World()
+    world.metrics = Prometheus(0.1)
+    told = {"observations": {"changed": "no"}, "generation": None, "sent_at": None}
+    healing = await world.changed(measured(), **told)
+    world.rows["r-1"].baseline["generation"] = 5  # type: ignore[index]
+    assert await world.until(healing, 35) == "VERIFIED"
+
+
 async def test_mechanical_success_is_not_healing():
     """kubernaut #214: completed, five times over, and nothing got better. That is INEFFECTIVE."""
     world = World()
