@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aegis_executor.catalogue.base import Kind, Place
-from aegis_executor.guards.gates import Asked, Gate
+from aegis_executor.catalogue.base import Gate, Kind, Place
+from aegis_executor.guards.gates import Asked
 from aegis_executor.guards.guards import before_claiming, while_claiming
 from aegis_executor.guards.history import Deed, History
 from aegis_executor.guards.numbers import Numbers

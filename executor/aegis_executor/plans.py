@@ -9,27 +9,10 @@ from aegis.errors import FailedPrecondition, Unavailable
 from aegis.executor.v1 import executor_pb2
 from aegis.v1 import execution_pb2
 from aegis_executor.admission import Admission
+from aegis_executor.guards.wire import gate_of
 from aegis_executor.kubernetes import ClusterRefused, ClusterUnreachable, ForbiddenRequest
 from aegis_executor.planning import Planned, Planner, filled
-from aegis_executor.ports import AnyGate, Asked, Guards
-
-# What time or a person may open; everything else is a no.
-_HELD = frozenset(
-    {
-        "BOUNDS_EXCEEDED",
-        "BREAKER_OPEN",
-        "BUDGET_EXHAUSTED",
-        "CLOCK_UNTRUSTED",
-        "COOLING_DOWN",
-        "EXECUTION_PAUSED",
-        "PDB_EXHAUSTED",
-        "SINGLE_REPLICA",
-        "STORM_ACTIVE",
-        "TARGET_BUSY",
-        "TARGET_UNSETTLED",
-        "WINDOW_CLOSED",
-    }
-)
+from aegis_executor.ports import Asked, Guards
 
 
 class Plans:
@@ -68,7 +51,7 @@ class Plans:
         return executor_pb2.PlanExecutionResponse(
             spec=filled(spec, planned),
             differences=_differences(planned),
-            gates=[_gate(gate) for gate in (*planned.gates, *guards)],
+            gates=[gate_of(gate) for gate in (*planned.gates, *guards)],
             warnings=planned.warnings,
         )
 
@@ -88,16 +71,3 @@ def _differences(planned: Planned) -> Sequence[execution_pb2.Difference]:
         execution_pb2.Difference(path=one.path, before=one.before, after=one.after)
         for one in planned.differences
     ]
-
-
-def _gate(gate: AnyGate) -> execution_pb2.Gate:
-    told = execution_pb2.Gate(name=gate.name, reason=gate.reason, message=gate.message)
-    if gate.passed:
-        told.verdict = execution_pb2.Gate.VERDICT_PASSED
-    elif gate.reason in _HELD:
-        told.verdict = execution_pb2.Gate.VERDICT_HELD
-    else:
-        told.verdict = execution_pb2.Gate.VERDICT_REFUSED
-    if gate.retry_at is not None:
-        told.retry_time.FromDatetime(gate.retry_at)
-    return told

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Protocol
 
 from aegis.serving.database import Connection
 from aegis.v1 import envelope_pb2
 from aegis_executor.admission import Admitted
-from aegis_executor.catalogue.base import Remedy, Seen
+from aegis_executor.catalogue.base import Gate, Remedy, Seen
 from aegis_executor.guards.gates import Asked
 
-__all__ = ["AnyGate", "Asked", "Epoch", "Guards", "Healing", "asked_of"]
+__all__ = ["Asked", "Epoch", "Guards", "Healing", "asked_of"]
 
 
 def asked_of(admitted: Admitted) -> Asked:
@@ -28,30 +27,6 @@ def asked_of(admitted: Admitted) -> Asked:
     )
 
 
-class AnyGate(Protocol):
-    """One check with its numbers, of an object or of a guard."""
-
-    @property
-    def name(self) -> str:
-        """E.g. `budget.target`."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it lets through."""
-
-    @property
-    def reason(self) -> str:
-        """An ErrorReason name unless it passed."""
-
-    @property
-    def message(self) -> str:
-        """The numbers that were compared."""
-
-    @property
-    def retry_at(self) -> datetime | None:
-        """When it may pass, where that is known."""
-
-
 class Guards(Protocol):
     """Budgets, pauses, breakers, windows, storms."""
 
@@ -64,7 +39,7 @@ class Guards(Protocol):
     async def recheck(self, asked: Asked) -> None:
         """Raises, immediately before the change, EXECUTION_PAUSED or FENCED."""
 
-    async def gates(self, asked: Asked) -> Sequence[AnyGate]:
+    async def gates(self, asked: Asked) -> Sequence[Gate]:
         """Returns every guard with its numbers."""
 
 

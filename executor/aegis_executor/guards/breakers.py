@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, TypeVar
 
-from aegis_executor.guards.gates import Asked, Gate, passes
+from aegis_executor.catalogue.base import Gate
+from aegis_executor.guards.gates import Asked, passes
 from aegis_executor.guards.history import Deed, History
 from aegis_executor.guards.numbers import BreakerNumbers, Numbers
 

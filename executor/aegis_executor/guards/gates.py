@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
 from aegis.errors import Aborted, AegisError, FailedPrecondition, ResourceExhausted
-from aegis_executor.catalogue.base import Kind, Place
+from aegis_executor.catalogue.base import Gate, Kind, Place
 
 _ERRORS: Mapping[str, type[AegisError]] = {
     "EXECUTION_PAUSED": FailedPrecondition,
@@ -62,32 +62,21 @@ class Asked:
         return target(self.place.namespace, self.place.kind.value, self.place.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One check with its numbers; `reason` is an ErrorReason name where it did not pass."""
-
-    name: str
-    passed: bool
-    reason: str
-    message: str
-    retry_at: datetime | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def error(self, now: datetime) -> AegisError:
-        """Returns the refusal it stands for."""
-        cls = _ERRORS[self.reason]
-        # When a precondition will hold is for `why`; RetryInfo is for what merely has to wait.
-        seconds = None
-        if self.retry_at is not None and cls is ResourceExhausted:
-            seconds = max(0.0, (self.retry_at - now).total_seconds())
-        error = cls(self.reason, self.message, retry_seconds=seconds)
-        error.metadata.update(self.metadata)
-        return error
+def error_of(gate: Gate, now: datetime) -> AegisError:
+    """Returns the refusal a gate of the guards stands for."""
+    cls = _ERRORS[gate.reason]
+    # When a precondition will hold is for `why`; RetryInfo is for what merely has to wait.
+    seconds = None
+    if gate.retry_at is not None and cls is ResourceExhausted:
+        seconds = max(0.0, (gate.retry_at - now).total_seconds())
+    error = cls(gate.reason, gate.message, retry_seconds=seconds)
+    error.metadata.update(gate.metadata)
+    return error
 
 
 def passes(name: str, message: str) -> Gate:
     """Returns a gate that let it through."""
-    return Gate(name, True, "", message)
+    return Gate(name, True, message=message)
 
 
 def glass(gates: Iterable[Gate], asked: Asked) -> list[Gate]:

@@ -10,12 +10,13 @@ from datetime import datetime
 
 from aegis.errors import AegisError
 from aegis.serving.database import Connection, Database
+from aegis_executor.catalogue.base import Gate
 from aegis_executor.guards import store
 from aegis_executor.guards.board import Board, board
 from aegis_executor.guards.breakers import breaker_gates, open_breakers
 from aegis_executor.guards.dependencies import Dependency
 from aegis_executor.guards.epoch import Epoch
-from aegis_executor.guards.gates import Asked, Gate, glass, passes
+from aegis_executor.guards.gates import Asked, error_of, glass, passes
 from aegis_executor.guards.history import History
 from aegis_executor.guards.limits import attempts, concurrency, cool_down, hourly, target_lock
 from aegis_executor.guards.memory import Memory
@@ -222,4 +223,4 @@ class Guards:
         for gate in gates:
             if not gate.passed:
                 self._meters.refused(gate.name)
-                raise gate.error(now)
+                raise error_of(gate, now)

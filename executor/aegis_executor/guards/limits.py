@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from aegis_executor.guards.gates import Asked, Gate, passes
+from aegis_executor.catalogue.base import Gate
+from aegis_executor.guards.gates import Asked, passes
 from aegis_executor.guards.history import Deed, History
 from aegis_executor.guards.numbers import Numbers, Stricter
 

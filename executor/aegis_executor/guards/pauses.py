@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from aegis_executor.guards.gates import Asked, Gate, passes
+from aegis_executor.catalogue.base import Gate
+from aegis_executor.guards.gates import Asked, passes
 
 _REASON_CHARACTERS = 200
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
-from aegis_executor.guards.gates import Gate, passes
+from aegis_executor.catalogue.base import Gate
+from aegis_executor.guards.gates import passes
 from aegis_executor.guards.numbers import StormNumbers
 
 State: TypeAlias = Literal["CALM", "STORM", "RECOVERING", "BLIND"]

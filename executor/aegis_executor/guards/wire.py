@@ -8,13 +8,30 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.errors import FieldViolation, InvalidArgument
 from aegis.v1 import execution_pb2
+from aegis_executor.catalogue.base import Gate
 from aegis_executor.guards.board import Board
 from aegis_executor.guards.breakers import Breaker
-from aegis_executor.guards.gates import Gate
 from aegis_executor.guards.pauses import Pause
 from aegis_executor.guards.storm import Storm
 
 _TEXT_MAX = 500
+# What time or a person may open; everything else is a no.
+_HELD = frozenset(
+    {
+        "BOUNDS_EXCEEDED",
+        "BREAKER_OPEN",
+        "BUDGET_EXHAUSTED",
+        "CLOCK_UNTRUSTED",
+        "COOLING_DOWN",
+        "EXECUTION_PAUSED",
+        "PDB_EXHAUSTED",
+        "SINGLE_REPLICA",
+        "STORM_ACTIVE",
+        "TARGET_BUSY",
+        "TARGET_UNSETTLED",
+        "WINDOW_CLOSED",
+    }
+)
 
 
 def pause_of(message: execution_pb2.Pause) -> Pause:
@@ -65,17 +82,20 @@ def state_of(board: Board) -> execution_pb2.GetExecutionStateResponse:
 
 
 def gate_of(gate: Gate) -> execution_pb2.Gate:
-    """Returns one gate; what waiting or an approval may open is held, the rest refused."""
-    verdict = execution_pb2.Gate.VERDICT_PASSED if gate.passed else execution_pb2.Gate.VERDICT_HELD
-    if gate.reason == "ATTEMPTS_EXHAUSTED":
-        verdict = execution_pb2.Gate.VERDICT_REFUSED
-    return execution_pb2.Gate(
+    """Returns one gate, of an object or of a guard, as it is told to people."""
+    told = execution_pb2.Gate(
         name=gate.name,
-        verdict=verdict,
         reason=gate.reason,
         message=gate.message,
         retry_time=_stamp(gate.retry_at),
     )
+    if gate.passed:
+        told.verdict = execution_pb2.Gate.VERDICT_PASSED
+    elif gate.reason in _HELD:
+        told.verdict = execution_pb2.Gate.VERDICT_HELD
+    else:
+        told.verdict = execution_pb2.Gate.VERDICT_REFUSED
+    return told
 
 
 def _pause(pause: Pause) -> execution_pb2.Pause:

@@ -141,19 +141,6 @@ async def insert_verdict(connection: Connection, judged: Judged) -> bool:
     return await cursor.fetchone() is not None
 
 
-async def verdict_by_id(connection: Connection, request_id: str) -> Judged | None:
-    """Returns whether an execution helped, once that is known."""
-    async with connection.cursor(row_factory=class_row(Judged)) as cursor:
-        await cursor.execute(
-            """
-            select request_id::text, state, reason, message, observations, at
-            from aegis_executor.verdict where request_id = %s
-            """,
-            (request_id,),
-        )
-        return await cursor.fetchone()
-
-
 async def insert_undo_attempt(connection: Connection, attempt: UndoAttempt) -> None:
     """Remembers what is about to be sent to take a change back."""
     await connection.execute(

@@ -9,6 +9,7 @@ from tests.guarding import NOW, ago, asked, deed, gates, history, named, refusal
 
 from aegis.errors import FailedPrecondition
 from aegis_executor.guards.breakers import open_breakers
+from aegis_executor.guards.gates import error_of
 from aegis_executor.guards.numbers import Numbers
 
 TARGET = "breaker.target demo/deployments/web"
@@ -22,7 +23,7 @@ def test_two_in_a_row_that_did_not_help_open_the_target(state: str):
     """Every end but VERIFIED is one that did not help."""
     past = [deed(ago(minutes=m), state, **RESOLVED) for m in (20, 5)]
     gate = named(gates(asked(), history(*past)), TARGET)
-    error = gate.error(NOW)
+    error = error_of(gate, NOW)
     assert isinstance(error, FailedPrecondition)
     assert (error.reason, error.metadata) == (
         "BREAKER_OPEN",

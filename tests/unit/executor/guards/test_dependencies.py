@@ -10,6 +10,7 @@ from tests.guarding import NOW, asked, gates, history, named
 from aegis.errors import FailedPrecondition
 from aegis_executor.guards import clock
 from aegis_executor.guards.dependencies import Dependency
+from aegis_executor.guards.gates import error_of
 
 
 def test_waits_double_are_jittered_and_have_an_end():
@@ -70,6 +71,6 @@ def test_kernel_can_be_asked():
 def test_untrusted_clock_refuses():
     """No age can be judged by it."""
     gate = named(gates(asked(), history(clock_trusted=False)), "clock")
-    error = gate.error(NOW)
+    error = error_of(gate, NOW)
     assert isinstance(error, FailedPrecondition)
     assert error.reason == "CLOCK_UNTRUSTED"

@@ -8,8 +8,8 @@ import pytest
 from tests.guarding import NOW, ago, asked, deed, gates, history, named, refusals
 
 from aegis.errors import Aborted, FailedPrecondition, ResourceExhausted
-from aegis_executor.catalogue.base import Kind
-from aegis_executor.guards.gates import Gate
+from aegis_executor.catalogue.base import Gate, Kind
+from aegis_executor.guards.gates import error_of
 from aegis_executor.guards.numbers import Numbers
 
 LONG_AGO = {"hours": 2}
@@ -23,7 +23,7 @@ def test_nothing_done_and_all_calm_passes_every_gate():
 def test_target_under_way_is_busy():
     """One at a time at one object."""
     gate = named(gates(asked(), history(deed(ago(**LONG_AGO), "APPLIED"))), "concurrent.target")
-    error = gate.error(NOW)
+    error = error_of(gate, NOW)
     assert isinstance(error, Aborted)
     assert (error.reason, error.metadata) == (
         "TARGET_BUSY",
@@ -67,7 +67,7 @@ def test_fourth_of_a_target_within_the_hour_is_refused_until_the_first_is_an_hou
     """RetryInfo says when, and QuotaFailure whose budget it is."""
     past = [deed(ago(minutes=minutes), "VERIFIED") for minutes in (50, 35, 20)]
     gate = named(gates(asked(), history(*past)), "hour.target")
-    error = gate.error(NOW)
+    error = error_of(gate, NOW)
     assert isinstance(error, ResourceExhausted)
     assert (error.reason, error.retry_seconds) == ("BUDGET_EXHAUSTED", 600)
     assert error.metadata == {"scope": "target", "used": "3", "limit": "3"}
@@ -89,7 +89,7 @@ def test_same_to_the_same_cools_down():
     """Another action, or another target, does not wait for it."""
     past = history(deed(ago(minutes=9)))
     gate = named(gates(asked(), past), "cool_down")
-    error = gate.error(NOW)
+    error = error_of(gate, NOW)
     assert isinstance(error, ResourceExhausted)
     assert (error.reason, error.retry_seconds) == ("COOLING_DOWN", 60)
     assert "cool_down" not in refusals(asked(verb="rollback_deployment"), past)
@@ -102,7 +102,7 @@ def test_three_attempts_for_an_incident_are_enough():
     past = [deed(ago(hours=h), "INEFFECTIVE", f"app{h}", incident_id="inc-1") for h in (2, 3, 4)]
     numbers = Numbers.of_table({"breakers": {"outcomes_min": 100}})
     gate = named(gates(asked(incident_id="inc-1"), history(*past), numbers), "attempts")
-    error = gate.error(NOW)
+    error = error_of(gate, NOW)
     assert isinstance(error, FailedPrecondition)
     assert error.reason == "ATTEMPTS_EXHAUSTED"
     assert error.metadata == {"incident": "inc-1", "used": "3", "limit": "3"}
@@ -168,4 +168,4 @@ def test_every_reason_has_its_error():
         for gate in gates(ask, history(*past, storm=None, local_pause="x", clock_trusted=False)):
             if not gate.passed:
                 assert isinstance(gate, Gate)
-                assert gate.error(NOW).reason == gate.reason
+                assert error_of(gate, NOW).reason == gate.reason

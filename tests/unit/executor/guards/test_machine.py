@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.guarding import NOW, asked, deed, gates, history
 
 from aegis_executor.guards.breakers import open_breakers
-from aegis_executor.guards.gates import Asked
+from aegis_executor.guards.gates import Asked, error_of
 from aegis_executor.guards.history import Deed, History
 from aegis_executor.guards.numbers import Numbers
 from aegis_executor.guards.pauses import Pause
@@ -83,7 +83,7 @@ class Guarded(RuleBasedStateMachine):
         before = self.past()
         refused = [gate for gate in gates(ask, before, NUMBERS) if not gate.passed]
         for gate in refused:
-            error = gate.error(self.now)
+            error = error_of(gate, self.now)
             assert error.retry_seconds is None or error.retry_seconds >= 0
         if refused:
             return False

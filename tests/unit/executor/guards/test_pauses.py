@@ -11,6 +11,7 @@ from tests.guarding import NOW, asked, gates, history, named, refusals
 
 from aegis.errors import FailedPrecondition
 from aegis_executor.catalogue.base import Kind
+from aegis_executor.guards.gates import error_of
 from aegis_executor.guards.pauses import Pause, PauseFile
 
 
@@ -41,7 +42,7 @@ def test_pause_holds_within_its_scope_and_time(laid: Pause, holds: bool):
 def test_pause_says_who_and_why():
     """Scope and author travel as metadata."""
     gate = named(gates(asked(), history(pauses=[pause("demo", hours=1)])), "pause")
-    error = gate.error(NOW)
+    error = error_of(gate, NOW)
     assert isinstance(error, FailedPrecondition)
     assert (error.reason, error.metadata) == (
         "EXECUTION_PAUSED",

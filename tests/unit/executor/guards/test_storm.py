@@ -12,6 +12,7 @@ from tests.guarding import NOW, asked, deed, gates, history, named, refusals
 from aegis.errors import FailedPrecondition
 from aegis_executor.catalogue.base import Object
 from aegis_executor.guards.dependencies import Dependency
+from aegis_executor.guards.gates import error_of
 from aegis_executor.guards.numbers import StormNumbers
 from aegis_executor.guards.sensor import Sensor, rolling, short
 from aegis_executor.guards.storm import Health, Sight, Storm
@@ -86,7 +87,7 @@ def test_healthy_but_under_remediation_is_no_quiet():
 def test_storm_and_blindness_refuse(storm: Storm | None, state: str):
     """An approval does not help: people act by breaking the glass."""
     gate = named(gates(asked(approved=True), history(storm=storm)), "storm")
-    error = gate.error(NOW)
+    error = error_of(gate, NOW)
     assert isinstance(error, FailedPrecondition)
     assert (error.reason, error.metadata) == ("STORM_ACTIVE", {"state": state})
     assert refusals(asked(break_glass=True), history(storm=storm)) == []

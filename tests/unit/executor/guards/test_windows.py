@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis.errors import FailedPrecondition
-from aegis_executor.guards.gates import Gate
+from aegis_executor.catalogue.base import Gate
+from aegis_executor.guards.gates import error_of
 from aegis_executor.guards.windows import DAYS, Window, window_gates
 
 # A Friday; Berlin is two hours ahead.
@@ -38,7 +39,7 @@ def frozen(now: datetime, *freezes: Window, namespace: str = "demo") -> Gate:
 def test_outside_of_its_windows_nothing_is_done_in_a_namespace():
     """And the refusal says when one opens."""
     closed = gate(FRIDAY, window("22:00", "23:00", zone="Europe/Berlin"))
-    error = closed.error(FRIDAY)
+    error = error_of(closed, FRIDAY)
     assert isinstance(error, FailedPrecondition)
     assert (error.reason, error.metadata) == ("WINDOW_CLOSED", {"window": "w"})
     assert closed.retry_at == at("2026-05-01 20:00")
