@@ -15,10 +15,11 @@ from aegis.spiffe import Caller
 from aegis.v1 import execution_pb2
 from aegis_executor import records
 from aegis_executor.admission import Admission
+from aegis_executor.catalogue.base import Gate
 from aegis_executor.executions import Executions
 from aegis_executor.guards import Guards
 from aegis_executor.guards.orders import Orders
-from aegis_executor.guards.wire import pause_of, state_of
+from aegis_executor.guards.wire import gate_of, pause_of, state_of
 from aegis_executor.journal import Execution
 from aegis_executor.plans import Plans
 
@@ -163,6 +164,9 @@ def _message(execution: Execution) -> executor_pb2.Execution:
             message.reason = known.reason
             message.message = known.message
             message.observations.update(known.observations)
+            if known.reason:
+                held = Gate("executor", False, known.reason, known.message)
+                message.gates.append(gate_of(held))
     ended_at = verdict.at if verdict is not None else execution.ended_at
     if ended_at is not None:
         message.end_time.FromDatetime(ended_at)

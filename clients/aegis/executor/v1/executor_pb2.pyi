@@ -470,7 +470,9 @@ class Execution(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[_execution_pb2.Gate]:
-        """The gates it was taken or held by."""
+        """What held it back since it was taken, and what kept it from being undone;
+        empty where nothing did. Guards that refuse sooner answer with an error.
+        """
 
     def __init__(
         self,
