@@ -11,6 +11,7 @@ from aegis.serving.database import Database
 from aegis_executor import records
 from aegis_executor.guards import store
 from aegis_executor.guards.pauses import Pause
+from aegis_executor.verification.store import Judged, insert_verdict
 
 
 class Orders:
@@ -42,6 +43,8 @@ class Orders:
     async def resolve(self, *, request_id: str, who: str, found: str, reason: str) -> None:
         """Stores what somebody found out about an UNKNOWN execution: APPLIED or NOT_APPLIED.
 
+        One that was applied is INCONCLUSIVE with that, as it is at the server.
+
         Raises `NotFound` (RESOURCE_NOT_FOUND) and `FailedPrecondition` (STATE_CONFLICT) for one
         that is not UNKNOWN, or about which somebody found otherwise.
         """
@@ -67,7 +70,15 @@ class Orders:
             await store.insert_resolution(
                 connection, request_id=request_id, found=found, who=who, reason=reason, at=at
             )
+            if found == "APPLIED":
+                # Nobody watched, and the object has moved on: no look now could be about it.
+                await insert_verdict(connection, _unwatched(request_id, who, at))
             entry = records.resolved(
                 stands, who=who, found=found, request_id=request_id, reason=reason
             )
             await self._audit.record_in(connection, entry)
+
+
+def _unwatched(request_id: str, who: str, at: datetime) -> Judged:
+    message = f"{who} found that it was applied; whether it helped nobody watched"
+    return Judged(request_id, "INCONCLUSIVE", "", message, {}, at)

@@ -267,6 +267,13 @@ async def test_what_a_person_found_stands(world: World):
     told = {"who": "user:ada", "reason": "looked"}
     for _ in range(2):
         await world.orders.resolve(request_id=lost.request_id, found="APPLIED", **told)
+    # As at the server: nobody watched whether it helped.
+    async with world.database.transaction() as connection:
+        deeds = await store.deeds(
+            connection, now=world.now, memory=timedelta(days=1), besides=None
+        )
+    (deed,) = [each for each in deeds if each.request_id == lost.request_id]
+    assert (deed.state, deed.resolved) == ("INCONCLUSIVE", True)
     for request_id, state in ((lost.request_id, "APPLIED"), (healed.request_id, "VERIFIED")):
         with pytest.raises(FailedPrecondition, match=state) as refusal:
             await world.orders.resolve(request_id=request_id, found="NOT_APPLIED", **told)
