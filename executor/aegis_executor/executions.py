@@ -32,7 +32,7 @@ from aegis_executor.kubernetes import (
 )
 from aegis_executor.looking import Looking
 from aegis_executor.ports import Guards, asked_of
-from aegis_executor.reading import Cluster
+from aegis_executor.reading import ODD, Cluster
 from aegis_executor.store import Intent
 
 log = logging.getLogger(__name__)
@@ -155,6 +155,11 @@ class Executions:
         except ClusterSilent:
             # Only a change that was sent can be in doubt, and only looking can tell.
             return await self._look(admitted.request_id, admitted.action_id, admitted.remedy)
+        except ODD:
+            log.exception("%s stopped at an object that is not as expected", admitted.action_id)
+            if await self._journal.last_sent(admitted.request_id) is None:
+                return Ending("FAILED", "INTERNAL", "the object is not as expected")
+            return await self._look(admitted.request_id, admitted.action_id, admitted.remedy)
 
     async def _look(self, request_id: str, action_id: str, remedy: Remedy) -> Ending | None:
         sent = await self._journal.last_sent(request_id)
@@ -178,7 +183,12 @@ class Executions:
         for intent in await self._journal.unfinished():
             if intent.request_id in self._going:
                 continue
-            remedy = _remedy_of(intent)
+            try:
+                remedy = _remedy_of(intent)
+            except AegisError:
+                # A newer executor may have known it; the others are swept all the same.
+                log.exception("%s is no remedy of this executor", intent.action_id)
+                continue
             ending = await self._look(intent.request_id, intent.action_id, remedy)
             if ending is None:
                 left = True

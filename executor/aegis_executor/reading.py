@@ -13,6 +13,9 @@ from aegis_executor.catalogue.objects import (
     labels_of,
 )
 
+# What code that reads an object raises when the object is not as the API says.
+ODD = (AttributeError, LookupError, TypeError, ValueError)
+
 
 class Cluster(Protocol):
     """What is needed of `kubernetes.Kubernetes`, which says what each raises."""

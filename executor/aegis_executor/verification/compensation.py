@@ -25,7 +25,7 @@ from aegis_executor.kubernetes import (
     ClusterUnreachable,
     ForbiddenRequest,
 )
-from aegis_executor.reading import Cluster, see
+from aegis_executor.reading import ODD, Cluster, see
 from aegis_executor.verification.judgement import Outcome, Verdict
 from aegis_executor.verification.ledger import Ledger
 from aegis_executor.verification.probes.drift import drift, mark_of
@@ -80,7 +80,7 @@ class Compensation:
             return _escalated(found, "this executor no longer reaches it", "NAMESPACE_NOT_ALLOWED")
         except (ClusterSilent, ClusterUnreachable):
             verdict = None
-        except (AttributeError, LookupError, TypeError, ValueError):
+        except ODD:
             log.exception("%s cannot be taken back", applied.action_id)
             return _escalated(found, "the object is not as expected", "INTERNAL")
         if verdict is None and self._clock() - watch.undo_began_at > _GIVE_UP + watch.terms.window:

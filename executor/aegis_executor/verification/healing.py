@@ -21,7 +21,7 @@ from aegis_executor.kubernetes import (
     ClusterUnreachable,
     ForbiddenRequest,
 )
-from aegis_executor.reading import Cluster
+from aegis_executor.reading import ODD, Cluster
 from aegis_executor.verification.baseline import Baseline, baseline_of
 from aegis_executor.verification.compensation import Compensation, Recheck
 from aegis_executor.verification.judgement import Finding, Look, Outcome, Verdict
@@ -147,7 +147,7 @@ class Healing:
         """
         now = self._clock()
         rows = await self._ledger.unjudged(self._since, list(self._watched))
-        watched = {row.request_id: self._watch(row) for row in rows}
+        watched = {row.request_id: watch for row in rows if (watch := self._watch(row))}
         self._watched, self._since = watched, now - _OVERLAP
         places = asyncio.Semaphore(_AT_ONCE)
 
@@ -159,11 +159,20 @@ class Healing:
             for watch in watched.values():
                 group.create_task(step(watch))
 
-    def _watch(self, applied: Applied) -> Watch:
+    def _watch(self, applied: Applied) -> Watch | None:
+        """Returns who watches it; None when this executor cannot read what was asked."""
         known = self._watched.get(applied.request_id)
         if known is not None:
             known.applied = applied
             return known
+        try:
+            return self._begun(applied)
+        except (AegisError, *ODD):
+            # A newer executor may have known it; the others are watched all the same.
+            log.exception("%s cannot be watched", applied.action_id)
+            return None
+
+    def _begun(self, applied: Applied) -> Watch:
         # These bytes were verified and validated before they were written down.
         request = envelope_pb2.ActionRequest.FromString(bytes(applied.request))
         spec = envelope_pb2.ActionSpec.FromString(request.spec)
@@ -187,6 +196,9 @@ class Healing:
         except AegisError as error:
             # The watch goes on; only the journal or the fence can say this.
             log.warning("%s waits: %s", watch.applied.action_id, error.message)
+        except ODD:
+            # One odd answer must not end the watch of all others, and the executor with it.
+            log.exception("%s waits", watch.applied.action_id)
 
     async def _verdict(self, watch: Watch) -> Verdict | None:
         if watch.undoing:
@@ -228,7 +240,7 @@ class Healing:
         except _CLUSTER_ERRORS as error:
             told = f"the cluster does not tell: {type(error).__name__}"
             return [Finding(healthy.PROBE, Outcome.UNASKED, told, reason="CLUSTER_UNAVAILABLE")]
-        except (AttributeError, KeyError, LookupError, TypeError, ValueError):
+        except ODD:
             # One odd object must not keep all others from being judged, nor pass for healthy.
             log.exception("%s cannot be judged", remedy.place)
             return [Finding(healthy.PROBE, Outcome.UNASKED, "the object is not as expected")]
@@ -241,6 +253,20 @@ class Healing:
         values = [self._metrics.value(asked.query) for asked in terms.metrics]
         active, now = await asyncio.gather(asyncio.gather(*rules), asyncio.gather(*values))
         at = self._clock()
+        try:
+            return self._judged(watch, active, now, at)
+        except ODD:
+            log.exception("%s: odd metrics", watch.applied.action_id)
+            return [Finding("metric", Outcome.UNASKED, "the answers are not as expected")]
+
+    def _judged(
+        self,
+        watch: Watch,
+        active: Sequence[Sequence[Rule] | Unanswered],
+        now: Sequence[float | Unanswered],
+        at: datetime,
+    ) -> list[Finding]:
+        terms = watch.terms
         return [
             *(
                 alert(asked, answer, changed_at=watch.changed_at, now=at)

@@ -611,6 +611,45 @@ async def test_cluster_that_never_tells_is_left_to_a_person(world: World):
     assert (ending.state, ending.reason) == ("UNKNOWN", "CLUSTER_UNAVAILABLE")
 
 
+async def test_place_that_is_no_longer_reached_does_not_stop_the_sweep(world: World):
+    """The settings became narrower while something was open: it would fail at every start."""
+    world.cluster.faults["apply"] = [ClusterSilent("504")]
+    world.cluster.faults["deployment"] = [None, *[ForbiddenRequest("GET")] * 3]
+    admitted = world.admitted()
+    await world.executions.carry_out(admitted)
+    assert await world.executions._sweep_once()
+    world.now = NOW + timedelta(minutes=11)
+    await world.executions._sweep_once()
+    ending = world.journal.endings[admitted.request_id]
+    assert (ending.state, ending.reason) == ("UNKNOWN", "CLUSTER_UNAVAILABLE")
+
+
+async def test_odd_object_does_not_stop_the_sweep(world: World):
+    """An answer without what the API promises is no answer."""
+    world.cluster.faults["apply"] = [ClusterSilent("504")]
+    world.cluster.before["apply"] = lambda: world.web.pop("spec")
+    execution = await world.executions.carry_out(world.admitted())
+    assert execution.ending is None
+    assert await world.executions._sweep_once()
+
+
+async def test_odd_object_ends_what_was_claimed(world: World):
+    """Nothing was sent, and nobody has to wait for a sweep to hear it."""
+    del world.web["spec"]["selector"]
+    ending = await world.do(rollback("demo", "web"))
+    assert (ending.state, ending.reason) == ("FAILED", "INTERNAL")
+    assert world.cluster.sent == []
+
+
+async def test_intent_of_an_unknown_remedy_does_not_stop_the_sweep(world: World):
+    """What a newer executor left; all others have their end."""
+    odd, other = world.admitted(), world.admitted()
+    world.journal.claims[odd.request_id] = replace(odd, request=b"")
+    world.journal.claims[other.request_id] = other
+    await world.executions._sweep_once()
+    assert list(world.journal.endings) == [other.request_id]
+
+
 async def test_intent_without_an_attempt_is_ended_as_not_begun(world: World):
     """What a crash between claim and attempt leaves."""
     admitted = world.admitted()

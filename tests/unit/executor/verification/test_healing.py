@@ -360,6 +360,24 @@ async def test_executor_that_was_away_looks_before_it_judges():
     assert world.state == "VERIFIED"
 
 
+async def test_odd_answer_of_prometheus_is_no_success_and_no_end():
+    """A time without a zone cannot be compared: nobody was asked, and the watch goes on."""
+    world = World()
+    world.metrics = Prometheus()
+    world.metrics.now = lambda: world.now.replace(tzinfo=None)
+    healing = await world.changed(alerting())
+    assert await world.until(healing, 300) == "INCONCLUSIVE"
+
+
+async def test_what_cannot_be_read_does_not_keep_others_from_their_verdict():
+    """What a newer executor wrote down is none of ours."""
+    world = World()
+    healing = await world.changed()
+    odd = {"anchor": {"what": "is this"}}
+    world.rows = {"r-0": replace(world.rows["r-1"], request_id="r-0", baseline=odd), **world.rows}
+    assert await world.until(healing, 35) == "VERIFIED"
+
+
 async def test_ill_change_is_taken_back():
     """Scaled to 3 and never available: scaled to 2 again, pinned, and settled."""
     world = World()
