@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from aegis.errors import AlreadyExists, NotFound, Unauthenticated
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database
+from aegis.v1 import envelope_pb2
 from aegis_executor import records, store
 from aegis_executor.admission import Admitted
 from aegis_executor.catalogue.base import Change, Sent
@@ -93,7 +94,7 @@ class Journal:
         `condition` is asked in the same transaction, after the claim is known to be the first:
         what it raises undoes the claim. Raises `Unauthenticated` (REPLAY_DETECTED) for a nonce
         that was spent on another request and `AlreadyExists` (REQUEST_ID_REUSED) for an id that
-        named another action.
+        named another action, or a dry run of it.
         """
         intent = self._intent(admitted)
         async with self._database.transaction() as connection:
@@ -199,8 +200,15 @@ class Journal:
 
 
 def _same(stored: Intent, admitted: Admitted) -> bool:
-    asked = (admitted.action_digest, admitted.issuer)
-    return (bytes(stored.action_digest), stored.issuer) == asked
+    """True for a repeat: the same action, of the same issuer, tried or done as before.
+
+    The digest is that of the spec; whether it is only tried stands in the request around it.
+    """
+    if (bytes(stored.action_digest), stored.issuer) != (admitted.action_digest, admitted.issuer):
+        return False
+    # These bytes were verified and validated before they were written down.
+    mode = envelope_pb2.ActionRequest.FromString(bytes(stored.request)).mode
+    return (mode == envelope_pb2.ActionRequest.MODE_DRY_RUN) == admitted.dry_run
 
 
 def _execution(

@@ -97,12 +97,14 @@ async def test_spent_nonce_is_told_before_a_reused_id(journal: Journal):
         await claim(journal, replace(second, nonce=first.nonce))
 
 
-@pytest.mark.parametrize("change", [{"action_digest": bytes(32)}, {"issuer": "user:admin"}])
+@pytest.mark.parametrize(
+    "change", [{"action_digest": bytes(32)}, {"issuer": "user:admin"}, {"dry_run": True}]
+)
 @pytest.mark.refuses("REQUEST_ID_REUSED", step=13)
 async def test_request_id_of_another_action_or_issuer_is_refused(
     journal: Journal, change: dict[str, object]
 ):
-    """An id belongs to one issuer and one action."""
+    """An id belongs to one issuer and one action; what was tried was not done, nor the reverse."""
     first = admitted()
     await claim(journal, first)
     with pytest.raises(AlreadyExists) as caught:
@@ -161,6 +163,7 @@ async def test_stored_execution_is_found_for_the_same_request_only(journal: Jour
     assert await journal.stored(replace(asked, nonce=bytes(16))) == found
     assert await journal.stored(replace(asked, action_digest=bytes(32))) is None
     assert await journal.stored(replace(asked, issuer="user:admin")) is None
+    assert await journal.stored(replace(asked, dry_run=True)) is None
     other = admitted(4)
     await claim(journal, other)
     assert await journal.stored(replace(asked, nonce=other.nonce)) is None
