@@ -96,7 +96,7 @@ class Changing:
         return planned
 
     async def _send(self, admitted: Admitted, draft: Draft) -> Ending:
-        first = (draft.uid, draft.generation)
+        first = draft
         for number in range(1, TRIES_MAX + 1):
             if draft.change is None:
                 return _was_so()
@@ -110,9 +110,11 @@ class Changing:
             draft = await self._planner.draft(
                 admitted.remedy, action_id=admitted.action_id, standing=admitted.standing
             )
-            if (draft.uid, draft.generation) != first:
+            if (draft.uid, draft.generation) != (first.uid, first.generation):
                 raise Aborted("TARGET_CHANGED", "somebody else changed the object meanwhile")
             gates.refuse(draft.gates)
+            if not _same(draft.change, first.change):
+                raise Aborted("PLAN_DRIFT", "it would change something else than was tried")
         raise Aborted("TARGET_CHANGED", f"the object changed {TRIES_MAX} times meanwhile")
 
     async def _mutate(self, admitted: Admitted, number: int, change: Change) -> Ending:
@@ -131,6 +133,13 @@ class Changing:
 
     def _reach(self, point: str, admitted: Admitted) -> None:
         self._failpoints.reach(point, admitted.remedy.verb)
+
+
+def _same(now: Change | None, tried: Change | None) -> bool:
+    """True when the same would be sent as was tried: a ReplicaSet may be gone, a pod be ready."""
+    if now is None or tried is None:
+        return True
+    return (now.verb, now.observations) == (tried.verb, tried.observations)
 
 
 def _was_so() -> Ending:

@@ -496,6 +496,20 @@ async def test_intent_that_no_longer_holds_ends_the_retry(
     assert len(world.cluster.sent) == 1
 
 
+async def test_conflict_does_not_let_another_change_through(world: World):
+    """17: the revision before was approved; meanwhile it is gone, and another is before."""
+    world.cluster.others["replica_sets"].insert(0, replica_set(8, "web:1"))
+
+    def cleaned() -> None:
+        world.cluster.touch(Kind.DEPLOYMENT, "web")
+        del world.cluster.others["replica_sets"][1]
+
+    world.cluster.before["apply"] = cleaned
+    ending = await world.do(await world.planned(rollback("demo", "web")))
+    assert (ending.state, ending.reason) == ("FAILED", "PLAN_DRIFT")
+    assert len(world.cluster.sent) == 1
+
+
 @pytest.mark.refuses("TARGET_CHANGED", step=17)
 async def test_conflicts_are_bounded(world: World):
     """17: five times, and then it is told."""
