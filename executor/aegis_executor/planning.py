@@ -76,9 +76,9 @@ def _accept(draft: Draft) -> None:
 def may_repeat(change: Change, refused: ClusterRefused) -> bool:
     """True for a conflict with a version that moved: a controller's status update is enough.
 
-    With pods there is no version in play, and a conflict means that the pod is another one.
+    With evictions there is no version in play, and a conflict means that the pod is another one.
     """
-    return refused.code == 409 and change.verb not in ("evict", "delete")
+    return refused.code == 409 and change.verb != "evict"
 
 
 class Planner:

@@ -257,6 +257,9 @@ def _pinned_merge(change: Change) -> dict[str, Any]:
 
 def _deletion(change: Change, *, dry: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"preconditions": {"uid": change.place.uid}}
+    if change.verb == "delete":
+        # It goes past budgets because it was not ready: a pod that is by now must stay.
+        options["preconditions"]["resourceVersion"] = change.resource_version
     if change.body is not None:
         options["gracePeriodSeconds"] = change.body
     if dry:

@@ -214,6 +214,15 @@ async def test_pod_is_ended(target: Target, made: Any):
     await target.settled()
 
 
+async def test_pod_that_moved_on_since_it_was_read_is_not_deleted(target: Target):
+    """It was to go past the budgets because it was not ready: by now it may be."""
+    pod = await target.pod()
+    async with target.port(delete_pods=True) as port:
+        refused = await refusal(port.apply(deleted(pod, version="1")))
+    assert refused.code == 409
+    assert "deletionTimestamp" not in (await target.pod())["metadata"]
+
+
 async def test_node_is_cordoned_and_uncordoned(target: Target):
     """Nothing else of it changes."""
     async with target.node() as (node, nodes), target.port(nodes=nodes) as port:
