@@ -176,7 +176,7 @@ async def assemble(settings: Settings) -> AsyncIterator[tuple[str, tuple[Part, .
         )
         revocations = Revocations(settings.tls)
         doors = Doors(
-            admit=admit_peers(settings.peers),
+            admit=admit_peers(settings.peers, audit),
             metrics=CallMetrics(REGISTRY),
             authenticate=revocations.guard(by_certificate(settings.trust_domain)),
             max_message_bytes=_MAX_MESSAGE_BYTES,

@@ -66,15 +66,36 @@ def judged(applied: Applied, verdict: Judged, executor: str) -> Entry:
     )
 
 
-def refused(peer: str, refusal: AegisError) -> Entry:
-    """What did not get past the checks, and which of them said no."""
+def refused(peer: str, refusal: AegisError, admitted: Admitted | None = None) -> Entry:
+    """What did not get past the checks, which of them said no, and by which numbers.
+
+    What a request says of itself is only believed once it was `admitted`.
+    """
+    # Not the message: that of a pause quotes somebody's free text.
+    details = {name: str(value) for name, value in refusal.metadata.items()}
+    if admitted is None:
+        return Entry(
+            kind=audit_pb2.AUDIT_KIND_EXECUTION,
+            actor=peer,
+            action="execute",
+            resource="/execution/actions",
+            outcome="refused",
+            reason=refusal.reason,
+            details=details,
+        )
     return Entry(
         kind=audit_pb2.AUDIT_KIND_EXECUTION,
-        actor=peer,
-        action="execute",
-        resource="/execution/actions",
+        actor=admitted.issuer,
+        action=admitted.remedy.verb,
+        resource=_resource(admitted.request),
         outcome="refused",
         reason=refusal.reason,
+        subject_id=admitted.action_id,
+        details={
+            **details,
+            "request_id": admitted.request_id,
+            "action_digest": admitted.action_digest.hex(),
+        },
     )
 
 

@@ -28,14 +28,16 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _DEADLINE_SECONDS_MAX = 120.0
 
 
-def admit_peers(peers: frozenset[str]) -> Admit:
+def admit_peers(peers: frozenset[str], audit: AuditLog) -> Admit:
     """Returns the door's rule: these subjects may call, nobody else (PEER_NOT_ALLOWED)."""
 
     async def admit(method: str, caller: Caller) -> Grant:
         if caller.subject not in peers:
-            raise PermissionDenied(
+            refusal = PermissionDenied(
                 "PEER_NOT_ALLOWED", f"{caller.subject} may not call this executor", method=method
             )
+            await audit.record(records.refused(caller.subject, refusal))
+            raise refusal
         return Grant()
 
     return admit
@@ -74,16 +76,16 @@ class ExecutorService(executor_pb2_grpc.ExecutorServiceServicer):
         self, request: executor_pb2.ExecuteActionRequest, context: Context
     ) -> executor_pb2.ExecuteActionResponse:
         """See executor.proto."""
-        _demand_deadline(context)
-        peer = current_call().caller.subject
+        peer, admitted = current_call().caller.subject, None
         try:
+            _demand_deadline(context)
             admitted = self._admission.admit(
                 request.request, request.decision, request.approvals, peer=peer
             )
             execution = await self._executions.carry_out(admitted)
         except AegisError as refusal:
             if refusal.code is not grpc.StatusCode.UNAVAILABLE:
-                await self._audit.record(records.refused(peer, refusal))
+                await self._audit.record(records.refused(peer, refusal, admitted))
             raise
         return executor_pb2.ExecuteActionResponse(execution=_message(execution))
 
