@@ -361,6 +361,20 @@ async def test_report_of_a_time_without_actions_is_empty(house: House):
     assert list(told.refusals) == []
 
 
+async def test_report_reaches_to_the_end_of_time(house: House):
+    """The last bucket ends where the calendar does."""
+    end = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    told = await report(
+        house.as_(VERA),
+        start_time=end - timedelta(days=900),
+        end_time=end,
+        bucket=timedelta(days=365),
+    )
+    assert len(told.buckets) == 3
+    everything = await report(house.as_(VERA), start_time=datetime(1, 1, 1, tzinfo=UTC))
+    assert len(everything.buckets) == 24
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

@@ -61,7 +61,8 @@ def _times(
         raise _bad("start_time", "this is no time") from error
     if start >= end:
         raise _bad("start_time", "it has to be before end_time")
-    width = max((end - start) / _USUAL_BUCKETS, _SECOND)
+    # Rounded up, or there would be one more, of a microsecond.
+    width = max(-((start - end) // _USUAL_BUCKETS), _SECOND)
     if request.HasField("bucket"):
         width = request.bucket.ToTimedelta()
     if (end - start) / width > _BUCKETS_MAX:
@@ -96,12 +97,11 @@ def _buckets(
     slices: Sequence[Slice], start: datetime, end: datetime, width: timedelta
 ) -> list[Report.Bucket]:
     buckets: list[Report.Bucket] = []
-    at = start
-    while at < end:
+    # Counted, for behind the last one the calendar may end.
+    for number in range(-((start - end) // width)):
         bucket = Report.Bucket()
-        bucket.start_time.FromDatetime(at)
+        bucket.start_time.FromDatetime(start + number * width)
         buckets.append(bucket)
-        at += width
     for each in slices:
         bucket = buckets[round((each.start - start) / width)]
         if each.state == S.STATE_VERIFIED:
