@@ -239,25 +239,33 @@ async def unanswered_glass(
     return str(row[0]) if row is not None else ""
 
 
-async def last_not_healed(
-    connection: Connection, *, namespace: str, verb: str, since: datetime
-) -> str:
-    """Returns who asked for the newest action of a scope that was of no use, or an empty text.
+async def not_healed_around(
+    connection: Connection, *, namespace: str, verb: str, since: datetime, until: datetime
+) -> set[str]:
+    """Returns who asked for actions of a scope that were of no use.
 
-    An empty namespace or verb is every one.
+    Those are the last one that was known by `until`, not before `since`, and all that were known
+    later. An empty namespace or verb is every one.
     """
     cursor = await connection.execute(
         """
-        select issuer from aegis.action
-        where state = any(%(states)s) and updated_at > %(since)s
-            and (%(namespace)s = '' or namespace = %(namespace)s)
-            and (%(verb)s = '' or verb = %(verb)s)
-        order by updated_at desc limit 1
+        with useless as (
+            select issuer, updated_at from aegis.action
+            where state = any(%(states)s) and updated_at > %(since)s
+                and (%(namespace)s = '' or namespace = %(namespace)s)
+                and (%(verb)s = '' or verb = %(verb)s))
+        select issuer from useless where updated_at >= coalesce(
+            (select max(updated_at) from useless where updated_at <= %(until)s), %(since)s)
         """,
-        {"states": list(NOT_HEALED), "since": since, "namespace": namespace, "verb": verb},
+        {
+            "states": list(NOT_HEALED),
+            "since": since,
+            "until": until,
+            "namespace": namespace,
+            "verb": verb,
+        },
     )
-    row = await cursor.fetchone()
-    return str(row[0]) if row is not None else ""
+    return {str(row[0]) for row in await cursor.fetchall()}
 
 
 async def count_refusal(connection: Connection, *, reason: str, at: datetime) -> None:

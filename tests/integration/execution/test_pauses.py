@@ -185,6 +185,23 @@ async def test_who_tripped_it_does_not_lift_it(house: House):
     assert house.refused("APPROVAL_OWN") == 1
 
 
+async def test_who_tripped_it_does_not_lift_it_when_others_failed_since(house: House):
+    """Otto's action was under way as it was stopped, and was of no use either: neither lifts it."""
+    await house.as_(OLGA).submit(house.sign(restart("payments", "web-1"), by=OLGA))
+    house.executor.becomes(Execution.STATE_INEFFECTIVE)
+    house.clock.passed = timedelta(seconds=5)
+    await house.settlement.reconcile()
+    await house.as_(OTTO).submit(house.sign(restart("payments", "web-2"), by=OTTO))
+    pause = await house.as_(NINA).pause(scope={"namespace": "payments"})
+    house.executor.becomes(Execution.STATE_INEFFECTIVE)
+    house.clock.passed = timedelta(seconds=10)
+    await house.settlement.reconcile()
+    for who in (OLGA, OTTO):
+        assert (await refusal(house.as_(who).resume(pause))).reason == "APPROVAL_OWN"
+    (refused, _) = (await house.records(pause.pause_id))[-2:]
+    assert (refused.action, refused.outcome, refused.actor) == ("resume", "refused", OLGA)
+
+
 async def test_who_may_only_look_does_not_stop_anything(house: House):
     """Nor let it go on."""
     assert (await refusal(house.as_(VERA).pause())).reason == "POLICY_DENIED"

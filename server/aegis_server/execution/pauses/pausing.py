@@ -77,7 +77,8 @@ class Pauses:
         """Ends a pause; one that was ended stays as it is.
 
         Raises `NotFound` (RESOURCE_NOT_FOUND), `PermissionDenied` (APPROVAL_OWN) for who asked for
-        the newest action in its scope that was of no use, `Unavailable` (EXECUTOR_UNAVAILABLE).
+        the last action in its scope that was of no use before it, or for one that was since,
+        `Unavailable` (EXECUTOR_UNAVAILABLE).
         """
         async with self._ledger.transaction() as connection:
             pause = await store.find(connection, pause_id, lock=True)
@@ -87,17 +88,17 @@ class Pauses:
                 )
             if pause.resumed_at is not None:
                 return pause
-            tripped_by = await actions.last_not_healed(
+            tripped_by = await actions.not_healed_around(
                 connection,
                 namespace=pause.namespace,
                 verb=pause.action,
                 since=pause.created_at - _TRIPPED,
+                until=pause.created_at,
             )
-            if tripped_by == who:
+            if who in tripped_by:
                 raise PermissionDenied(
                     "APPROVAL_OWN",
-                    f"the last action that was of no use there is {who}'s: somebody else lets it"
-                    " go on",
+                    f"an action that was of no use there is {who}'s: somebody else lets it go on",
                 )
             await self._dispatch.resume(pause_id, who=who, reason=reason)
             now = self._ledger.clock()
