@@ -123,15 +123,27 @@ class Ledger:
         self.metrics.moved.labels(action.verb, name_of(action.state)).inc()
 
     async def refuse(
-        self, actor: str, deed: str, refusal: AegisError, *, resource: str = records.ACTIONS
+        self,
+        actor: str,
+        deed: str,
+        refusal: AegisError,
+        *,
+        resource: str = records.ACTIONS,
+        about: str = "",
     ) -> None:
-        """Records and counts a refusal. What we could not do for want of something is none."""
+        """Records and counts a refusal. What we could not do for want of something is none.
+
+        `about` is what the call named: an action, or a pause.
+        """
         if isinstance(refusal, Unavailable):
             return
         self.metrics.refused.labels(refusal.reason).inc()
         if refusal.reason in _TOLD and "action_id" in refusal.metadata:
             return
-        await self._audit.record(records.refused(actor, deed, refusal, resource=resource))
+        # What does not exist is only a text that somebody wrote.
+        about = "" if isinstance(refusal, NotFound) else about
+        entry = records.refused(actor, deed, refusal, resource=resource, about=about)
+        await self._audit.record(entry)
         async with self.database.transaction() as connection:
             await store.count_refusal(connection, reason=refusal.reason, at=self.clock())
 

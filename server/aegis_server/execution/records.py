@@ -75,8 +75,10 @@ def question_of(opened: OpenedRequest) -> Question:
     return question_about(opened.spec, opened.request.issuer, opened.request.attributes)
 
 
-def refused(actor: str, deed: str, refusal: AegisError, *, resource: str = ACTIONS) -> Entry:
-    """A call that changed nothing."""
+def refused(
+    actor: str, deed: str, refusal: AegisError, *, resource: str = ACTIONS, about: str = ""
+) -> Entry:
+    """A call that changed nothing; `about` is the action or pause it named."""
     return Entry(
         kind=audit_pb2.AUDIT_KIND_ACTION,
         actor=actor,
@@ -84,7 +86,7 @@ def refused(actor: str, deed: str, refusal: AegisError, *, resource: str = ACTIO
         resource=resource,
         outcome="refused",
         reason=refusal.reason,
-        subject_id=refusal.metadata.get("action_id", ""),
+        subject_id=refusal.metadata.get("action_id", about),
     )
 
 

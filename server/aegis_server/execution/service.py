@@ -118,7 +118,9 @@ class ExecutionService(execution_pb2_grpc.ExecutionServiceServicer):
             group=request.group,
             detached=request.approval if request.HasField("approval") else None,
         )
-        action = await self._done("approve", self._room.approvals.approve(vote))
+        action = await self._done(
+            "approve", self._room.approvals.approve(vote), about=request.action_id
+        )
         return execution_pb2.ApproveActionResponse(action=await self._shown(action))
 
     async def RejectAction(
@@ -131,7 +133,9 @@ class ExecutionService(execution_pb2_grpc.ExecutionServiceServicer):
             who=current_call().caller.subject,
             reason=request.reason,
         )
-        action = await self._done("reject", self._room.approvals.reject(vote))
+        action = await self._done(
+            "reject", self._room.approvals.reject(vote), about=request.action_id
+        )
         return execution_pb2.RejectActionResponse(action=await self._shown(action))
 
     async def CancelAction(
@@ -141,7 +145,7 @@ class ExecutionService(execution_pb2_grpc.ExecutionServiceServicer):
         cancelled = self._room.endings.cancel(
             request.action_id, current_call().caller, request.reason
         )
-        action = await self._done("cancel", cancelled)
+        action = await self._done("cancel", cancelled, about=request.action_id)
         return execution_pb2.CancelActionResponse(action=await self._shown(action))
 
     async def WhyAction(
@@ -161,7 +165,7 @@ class ExecutionService(execution_pb2_grpc.ExecutionServiceServicer):
             found=request.found,
             reason=request.reason,
         )
-        action = await self._done("resolve", resolved)
+        action = await self._done("resolve", resolved, about=request.action_id)
         return execution_pb2.ResolveActionResponse(action=await self._shown(action))
 
     async def ReviewBreakGlass(
@@ -171,7 +175,7 @@ class ExecutionService(execution_pb2_grpc.ExecutionServiceServicer):
         reviewed = self._room.afterwards.review(
             request.action_id, who=current_call().caller.subject, reason=request.reason
         )
-        action = await self._done("review", reviewed)
+        action = await self._done("review", reviewed, about=request.action_id)
         return execution_pb2.ReviewBreakGlassResponse(action=await self._shown(action))
 
     async def PauseExecution(
@@ -195,7 +199,9 @@ class ExecutionService(execution_pb2_grpc.ExecutionServiceServicer):
         resumed = self._room.pauses.resume(
             request.pause_id, who=current_call().caller.subject, reason=request.reason
         )
-        pause = await self._done("resume", resumed, resource=records.EXECUTION)
+        pause = await self._done(
+            "resume", resumed, about=request.pause_id, resource=records.EXECUTION
+        )
         return execution_pb2.ResumeExecutionResponse(pause=pause_message(pause))
 
     async def GetExecutionState(
@@ -221,20 +227,30 @@ class ExecutionService(execution_pb2_grpc.ExecutionServiceServicer):
         return action_message(action, said[action.action_id])
 
     async def _done(
-        self, deed: str, work: Coroutine[Any, Any, Result], *, resource: str = records.ACTIONS
+        self,
+        deed: str,
+        work: Coroutine[Any, Any, Result],
+        *,
+        about: str = "",
+        resource: str = records.ACTIONS,
     ) -> Result:
         """Does something to its end, also when the caller goes away."""
-        return await self._deeds.finish(self._told(deed, work, resource=resource))
+        return await self._deeds.finish(self._told(deed, work, about=about, resource=resource))
 
     async def _told(
-        self, deed: str, work: Coroutine[Any, Any, Result], *, resource: str = records.ACTIONS
+        self,
+        deed: str,
+        work: Coroutine[Any, Any, Result],
+        *,
+        about: str = "",
+        resource: str = records.ACTIONS,
     ) -> Result:
         """Awaits; a refusal is recorded and counted before it is given."""
         who = current_call().caller.subject
         try:
             return await work
         except AegisError as refusal:
-            await self._room.ledger.refuse(who, deed, refusal, resource=resource)
+            await self._room.ledger.refuse(who, deed, refusal, resource=resource, about=about)
             raise
 
 

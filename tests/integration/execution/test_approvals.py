@@ -218,6 +218,20 @@ async def test_role_that_was_lost_no_longer_counts(house: House):
     assert (await house.as_(NORA).approve(action)).state == State.STATE_APPROVED
 
 
+async def test_refusal_of_a_word_is_recorded_with_its_action(house: House):
+    """Who tried to approve their own action has to be found by it."""
+    await house.rule(obliges("without_1_operator", who="role:operator"))
+    action = await house.pending(restart("shop", "web-1"), by=OLGA)
+    assert (await refusal(house.as_(OLGA).approve(action))).reason == "APPROVAL_OWN"
+    last = (await house.records(action.action_id))[-1]
+    assert (last.actor, last.action, last.outcome, last.reason) == (
+        OLGA,
+        "approve",
+        "refused",
+        "APPROVAL_OWN",
+    )
+
+
 async def test_rules_that_demand_more_by_now_are_heeded(house: House):
     """What was approved under the old rules waits for what the new ones want."""
     await house.rule(obliges("without_1_oncall"))
@@ -336,7 +350,7 @@ async def test_nobody_speaks_after_the_time_for_it(house: House):
     assert await house.room.endings.expire() == 1
     assert (await house.as_(VERA).get(action)).state == State.STATE_EXPIRED
     assert await house.room.endings.expire() == 0
-    assert await house.outcomes(action.action_id) == ["pending_approval", "expired"]
+    assert await house.outcomes(action.action_id) == ["pending_approval", "refused", "expired"]
 
 
 async def test_approved_action_is_not_good_for_ever(house: House):
