@@ -45,15 +45,20 @@ def of_policy(decision: Decision, name: str = "policy") -> Gate:
     )
 
 
-def of_approvals(demands: Sequence[Demand], given: Collection[Given]) -> Gate:
-    """Who has to approve, and who did."""
+def of_approvals(
+    demands: Sequence[Demand], given: Collection[Given], lapsed: Collection[str] = ()
+) -> Gate:
+    """Who has to approve, and who did; `lapsed` did, and may not speak any more."""
     unmet = missing(demands, given)
     if unmet:
+        told = [f"step {each.demand.step}: {each}" for each in unmet]
+        if lapsed:
+            told.append(f"what {', '.join(sorted(lapsed))} said no longer counts")
         return Gate(
             name="approvals",
             verdict=Gate.VERDICT_HELD,
             reason="APPROVALS_INSUFFICIENT",
-            message="; ".join(f"step {each.demand.step}: {each}" for each in unmet),
+            message="; ".join(told),
         )
     text = f"{len(given)} approved" if demands else "nobody has to approve"
     return Gate(name="approvals", verdict=Gate.VERDICT_PASSED, message=text)

@@ -19,7 +19,7 @@ from aegis_server.execution import records, store
 from aegis_server.execution.approvals import store as words
 from aegis_server.execution.approvals.approvers import Approvers
 from aegis_server.execution.approvals.counting import written_demands
-from aegis_server.execution.approvals.deciding import Approvals, Times
+from aegis_server.execution.approvals.deciding import Approvals, Times, given_of
 from aegis_server.execution.approvals.obligations import Answer
 from aegis_server.execution.approvals.store import Word
 from aegis_server.execution.asking import (
@@ -150,8 +150,8 @@ class Intake:
         counting: list[Word] = []
         if stored is not None:
             about = await words.words_about(connection, [stored.action_id])
-            counting = self._approvals.counting(about[stored.action_id], now)
-        judged = judge(opened, answer, self._approvals.given(counting, now))
+            counting = await self._approvals.counting(about[stored.action_id], now)
+        judged = judge(opened, answer, given_of(counting))
         if judged.state == S.STATE_PENDING_APPROVAL:
             await self._approvers.require(judged.demands, opened.request.issuer)
         if judged.state == S.STATE_DISPATCHED and opened.request.break_glass:

@@ -9,7 +9,7 @@ from aegis.v1 import execution_pb2
 from aegis_server.execution import gates
 from aegis_server.execution.approvals import store as words
 from aegis_server.execution.approvals.counting import read_demands
-from aegis_server.execution.approvals.deciding import Approvals
+from aegis_server.execution.approvals.deciding import Approvals, given_of
 from aegis_server.execution.approvals.store import Word
 from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.ledger import Ledger
@@ -40,10 +40,11 @@ class Why:
             here["pause"] = gates.of_pause(pause)
         if action.break_glass and "approvals" in here:
             here["approvals"] = gates.of_glass(action)
-        elif demands := read_demands(action.steps):
-            given = self._approvals.given(said, self._ledger.clock())
-            if action.state in WAITING:
-                here["approvals"] = gates.of_approvals(demands, given)
+        elif (demands := read_demands(action.steps)) and action.state in WAITING:
+            counting = await self._approvals.counting(said, self._ledger.clock())
+            spoke = {each.approver for each in said if each.kind == "approval"}
+            lapsed = spoke - {each.approver for each in counting}
+            here["approvals"] = gates.of_approvals(demands, given_of(counting), lapsed)
         return action, said, [*here.values(), *await self._there(action)]
 
     async def _there(self, action: StoredAction) -> Sequence[execution_pb2.Gate]:

@@ -410,7 +410,7 @@ async def opened(database_url: str, server_url: str, folder: Path) -> AsyncItera
         cache=None,
         clock=clock,
         registry=CollectorRegistry(),
-        held_roles=lambda subject: roles.get(subject, ()),
+        held_roles=lambda subject: roles.get(subject) or (),
     )
     revisions = Revisions(database, audit=audit, decisions=decisions, clock=clock)
     await revisions.ensure_first()

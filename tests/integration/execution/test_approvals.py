@@ -218,6 +218,33 @@ async def test_role_that_was_lost_no_longer_counts(house: House):
     assert (await house.as_(NORA).approve(action)).state == State.STATE_APPROVED
 
 
+@pytest.mark.parametrize("how", ["disabled", "denied"])
+async def test_approver_who_may_speak_no_more_does_not_count(house: House, how: str):
+    """The rules still name her, but her account was closed, or approving was forbidden to her."""
+    lines = (
+        obliges("without_1_owners"),
+        "g2, user:ola, role:owners\n",
+        "p, role:owners, *, /execution/actions, approve, , allow, owners-approve\n",
+    )
+    await house.rule(*lines)
+    action = await house.pending()
+    approved = await house.as_("user:ola").approve(action)
+    assert approved.state == State.STATE_APPROVED
+    await house.rule(*lines, "g2, user:ole, role:owners\n")
+    if how == "disabled":
+        house.roles["user:ola"] = None  # type: ignore[assignment]
+    else:
+        never = "p, user:ola, *, /execution/actions, approve, , deny, not-ola\n"
+        await house.rule(*lines, "g2, user:ole, role:owners\n", never)
+    again = await house.as_(AUTOPILOT).submit(house.again(action))
+    assert again.state == State.STATE_PENDING_APPROVAL
+    assert house.executor.sent == []
+    gate = (await house.as_(VERA).why(action))["approvals"]
+    assert "user:ola" in gate.message
+    assert "no longer counts" in gate.message
+    assert (await house.as_("user:ole").approve(action)).state == State.STATE_APPROVED
+
+
 async def test_refusal_of_a_word_is_recorded_with_its_action(house: House):
     """Who tried to approve their own action has to be found by it."""
     await house.rule(obliges("without_1_operator", who="role:operator"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from aegis.errors import FailedPrecondition
@@ -33,9 +33,20 @@ class Approvers:
         self._trust = trust
         self._clock = clock
 
-    def belongs(self, subject: str, group: str) -> bool:
-        """Says whether somebody has a group's role now."""
-        return group in self._decisions.roles_of(subject, DOMAIN)
+    async def speaking(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Returns those pairs of a person and a group where the one may speak for the other now.
+
+        Whose account was disabled, who lost the role, and who may approve nothing any more, may
+        not: neither do their words of before count.
+        """
+        standing = self._standing()
+        held = [
+            (who, group)
+            for who, group in pairs
+            if standing.get(who, ()) is not None and group in self._decisions.roles_of(who, DOMAIN)
+        ]
+        permitted = await self._permitted(sorted({who for who, _ in held}))
+        return {(who, group) for who, group in held if who in permitted}
 
     async def people_of(self, group: str, *, but: str) -> set[str]:
         """Returns everybody who may approve for a group, except one."""
@@ -49,12 +60,16 @@ class Approvers:
             and standing.get(name, ()) is not None
             and group in engine.roles_of(name, DOMAIN, standing.get(name) or ())
         ]
+        return await self._permitted(candidates)
+
+    async def _permitted(self, names: Collection[str]) -> set[str]:
+        """Returns those who may approve at all; a question without an answer is a no."""
         answers = await self._decisions.decide_all(
-            [Question(name, DOMAIN, _RESOURCE, _ACTION) for name in candidates]
+            [Question(name, DOMAIN, _RESOURCE, _ACTION) for name in names]
         )
         return {
             name
-            for name, each in zip(candidates, answers, strict=True)
+            for name, each in zip(names, answers, strict=True)
             if isinstance(each, Decision) and each.allowed
         }
 

@@ -84,14 +84,15 @@ class Approvals:
             action = await self._waiting(connection, vote, {S.STATE_PENDING_APPROVAL})
             now = self._ledger.clock()
             words = (await store.words_about(connection, [action.action_id]))[action.action_id]
-            open_now = askable(read_demands(action.steps), self.given(words, now))
-            place = self._place(vote, open_now)
+            counting = await self.counting(words, now)
+            open_now = askable(read_demands(action.steps), given_of(counting))
+            place = await self._place(vote, open_now)
             if any((each.kind, each.approver) == ("approval", vote.who) for each in words):
                 raise _repeated(vote.who)
-            word = self._word(action, vote, place, open_now, now)
+            word = await self._word(action, vote, place, open_now, now)
             await store.insert(connection, word)
             await self._ledger.record(connection, records.said(action, word))
-            if askable(read_demands(action.steps), self.given([*words, word], now)):
+            if askable(read_demands(action.steps), given_of([*counting, word])):
                 return action
             return await self._ledger.move(
                 connection,
@@ -108,7 +109,8 @@ class Approvals:
         async with self._ledger.transaction() as connection:
             action = await self._waiting(connection, vote, WAITING)
             groups = [demand.group for demand in read_demands(action.steps)]
-            group = next((each for each in groups if self._approvers.belongs(vote.who, each)), "")
+            speaks = await self._approvers.speaking((vote.who, each) for each in groups)
+            group = next((each for each in groups if (vote.who, each) in speaks), "")
             if not group:
                 raise _not_eligible(vote.who, groups[0] if groups else "")
             word = Word(
@@ -133,23 +135,20 @@ class Approvals:
                 message=f"{vote.who} said no: {vote.reason}",
             )
 
-    def given(self, words: Sequence[Word], now: datetime) -> list[Given]:
-        """Returns the approvals that count now: not over, by who still has the role."""
-        return [
-            Given(each.approver, each.step, each.group_name, each.detached)
-            for each in self.counting(words, now)
-        ]
+    async def counting(self, words: Sequence[Word], now: datetime) -> list[Word]:
+        """Returns those of several words that are approvals which count now.
 
-    def counting(self, words: Sequence[Word], now: datetime) -> list[Word]:
-        """Returns those of several words that are approvals which count now."""
-        return [
+        They are not over, and by who may still speak for the group.
+        """
+        good = [
             each
             for each in words
             if each.kind == "approval"
             and each.envelope is not None
             and expires_at(each.envelope) > now
-            and self._approvers.belongs(each.approver, each.group_name)
         ]
+        speaks = await self._approvers.speaking((each.approver, each.group_name) for each in good)
+        return [each for each in good if (each.approver, each.group_name) in speaks]
 
     async def _waiting(
         self, connection: Connection, vote: Vote, states: frozenset[int] | set[int]
@@ -172,16 +171,17 @@ class Approvals:
         until = action.approval_expires_at if pending else action.execute_expires_at
         return until is not None and until <= self._ledger.clock()
 
-    def _place(self, vote: Vote, open_now: Sequence[Missing]) -> Place:
+    async def _place(self, vote: Vote, open_now: Sequence[Missing]) -> Place:
         """Returns what a vote is for: the first that needs somebody the voter can be."""
         wanted = [each.demand for each in open_now if vote.group in ("", each.demand.group)]
+        speaks = await self._approvers.speaking((vote.who, each.group) for each in wanted)
         for demand in wanted:
-            if self._approvers.belongs(vote.who, demand.group):
+            if (vote.who, demand.group) in speaks:
                 return Place(demand.step, demand.group)
         first = wanted[0].group if wanted else vote.group
         raise _not_eligible(vote.who, first)
 
-    def _word(
+    async def _word(
         self,
         action: StoredAction,
         vote: Vote,
@@ -198,7 +198,7 @@ class Approvals:
                 for each in open_now
             ) or vote.group not in ("", signed.group):
                 raise invalid("step", "nobody has to be approved for this step and group now")
-            if not self._approvers.belongs(vote.who, signed.group):
+            if not await self._approvers.speaking([(vote.who, signed.group)]):
                 raise _not_eligible(vote.who, signed.group)
             place, envelope = Place(signed.step, signed.group), vote.detached
         else:
@@ -228,6 +228,11 @@ class Approvals:
         """Returns the latest time at which what is approved now may still be begun."""
         last = action.approval_expires_at or now
         return last + self._times.execution + _SENT_WITHIN + 2 * MAX_SKEW
+
+
+def given_of(counting: Sequence[Word]) -> list[Given]:
+    """Returns approvals that count as they are counted."""
+    return [Given(each.approver, each.step, each.group_name, each.detached) for each in counting]
 
 
 def _refuse_undetached(place: Place, open_now: Sequence[Missing]) -> None:
