@@ -24,7 +24,7 @@ class Watching:
             async with self._ledger.database.transaction() as connection:
                 action = await self._ledger.require(connection, action_id)
                 said = (await words.words_about(connection, [action_id]))[action_id]
-            now = (action.state, action.updated_at, len(said))
+            now = (action.state, action.updated_at, *((each.approver, each.at) for each in said))
             if now != seen:
                 seen = now
                 yield action, said

@@ -245,6 +245,25 @@ async def test_approver_who_may_speak_no_more_does_not_count(house: House, how: 
     assert (await house.as_("user:ole").approve(action)).state == State.STATE_APPROVED
 
 
+async def test_approval_that_ended_may_be_given_again(house: House):
+    """Otherwise the one person on call could never let it through; the old one is not sent."""
+    house.roles[NORA] = ()
+    await house.rule(obliges("without_1_oncall"))
+    action = await house.pending()
+    short = signed_approval(house, action, NINA, lasts=timedelta(minutes=1))
+    await house.as_(NINA).approve(action, approval=short)
+    house.clock.passed = timedelta(minutes=2)
+    again = await house.as_(AUTOPILOT).submit(house.again(action))
+    assert again.state == State.STATE_PENDING_APPROVAL
+    envelope = signed_approval(house, action, NINA)
+    approved = await house.as_(NINA).approve(action, approval=envelope)
+    assert approved.state == State.STATE_APPROVED
+    assert len(approved.approvals) == 1
+    await house.as_(AUTOPILOT).submit(house.again(action))
+    assert list(house.executor.sent[0].approvals) == [envelope]
+    assert await house.broken_rules() == []
+
+
 async def test_refusal_of_a_word_is_recorded_with_its_action(house: House):
     """Who tried to approve their own action has to be found by it."""
     await house.rule(obliges("without_1_operator", who="role:operator"))

@@ -87,10 +87,11 @@ class Approvals:
             counting = await self.counting(words, now)
             open_now = askable(read_demands(action.steps), given_of(counting))
             place = await self._place(vote, open_now)
-            if any((each.kind, each.approver) == ("approval", vote.who) for each in words):
+            # What ended, or was said in a role that is lost, may be said again.
+            if any(each.approver == vote.who for each in counting):
                 raise _repeated(vote.who)
             word = await self._word(action, vote, place, open_now, now)
-            await store.insert(connection, word)
+            await store.replace(connection, word)
             await self._ledger.record(connection, records.said(action, word))
             if askable(read_demands(action.steps), given_of([*counting, word])):
                 return action

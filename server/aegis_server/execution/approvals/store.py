@@ -29,7 +29,11 @@ class Word:
     at: datetime
 
 
-_COLUMNS = "action_id, approver, kind, step, group_name, reason, detached, envelope, at"
+_COLUMNS = ", ".join(Word.__slots__)
+
+
+def _values(word: Word) -> tuple[object, ...]:
+    return tuple(getattr(word, name) for name in Word.__slots__)
 
 
 async def insert(connection: Connection, word: Word) -> bool:
@@ -39,19 +43,23 @@ async def insert(connection: Connection, word: Word) -> bool:
         insert into aegis.action_approval ({_COLUMNS})
         values (%s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing
         """,  # noqa: S608
-        (
-            word.action_id,
-            word.approver,
-            word.kind,
-            word.step,
-            word.group_name,
-            word.reason,
-            word.detached,
-            word.envelope,
-            word.at,
-        ),
+        _values(word),
     )
     return cursor.rowcount == 1
+
+
+async def replace(connection: Connection, word: Word) -> None:
+    """Stores a word in place of the one of its kind that this person said before, if any."""
+    await connection.execute(
+        f"""
+        insert into aegis.action_approval ({_COLUMNS})
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        on conflict (action_id, kind, approver) do update set
+            step = excluded.step, group_name = excluded.group_name, reason = excluded.reason,
+            detached = excluded.detached, envelope = excluded.envelope, at = excluded.at
+        """,  # noqa: S608
+        _values(word),
+    )
 
 
 async def words_about(connection: Connection, action_ids: Collection[str]) -> dict[str, list[Word]]:
