@@ -105,7 +105,7 @@ def room_of(
         times=grounds.times,
     )
     pauses = Pauses(ledger, dispatch)
-    settlement = Settlement(ledger, dispatch, pauses)
+    settlement = Settlement(ledger, dispatch, pauses, approvals)
     intake = Intake(
         ledger,
         approvers=approvers,

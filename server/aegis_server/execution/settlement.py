@@ -15,6 +15,7 @@ from aegis.errors import AegisError, NotFound, Unavailable
 from aegis.v1 import envelope_pb2
 from aegis_server.execution import states, store
 from aegis_server.execution.approvals import store as words
+from aegis_server.execution.approvals.deciding import Approvals
 from aegis_server.execution.dispatch import Dispatch, Outcome
 from aegis_server.execution.ledger import Ledger
 from aegis_server.execution.pauses.pausing import Pauses
@@ -41,10 +42,13 @@ _NEVER_BEGUN = Outcome(
 class Settlement:
     """Writes how actions went on. Run `run()` as a task to follow those that were sent."""
 
-    def __init__(self, ledger: Ledger, dispatch: Dispatch, pauses: Pauses) -> None:
+    def __init__(
+        self, ledger: Ledger, dispatch: Dispatch, pauses: Pauses, approvals: Approvals
+    ) -> None:
         self._ledger = ledger
         self._dispatch = dispatch
         self._pauses = pauses
+        self._approvals = approvals
 
     async def settle(self, action: StoredAction, outcome: Outcome) -> StoredAction:
         """Stores an outcome with its audit records, once; returns the action as it is now."""
@@ -115,12 +119,10 @@ class Settlement:
             if await self._pauses.holding(connection, action.namespace, action.verb) is not None:
                 return None
             said = await words.words_about(connection, [action.action_id])
+        # The executor refuses a request that comes with an approval that ended.
+        counting = await self._approvals.counting(said[action.action_id], self._ledger.clock())
         return await self._dispatch.execute(
             envelope_pb2.SignedEnvelope.FromString(action.request_envelope),
             envelope_pb2.SignedEnvelope.FromString(action.decision_envelope or b""),
-            [
-                envelope_pb2.SignedEnvelope.FromString(each.envelope)
-                for each in said[action.action_id]
-                if each.kind == "approval" and each.envelope is not None
-            ],
+            [envelope_pb2.SignedEnvelope.FromString(each.envelope or b"") for each in counting],
         )

@@ -264,6 +264,27 @@ async def test_approval_that_ended_may_be_given_again(house: House):
     assert await house.broken_rules() == []
 
 
+async def test_what_is_sent_again_leaves_out_approvals_that_ended(house: House):
+    """The executor refuses a request that comes with one."""
+    await house.rule(obliges("without_1_oncall"))
+    action = await house.pending()
+    short = signed_approval(house, action, NINA, lasts=timedelta(minutes=1))
+    await house.as_(NINA).approve(action, approval=short)
+    house.clock.passed = timedelta(minutes=2)
+    await house.as_(AUTOPILOT).submit(house.again(action))
+    await house.as_(NORA).approve(action)
+    house.executor.away = True
+    sent = await house.as_(AUTOPILOT).submit(house.again(action))
+    assert sent.state == State.STATE_DISPATCHED
+    house.executor.away = False
+    house.clock.passed = timedelta(minutes=2, seconds=5)
+    assert await house.settlement.reconcile() == 1
+    (request,) = house.executor.sent
+    assert [
+        envelope_pb2.ActionApproval.FromString(each.payload).approver for each in request.approvals
+    ] == [NORA]
+
+
 async def test_refusal_of_a_word_is_recorded_with_its_action(house: House):
     """Who tried to approve their own action has to be found by it."""
     await house.rule(obliges("without_1_operator", who="role:operator"))
