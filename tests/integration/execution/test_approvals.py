@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.factories import restart, scale
 from tests.integration.execution.house import (
+    ADMIN,
     AUTOPILOT,
     NINA,
     NORA,
@@ -27,6 +28,9 @@ from aegis.errors import FailedPrecondition
 from aegis.spiffe import Caller
 from aegis.v1 import envelope_pb2, execution_pb2
 from aegis_executor.admission import Admission, Limits
+from aegis_policy.baseline import baseline_csv
+from aegis_policy.models import DEFAULT_MODEL, DENY_OVERRIDES
+from aegis_server.policy.revisions import Change
 
 TWO_STEPS = obliges("without_1_oncall", "step2_without_1_operator")
 
@@ -297,6 +301,37 @@ async def test_refusal_of_a_word_is_recorded_with_its_action(house: House):
         "refused",
         "APPROVAL_OWN",
     )
+
+
+@pytest.mark.parametrize("name", ["without_oncall", "without_1oncall", "step2without_1_oncall"])
+async def test_obligation_that_cannot_be_read_makes_the_rules_unusable(house: House, name: str):
+    """Whoever wrote it meant that somebody has to approve; elsewhere it holds nothing up."""
+    await house.rule(obliges(name))
+    error = await refusal(house.as_(AUTOPILOT).submit(house.sign()))
+    assert (error.reason, name in error.message) == ("POLICY_UNUSABLE", True)
+    elsewhere = await house.as_(AUTOPILOT).submit(house.sign(restart("demo", "web-1")))
+    assert elsewhere.state == State.STATE_APPLIED
+
+
+async def test_obligation_of_a_model_that_never_denies_is_unusable(house: House):
+    """There a deny says nothing: what it demands must not be taken for nothing."""
+    model = DEFAULT_MODEL.replace(DENY_OVERRIDES, "some(where (p.eft == allow))")
+    csv = baseline_csv() + obliges("without_1_oncall")
+    await house.revisions.import_rules(Change(csv, ADMIN, "a test", model_conf=model))
+    error = await refusal(house.as_(AUTOPILOT).submit(house.sign()))
+    assert (error.reason, "without_1_oncall" in error.message) == ("POLICY_UNUSABLE", True)
+
+
+async def test_obligation_of_an_own_model_holds(house: House):
+    """Also where PyCasbin decides, and where the names of actions are patterns."""
+    model = DEFAULT_MODEL.replace("p.act == r.act", "globMatch(r.act, p.act)")
+    csv = baseline_csv() + obliges("without_1_oncall")
+    await house.revisions.import_rules(Change(csv, ADMIN, "a test", model_conf=model))
+    await house.pending()
+    csv = baseline_csv() + obliges("without_*_oncall")
+    await house.revisions.import_rules(Change(csv, ADMIN, "a test", model_conf=model))
+    error = await refusal(house.as_(AUTOPILOT).submit(house.sign()))
+    assert error.reason == "POLICY_UNUSABLE"
 
 
 async def test_rules_that_demand_more_by_now_are_heeded(house: House):

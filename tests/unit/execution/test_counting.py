@@ -112,10 +112,12 @@ def test_shortage_is_told_exactly_when_no_assignment_exists(wanted: list[tuple[i
 
 def test_obligations_are_found_in_the_rules():
     """Those of the baseline are none, so that nobody has to approve."""
-    assert names_of(Engine.from_csv(baseline_csv())) == ()
+    assert names_of(Engine.from_csv(baseline_csv())).good == ()
     rule = "p, role:x, *, /clusters/**, {}, , deny, {}\n"
     lines = rule.format("without_1_oncall", "one") + rule.format("step2_without_1_a", "two")
     assert names_of(Engine.from_csv(baseline_csv() + lines)) == (
-        "step2_without_1_a",
-        "without_1_oncall",
+        ("step2_without_1_a", "without_1_oncall"),
+        (),
     )
+    meant = rule.format("without_oncall", "without-oncall") + rule.format("read", "without_a_doubt")
+    assert names_of(Engine.from_csv(baseline_csv() + meant)) == ((), ("without_oncall",))
