@@ -409,6 +409,7 @@ async def test_fewer_people_than_needed_is_said_at_once(house: House):
     assert error.reason == "APPROVALS_IMPOSSIBLE"
     told = {name: error.metadata[name] for name in ("group", "needed", "eligible")}
     assert told == {"group": "role:oncall", "needed": "3", "eligible": "2"}
+    assert "OpenID only: while their token lasts" in error.message
     listed = await house.as_(VERA).call("ListActions")
     assert list(listed.actions) == []
     assert (await house.records())[-1].reason == "APPROVALS_IMPOSSIBLE"

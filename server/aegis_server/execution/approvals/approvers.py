@@ -89,7 +89,8 @@ class Approvers:
             raise FailedPrecondition(
                 "APPROVALS_IMPOSSIBLE",
                 f"{short.needed} of {short.group}{key} would have to approve, beside the others"
-                f" who have to; {count} could",
+                f" who have to; {count} could (who is known through OpenID only: while their token"
+                " lasts, and where they used it)",
                 group=short.group,
                 needed=short.needed,
                 eligible=count,
