@@ -159,6 +159,10 @@ class Admission:
         self.check_limits(remedy)
         return remedy
 
+    def own_demand(self, verb: str) -> int:
+        """Returns how many have to approve with keys of their own, whatever was decided."""
+        return self._limits.detached_approvals.get(verb, 0)
+
     def check_limits(self, remedy: Remedy) -> None:
         """11: what takes a change back has to keep them too; raises as `limited`."""
         limits, place = self._limits, remedy.place
@@ -220,7 +224,7 @@ class Admission:
             raise _no_decision("it does not let anybody break the glass", check="BREAK_GLASS")
         given = people.opened(approvals, trust=self._trust, peer=peer, now=now, validate=validate)
         # The policy's demand falls with the glass; ours is there for the day the server is stolen.
-        detached = self._limits.detached_approvals.get(str(opened.spec.WhichOneof("action")), 0)
+        detached = self.own_demand(str(opened.spec.WhichOneof("action")))
         return people.agree(
             Demand(() if broken else decision.steps, detached),
             given,

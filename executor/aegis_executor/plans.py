@@ -51,9 +51,26 @@ class Plans:
         return executor_pb2.PlanExecutionResponse(
             spec=filled(spec, planned),
             differences=_differences(planned),
-            gates=[gate_of(gate) for gate in (*planned.gates, *guards)],
+            gates=[
+                *_own(self._admission.own_demand(remedy.verb)),
+                *(gate_of(gate) for gate in (*planned.gates, *guards)),
+            ],
             warnings=planned.warnings,
         )
+
+
+def _own(demanded: int) -> Sequence[execution_pb2.Gate]:
+    """Our own demand, which no policy knows of: who plans has nobody's approval yet."""
+    if not demanded:
+        return []
+    return [
+        execution_pb2.Gate(
+            name="approvals.own",
+            verdict=execution_pb2.Gate.VERDICT_HELD,
+            reason="APPROVALS_INSUFFICIENT",
+            message=f"this executor wants {demanded} approved with keys of their own",
+        )
+    ]
 
 
 def _refused(refused: ClusterRefused) -> FailedPrecondition:

@@ -10,9 +10,14 @@ from aegis_server.execution.approvals.counting import Demand, Given, missing
 from aegis_server.execution.pauses.store import StoredPause
 from aegis_server.execution.states import S
 from aegis_server.execution.store import StoredAction
-from aegis_server.policy.decisions import Decision
+from aegis_server.policy.decisions import Decision, Question
 
 Gate = execution_pb2.Gate
+
+# The executor's demand for approvals by people's own keys, as it names it in a plan.
+OWN_DEMAND = "approvals.own"
+# What it lets through when somebody approved.
+_OPENED_BY_PEOPLE = frozenset({"SINGLE_REPLICA", "BOUNDS_EXCEEDED"})
 
 
 def of_pause(pause: StoredPause | None) -> Gate:
@@ -62,6 +67,28 @@ def of_approvals(
         )
     text = f"{len(given)} approved" if demands else "nobody has to approve"
     return Gate(name="approvals", verdict=Gate.VERDICT_PASSED, message=text)
+
+
+def of_executor_plan(gate: Gate, question: Question, demands: Sequence[Demand]) -> Gate:
+    """What the executor would hold it by: where only people open it, also how they get asked.
+
+    The executor knows whether somebody approved, and the policy whom to ask. Where no rule asks
+    anybody, such a gate would never open, so it tells the line that is missing.
+    """
+    own = gate.name == OWN_DEMAND
+    if gate.verdict != Gate.VERDICT_HELD or not (own or gate.reason in _OPENED_BY_PEOPLE):
+        return gate
+    told = Gate()
+    told.CopyFrom(gate)
+    if any(each.detached or not own for each in demands):
+        told.message += "; approvals open it"
+        return told
+    name = "without_signed_N_oncall" if own else "without_1_oncall"
+    _, _, _, kind, *_ = question.resource.split("/")
+    where = question.resource if kind == "nodes" else f"{question.resource.rsplit('/', 2)[0]}/**"
+    row = f"p, {question.subject}, *, {where}, {name}, , deny, needs-oncall"
+    told.message += f"; approvals open it, and no rule asks for any: aegis policy add '{row}'"
+    return told
 
 
 def of_refusal(refusal: AegisError, name: str) -> Gate:

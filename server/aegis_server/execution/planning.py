@@ -51,6 +51,7 @@ class Planner:
         question = records.question_about(spec, who, request.attributes)
         answer = await self._obligations.ask(question)
         here = await self._gates(spec, who, answer)
+        there = [gates.of_executor_plan(each, question, answer.demands) for each in there]
         ready = answer.decision.allowed and gates.all_passed([*here, *there])
         decision = answer.decision
         await self._ledger.note(

@@ -94,6 +94,33 @@ async def test_plan_says_who_would_have_to_approve(house: House):
     assert (gate.verdict, gate.reason) == (REFUSED, "APPROVALS_IMPOSSIBLE")
 
 
+@pytest.mark.parametrize(
+    ("name", "reason", "asked"),
+    [
+        ("object.replicas", "SINGLE_REPLICA", "without_1_oncall"),
+        ("object.step", "BOUNDS_EXCEEDED", "without_1_oncall"),
+        ("approvals.own", "APPROVALS_INSUFFICIENT", "without_signed_N_oncall"),
+    ],
+)
+async def test_plan_says_how_people_get_asked_where_only_they_open_a_gate(
+    house: House, name: str, reason: str, asked: str
+):
+    """No rule asks anybody: without the line it names, the action could never go through."""
+    house.executor.gates = [Gate(name=name, verdict=HELD, reason=reason, message="so it is")]
+    plan = await house.as_(AUTOPILOT).call("PlanAction", spec=restart("shop", "web-1"))
+    gate = named(plan.gates)[name]
+    where = "/clusters/sandbox/namespaces/shop/**"
+    line = f"p, {AUTOPILOT}, *, {where}, {asked}, , deny, needs-oncall"
+    assert (gate.verdict, gate.reason, plan.ready) == (HELD, reason, False)
+    assert gate.message == (
+        f"so it is; approvals open it, and no rule asks for any: aegis policy add '{line}'"
+    )
+    await house.rule(line.replace("_N_", "_1_") + "\n")
+    plan = await house.as_(AUTOPILOT).call("PlanAction", spec=restart("shop", "web-1"))
+    assert named(plan.gates)[name].message == "so it is; approvals open it"
+    assert [step.group for step in plan.steps] == ["role:oncall"]
+
+
 async def test_plan_shows_a_pause_and_what_the_executor_holds_it_by(house: House):
     """Each with its numbers; either keeps it from being ready."""
     house.executor.gates = [Gate(name="budget.target", verdict=HELD, reason="BUDGET_EXHAUSTED")]

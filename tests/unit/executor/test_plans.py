@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,7 +37,7 @@ class FakeGuards:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, int] | None = None) -> None:
         self.cluster = FakeCluster((Kind.DEPLOYMENT, deployment()))
         self.guards = FakeGuards()
         admission = Admission(
@@ -44,7 +45,12 @@ class World:
             name="executor:local",
             cluster="sandbox",
             audience="aegis",
-            limits=Limits(frozenset({"demo"}), frozenset({"scale_deployment"}), 10),
+            limits=Limits(
+                frozenset({"demo"}),
+                frozenset({"scale_deployment"}),
+                10,
+                detached_approvals=own or {},
+            ),
             clock=lambda: NOW,
         )
         self.plans = Plans(admission=admission, planner=Planner(self.cluster), guards=self.guards)
@@ -96,6 +102,18 @@ async def test_gates_of_object_and_guards_have_their_verdicts(world: World):
     (asked,) = world.guards.asked
     assert (asked.issuer, asked.verb, asked.approved) == ("user:mia", "scale_deployment", False)
     assert asked.request_id
+
+
+async def test_own_demand_is_a_gate():
+    """Who plans learns of it before the executor refuses what everybody else let through."""
+    answer = await World(own={"scale_deployment": 2}).plan(scale("demo", "web", 4))
+    gate = answer.gates[0]
+    assert (gate.name, gate.verdict, gate.reason) == (
+        "approvals.own",
+        HELD,
+        "APPROVALS_INSUFFICIENT",
+    )
+    assert "2 approved with keys of their own" in gate.message
 
 
 async def test_limits_hold_for_plans_too(world: World):
