@@ -214,6 +214,7 @@ def test_report_asks_for_the_period_and_the_bucket(fake: FakeExecution):
     [
         ("--from", "2026-11-01", "--last", "7d"),
         ("--last", "a week"),
+        ("--last", "9999999d"),
         ("--chart", "chart.gif"),
         ("--chart", "chart"),
     ],

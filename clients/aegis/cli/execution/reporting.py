@@ -80,7 +80,10 @@ def _request(
     if last:
         length = duration(last, "--last").ToTimedelta()
         end = end or datetime.now(UTC)
-        start = end - length
+        try:
+            start = end - length
+        except OverflowError:
+            fail(f"--last {last!r} reaches behind the calendar", "write e.g. 7d")
     if start is not None:
         request.start_time.FromDatetime(start.replace(tzinfo=UTC))
     if end is not None:
