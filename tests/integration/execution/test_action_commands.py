@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -507,11 +508,46 @@ def test_detached_approval_is_signed_for_the_step_of_ones_group(
 
 def test_detached_approval_of_what_is_complete_signs_nothing(fake: FakeExecution, tmp_path: Path):
     """There is no step to sign for."""
-    pending(fake).approvals.add(approver="user:mia", step=1, group="role:oncall")
+    action = pending(fake)
+    action.approvals.add(approver="user:mia", step=1, group="role:oncall")
+    action.state = Action.STATE_APPROVED
     (tmp_path / "pki" / "admin-approval.key").write_bytes(pem(Ed25519PrivateKey.generate()))
     done = aegis("approve", "a-1", "--yes", "--detached")
     assert done.exit_code == 2
     assert "no such step" in " ".join(done.stderr.split())
+
+
+def detached_approval(fake: FakeExecution, tmp_path: Path) -> envelope_pb2.ActionApproval:
+    """What the caller signs with a key of their own."""
+    (tmp_path / "pki" / "admin-approval.key").write_bytes(pem(Ed25519PrivateKey.generate()))
+    done = aegis("approve", "a-1", "--yes", "--detached")
+    assert done.exit_code == 0, done.output
+    payload = fake.last("ApproveAction").approval.payload
+    return envelope_pb2.ActionApproval.FromString(payload)
+
+
+@pytest.mark.parametrize("given", [["user:mia", "user:max"], ["user:ann"]])
+def test_detached_approval_is_signed_where_others_do_not_count(
+    fake: FakeExecution, tmp_path: Path, given: list[str]
+):
+    """The server's word for others is no key, and one's own may have ended: it still waits."""
+    signed = envelope_pb2.ApprovalStep(step=1, group="role:oncall", needed=1, detached=True)
+    both = envelope_pb2.ApprovalStep(step=1, group="role:oncall", needed=2)
+    action = pending(fake, *([both, signed] if len(given) > 1 else [signed]))
+    for who in given:
+        action.approvals.add(approver=who, step=1, group="role:oncall", detached=len(given) < 2)
+    said = detached_approval(fake, tmp_path)
+    assert (said.step, said.group) == (1, "role:oncall")
+
+
+def test_detached_approval_lasts_until_it_is_needed(fake: FakeExecution, tmp_path: Path):
+    """Others may take their time, and its issuer five minutes after them; never more than a day."""
+    action = pending(fake, envelope_pb2.ApprovalStep(step=1, group="role:oncall", needed=1))
+    for waits, lasts in ((timedelta(minutes=14), 25), (timedelta(days=9), 24 * 60)):
+        action.approval_expire_time.FromDatetime(datetime.now(UTC) + waits)
+        said = detached_approval(fake, tmp_path)
+        life = said.expire_time.ToDatetime() - said.decide_time.ToDatetime()
+        assert timedelta(minutes=lasts) <= life <= timedelta(hours=24)
 
 
 def test_approving_ones_own_says_who_may(fake: FakeExecution):

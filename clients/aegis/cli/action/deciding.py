@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -31,7 +32,7 @@ from aegis.cli.action.calls import (
     whoami,
 )
 from aegis.cli.session import SECONDS, Output, OutputOption, err, fail, show_json
-from aegis.envelope import sign_approval
+from aegis.envelope import APPROVAL_LIFE, APPROVAL_MAX_LIFE, sign_approval
 from aegis.errors import AegisError, from_rpc_error
 from aegis.v1 import envelope_pb2, execution_pb2, identity_pb2
 
@@ -159,6 +160,9 @@ class _Looked:
     def step_for(self, group: str) -> envelope_pb2.ApprovalStep | None:
         """Returns the open step to speak for: of `group`, else of a role held, else the first."""
         lacking = telling.open_steps(self.action)
+        if not lacking and self.action.state == execution_pb2.Action.STATE_PENDING_APPROVAL:
+            # It still waits, so somebody's word does not count any more; the server knows whose.
+            lacking = list(self.action.steps)
         if group:
             return next((each for each in lacking if each.group == group), None)
         held = (each for each in lacking if each.group in self.me.roles)
@@ -182,7 +186,15 @@ class _Looked:
             group=step.group,
             key=signing_key(key, "approval"),
             reason=reason,
+            life=self._life(),
         )
+
+    def _life(self) -> timedelta:
+        """Returns how long an approval has to count: until the last one, and the request then."""
+        if not self.action.HasField("approval_expire_time"):
+            return APPROVAL_LIFE
+        left = self.action.approval_expire_time.ToDatetime(UTC) - datetime.now(UTC)
+        return min(max(left, timedelta()) + APPROVAL_LIFE, APPROVAL_MAX_LIFE)
 
     def told(self) -> Iterator[Text]:
         """Yields what it is, what it changes, and its digest."""

@@ -166,7 +166,8 @@ def _asked_for(step: envelope_pb2.ApprovalStep) -> str:
 
 
 def _is_for(approval: execution_pb2.Approval, step: envelope_pb2.ApprovalStep) -> bool:
-    return (approval.step, approval.group) == (step.step, step.group)
+    counts = approval.detached or not step.detached
+    return counts and (approval.step, approval.group) == (step.step, step.group)
 
 
 def _word(approval: execution_pb2.Approval) -> str:
