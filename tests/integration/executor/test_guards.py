@@ -269,9 +269,7 @@ async def test_what_a_person_found_stands(world: World):
         await world.orders.resolve(request_id=lost.request_id, found="APPLIED", **told)
     # As at the server: nobody watched whether it helped.
     async with world.database.transaction() as connection:
-        deeds = await store.deeds(
-            connection, now=world.now, memory=timedelta(days=1), besides=None
-        )
+        deeds = await store.deeds(connection, now=world.now, memory=timedelta(days=1), besides=None)
     (deed,) = [each for each in deeds if each.request_id == lost.request_id]
     assert (deed.state, deed.resolved) == ("INCONCLUSIVE", True)
     for request_id, state in ((lost.request_id, "APPLIED"), (healed.request_id, "VERIFIED")):
