@@ -23,7 +23,7 @@ are timed inside it (`governed/executor.py`), which costs it some microseconds e
              and once more with the script for a cluster: what is left is ours. Shares are means of
              what an action waits in each step.
 
-Medians over the rounds.
+Medians over the rounds. `--times` is how often it is stopped each way, and killed each way.
 """
 
 from __future__ import annotations

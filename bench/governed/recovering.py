@@ -16,8 +16,8 @@ from governed.house import Asker, House
 from aegis.channel import connect
 from aegis.v1 import execution_pb2, execution_pb2_grpc
 
-_SPARED = {"where": "before", "seconds": 0}
-_SLOW = {"where": "before", "seconds": 20}
+# Named, it is for the dry run too, which comes first.
+_SLOW = {"where": "before", "seconds": 20, "verb": "patch", "resource": "deployments/scale"}
 _UNHEARD = {"where": "after", "seconds": 20}
 _ENDED = "select state from aegis_executor.ending where request_id = %s"
 _CLAIMED = "select 'INTENT' from aegis_executor.intent where request_id = %s"
@@ -50,13 +50,13 @@ class Recovery:
         async def changed() -> bool:
             return await self._administrator.replicas(target.name) == target.wanted
 
-        return await self._interrupted(target, str(uuid.uuid4()), changed, _SPARED, _UNHEARD)
+        return await self._interrupted(target, str(uuid.uuid4()), changed, _UNHEARD)
 
     async def _interrupted(
-        self, target: Target, request_id: str, reached: Reached, *faults: dict[str, Any]
+        self, target: Target, request_id: str, reached: Reached, fault: dict[str, Any]
     ) -> tuple[float, float, str]:
         """Returns seconds since the kill, seconds since the start, and the end that was found."""
-        await self._administrator.faults(*faults)
+        await self._administrator.faults(fault)
         submitted = asyncio.create_task(self._submit(target, request_id))
         try:
             async with asyncio.timeout(20):
