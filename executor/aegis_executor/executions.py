@@ -204,7 +204,8 @@ class Executions:
         if execution.ending == ending:  # else somebody was first, and counted
             self._ended.labels(remedy.verb, ending.state, ending.reason).inc()
             if ending.state == "APPLIED" and ending.observations.get("changed") != "no":
-                await self._tell(action_id, remedy, ending)
+                # Nobody has to wait for it: it may take seconds, and the answer is written down.
+                self._deeds.begin(self._tell(action_id, remedy, ending))
         return execution
 
     async def _tell(self, action_id: str, remedy: Remedy, ending: Ending) -> None:

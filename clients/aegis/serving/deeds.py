@@ -22,6 +22,13 @@ class Deeds:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
+    def begin(self, deed: Coroutine[Any, Any, None]) -> None:
+        """Runs `deed` without anybody waiting for it but `drain`; its error is told to the log."""
+        task = asyncio.get_running_loop().create_task(deed)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(_log_failure)
+
     async def finish(self, deed: Coroutine[Any, Any, Result]) -> Result:
         """Runs `deed` to its end even when the caller is cancelled; ends as it does.
 
@@ -44,4 +51,4 @@ class Deeds:
 
 def _log_failure(deed: asyncio.Task[Any]) -> None:
     if not deed.cancelled() and (error := deed.exception()) is not None:
-        log.error("a deed failed after its caller had gone", exc_info=error)
+        log.error("a deed failed that nobody waits for", exc_info=error)

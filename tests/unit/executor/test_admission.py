@@ -188,7 +188,7 @@ def test_request_from_the_future_is_refused():
         ({"policy_revision": 0}, "PAYLOAD_INVALID"),
         ({"unknown_field": True}, "PAYLOAD_INVALID"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 @pytest.mark.refuses("DECISION_INVALID", step=9)
 def test_decision_that_is_not_for_this_request_is_refused(changed: dict[str, Any], check: str):

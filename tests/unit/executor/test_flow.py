@@ -224,6 +224,7 @@ class World:
 
     async def do(self, spec: ActionSpec = SCALE, **told: Any) -> Ending:
         execution = await self.executions.carry_out(self.admitted(spec, **told))
+        await self.executions.drain()
         assert execution.ending is not None
         return execution.ending
 
@@ -270,8 +271,8 @@ async def test_steps_are_taken_in_their_order(world: World):
         "@after-mutate",
         "@before-ending",
         "ending",
-        "record_event",
         "@after-ending",
+        "record_event",
     ]
     assert [step[1:] for step in world.steps if step.startswith("@")] == list(POINTS)
 

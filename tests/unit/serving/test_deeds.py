@@ -55,3 +55,22 @@ async def test_failure_of_a_deed_is_its_callers(caplog: pytest.LogCaptureFixture
     with pytest.raises(OSError, match="no"):
         await Deeds().finish(deed())
     assert caplog.records == []
+
+
+async def test_deed_that_nobody_waits_for_is_drained_and_its_failure_logged(
+    caplog: pytest.LogCaptureFixture,
+):
+    """Begun and left, but neither lost at the end nor silent."""
+    deeds, told = Deeds(), []
+
+    async def tell(what: str) -> None:
+        await asyncio.sleep(0)
+        told.append(what)
+        raise OSError("nobody listens")
+
+    deeds.begin(tell("an event"))
+    assert told == []
+    await deeds.drain()
+    await asyncio.sleep(0)
+    assert told == ["an event"]
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["nobody listens"]
