@@ -38,7 +38,11 @@ class Dependency:
 
     def ready(self) -> bool:
         """True when it may be asked."""
-        return self._probe_at is None or self._clock() >= self._probe_at
+        if self._probe_at is None:
+            return True
+        wait = (self._probe_at - self._clock()).total_seconds()
+        # Nobody is waited for longer than the longest: the clock went back.
+        return not 0 < wait <= self._most
 
     def succeeded(self) -> None:
         """It answered."""

@@ -65,8 +65,10 @@ class Sensor:
         """Storm mode; None while nobody has looked for too long."""
         if self._looked_at is None:
             return None
-        blind = self._clock() - self._looked_at > timedelta(seconds=self._numbers.blind_seconds)
-        return None if blind else self._storm
+        age = self._clock() - self._looked_at
+        # A clock that went back would make an old look young for as long as it went back.
+        seeing = timedelta(0) <= age <= timedelta(seconds=self._numbers.blind_seconds)
+        return self._storm if seeing else None
 
     async def look(self, under_way: Collection[tuple[str, str, str]]) -> None:
         """Looks once, unless it is to wait; `under_way` are the targets something is done to."""

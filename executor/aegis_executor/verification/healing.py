@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -45,6 +46,8 @@ _CLUSTER_ERRORS = (ClusterRefused, ClusterSilent, ClusterUnreachable, ForbiddenR
 _AT_ONCE = 8
 # Transactions commit later than the times they write down.
 _OVERLAP = timedelta(minutes=5)
+# A round takes less, and a clock that is only kept moves less in one.
+_JUMP_SECONDS = 5.0
 _TIME_TO_HEAL = (5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -53,7 +56,7 @@ class Healing:
 
     `remedy_of` finds a spec's remedy, `recheck` raises when a change may not be taken back (kill
     switch, epoch, limits), `departure` knows how long a write without an answer may still take
-    effect.
+    effect, `elapsed` counts seconds whatever the clock is set to.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Healing:
         clock: Callable[[], datetime],
         registry: CollectorRegistry,
         departure: Departure,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._cluster = cluster
@@ -82,6 +86,8 @@ class Healing:
             clock=clock,
             departure=departure,
         )
+        self._elapsed = elapsed
+        self._ahead: float | None = None
         self._watched: dict[str, Watch] = {}
         self._since: datetime | None = None
         self._verdicts = Counter(
@@ -146,6 +152,7 @@ class Healing:
         Raises `Unavailable` (DATABASE_UNAVAILABLE) or `Aborted` (FENCED).
         """
         now = self._clock()
+        self._follow_clock(now)
         rows = await self._ledger.unjudged(self._since, list(self._watched))
         watched = {row.request_id: watch for row in rows if (watch := self._watch(row))}
         self._watched, self._since = watched, now - _OVERLAP
@@ -158,6 +165,18 @@ class Healing:
         async with asyncio.TaskGroup() as group:
             for watch in watched.values():
                 group.create_task(step(watch))
+
+    def _follow_clock(self, now: datetime) -> None:
+        """Moves every watch along when the clock was set, which real time does not do."""
+        ahead, before = now.timestamp() - self._elapsed(), self._ahead
+        self._ahead = ahead
+        if before is None or abs(ahead - before) < _JUMP_SECONDS:
+            return
+        log.warning("the clock jumped by %.0f s", ahead - before)
+        for watch in self._watched.values():
+            watch.slip(timedelta(seconds=ahead - before))
+        # What ended just before is older now than it was.
+        self._since = None
 
     def _watch(self, applied: Applied) -> Watch | None:
         """Returns who watches it; None when this executor cannot read what was asked."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from aegis_executor.catalogue.base import Kind, Remedy, Seen
 from aegis_executor.verification.baseline import Baseline
@@ -38,13 +38,25 @@ class Watch:
     found: str = _FOUND
     undone: bool = False
     notes: dict[str, str] = field(default_factory=dict)
+    # How far the clock jumped since.
+    slipped: timedelta = timedelta(0)
     # Found, and perhaps not yet written down.
     verdict: Verdict | None = None
 
     @property
     def changed_at(self) -> datetime:
         """When the cluster was told; for what was so already, when that was found."""
-        return self.applied.sent_at or self.applied.ended_at
+        return (self.applied.sent_at or self.applied.ended_at) + self.slipped
+
+    def slip(self, by: timedelta) -> None:
+        """Moves what is counted from along with a clock that jumped.
+
+        A window is a length of time: an hour of it must not be over because a clock was set.
+        """
+        self.slipped += by
+        self.began_at += by
+        if self.undoing_since is not None:
+            self.undoing_since += by
 
     @property
     def course(self) -> Course:

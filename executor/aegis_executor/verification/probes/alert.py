@@ -38,7 +38,8 @@ def alert(
         about_the_past = f", and may until {until:%H:%M:%S}" if now < until else ""
         return Finding(probe, Outcome.WAITING, f"still active{about_the_past}")
     if any(rule.evaluated_at <= changed_at for rule in rules):
-        return Finding(probe, Outcome.WAITING, "not evaluated since the change")
+        # That nobody looks is no illness, for which anything would be taken back.
+        return Finding(probe, Outcome.UNASKED, "not evaluated since the change")
     return Finding(probe, Outcome.GOOD, "gone")
 
 

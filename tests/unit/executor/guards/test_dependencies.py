@@ -34,6 +34,15 @@ def test_waits_double_are_jittered_and_have_an_end():
         assert breaker.cause == "6 times in a row: no answer"
 
 
+def test_clock_that_goes_back_is_not_waited_for():
+    """Or nothing would be asked for an hour, and nothing be done."""
+    now = NOW
+    some = Dependency("kubernetes", clock=lambda: now)
+    some.failed("no answer")
+    now -= timedelta(hours=1)
+    assert some.ready()
+
+
 def test_probe_is_due_after_the_wait_and_success_closes():
     """Half open is when it may be asked again."""
     now = NOW

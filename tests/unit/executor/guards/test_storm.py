@@ -217,6 +217,17 @@ async def test_sensor_that_cannot_look_goes_blind_and_says_why():
     assert watched.dependency.breaker().state == "CLOSED"
 
 
+async def test_clock_that_goes_back_makes_no_old_look_young():
+    """What was seen before is not believed for an hour more; the next look is."""
+    watch = Watched()
+    await watch.look()
+    assert watch.sensor.storm is not None
+    watch.now -= timedelta(hours=1)
+    assert watch.sensor.storm is None
+    await watch.look()
+    assert watch.sensor.storm is not None
+
+
 async def test_blindness_is_no_quiet_time():
     """A storm goes on where it was, and its quiet time begins anew."""
     watched = Watched()

@@ -31,6 +31,7 @@ class World:
 
     def __init__(self) -> None:
         self.now = NOW
+        self.jumped = timedelta(0)
         self.live: Any = deployment(generation=5)
         self.pods: list[Any] = [pod("a"), pod("b"), pod("c")]
         self.metrics: Any = Nobody()
@@ -119,6 +120,7 @@ class World:
             clock=self,
             departure=Departure(65),
             registry=CollectorRegistry(),
+            elapsed=lambda: (self.now - NOW - self.jumped).total_seconds(),
         )
 
     async def changed(self, checks: Checks | None = None, **told: Any) -> Healing:
@@ -376,6 +378,30 @@ async def test_what_cannot_be_read_does_not_keep_others_from_their_verdict():
     odd = {"anchor": {"what": "is this"}}
     world.rows = {"r-0": replace(world.rows["r-1"], request_id="r-0", baseline=odd), **world.rows}
     assert await world.until(healing, 35) == "VERIFIED"
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_clock_that_is_set_takes_nothing_from_the_window(hours: int):
+    """Not healthy yet, and an hour later by the clock alone: nothing is taken back for that."""
+    world = World()
+    world.live = deployment(available=2)
+    healing = await world.changed(COMPENSATE)
+    await world.until(healing, 60)
+    world.jumped = timedelta(hours=hours)
+    world.now += world.jumped
+    await world.until(healing, hours * 3600 + 285)
+    assert (world.state, world.sent) == ("", [])
+    world.live = deployment()
+    assert await world.until(healing, hours * 3600 + 300) == "VERIFIED"
+
+
+async def test_alert_that_nobody_evaluates_takes_nothing_back():
+    """kubernaut's silence: the rule is there and stands still; who could tell is not asked."""
+    world = World()
+    world.metrics = Prometheus()
+    healing = await world.changed(alerting(on_failure=Checks.ON_FAILURE_COMPENSATE))
+    assert await world.until(healing, 300) == "INCONCLUSIVE"
+    assert world.sent == []
 
 
 async def test_ill_change_is_taken_back():

@@ -94,7 +94,7 @@ def asked(answer: Any, *, now: datetime = LATER, look_back: int = 0, **labels: s
         ([rule()], Outcome.GOOD),
         ([firing(pod="web-1")], Outcome.WAITING),
         ([firing(namespace="shop")], Outcome.GOOD),
-        ([rule(evaluated_at=CHANGED)], Outcome.WAITING),
+        ([rule(evaluated_at=CHANGED)], Outcome.UNASKED),
         ([rule(healthy=False)], Outcome.UNASKED),
         ([], Outcome.UNASKED),
         ([rule(labels={"namespace": "shop"})], Outcome.UNASKED),
