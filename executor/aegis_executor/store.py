@@ -14,7 +14,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from aegis.errors import Aborted
-from aegis.serving.database import Connection
+from aegis.serving.database import ALIVE, Connection
 from aegis_executor.guards import epoch as epochs
 from aegis_executor.guards.epoch import Epoch
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _LOCK = 0x6A726E6C  # "jrnl"
 _LOCK_SECONDS = 3
 _CHECK_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,8 +302,10 @@ class OnlyExecutor:
                 if self._connection is None:
                     await self._resume(await self._take())
                 else:
-                    await self._connection.execute("select 1")
-            except psycopg.OperationalError as error:
+                    async with asyncio.timeout(_ANSWER_SECONDS):
+                        await self._connection.execute("select 1")
+            except (psycopg.OperationalError, TimeoutError) as error:
+                # No answer is as bad: the other end may have given the lock away.
                 log.warning("the journal's lock may be lost: %s", error)
                 await self._let_go()
 
@@ -316,7 +319,7 @@ class OnlyExecutor:
             raise RuntimeError(f"another executor has used this journal: {error}") from error
 
     async def _take(self) -> Connection:
-        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True, **ALIVE)
         self._connection = connection
         for _ in range(_LOCK_SECONDS * 5):
             cursor = await connection.execute("select pg_try_advisory_lock(%s)", (_LOCK,))

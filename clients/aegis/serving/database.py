@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import select
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -22,10 +23,27 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from aegis.errors import Unavailable
 
+log = logging.getLogger(__name__)
+
 Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
 
 _ACQUIRE_SECONDS = 5.0
 _PING_SECONDS = 10.0
+# A network that only swallows would keep a statement waiting for ever: its own limit is told by the
+# server, who cannot be heard. Over a socket of this machine these mean nothing.
+ALIVE: dict[str, Any] = {
+    "connect_timeout": int(_ACQUIRE_SECONDS),
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+# Somebody took away what we stand on: nothing can be claimed, and nothing was.
+_MISSING = (
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedTable,
+)
 _MIGRATION_LOCK = 0x61656769  # "aegi"
 
 
@@ -40,6 +58,7 @@ class Database:
             open=False,
             timeout=_ACQUIRE_SECONDS,
             kwargs={
+                **ALIVE,
                 "application_name": application,
                 "options": "-c statement_timeout=15000 -c timezone=UTC",
             },
@@ -128,6 +147,9 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
         raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached") from error
+    except _MISSING as error:
+        log.warning("the database is not as it was migrated: %s", error.diag.message_primary)
+        raise Unavailable("DATABASE_UNAVAILABLE", "the database lacks what is needed") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,14 @@ import psycopg
 import pytest
 from tests.factories import Signers, scale
 
-from aegis.errors import Aborted, AlreadyExists, NotFound, ResourceExhausted, Unauthenticated
+from aegis.errors import (
+    Aborted,
+    AlreadyExists,
+    NotFound,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database, migrate
 from aegis_executor.admission import Admission, Admitted, Limits
@@ -231,6 +238,16 @@ async def test_intent_without_end_is_unfinished_with_its_last_attempt(journal: J
     )
 
 
+async def test_journal_that_was_taken_away_refuses(journal: Journal, database_url: str):
+    """Without a place for nonces nothing is claimed, and the caller may try again."""
+    with psycopg.connect(database_url) as owner:
+        owner.execute("alter table aegis_executor.intent rename to gone")
+    for question in (claim(journal, admitted()), journal.unfinished()):
+        with pytest.raises(Unavailable) as caught:
+            await question
+        assert caught.value.reason == "DATABASE_UNAVAILABLE"
+
+
 async def test_unknown_execution_is_not_found(journal: Journal):
     """Never claimed, never done."""
     with pytest.raises(NotFound):
@@ -274,6 +291,29 @@ async def test_lost_lock_is_taken_again(executor_database_url: str, database_url
         await asyncio.sleep(2.5)
         with pytest.raises(RuntimeError, match="another executor"):
             await OnlyExecutor(executor_database_url).__aenter__()
+        assert not keeping.done()
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_lock_whose_other_end_is_silent_is_taken_again(
+    executor_database_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A connection that swallows everything says nothing, least of all that the lock is gone."""
+    monkeypatch.setattr("aegis_executor.store._ANSWER_SECONDS", 0.2)
+    await migrate(database_url, "aegis_executor", "aegis_executor")
+    async with OnlyExecutor(executor_database_url) as lock:
+        first = lock._connection
+        assert first is not None
+
+        async def swallow(*_: object) -> None:
+            await asyncio.sleep(60)
+
+        first.execute = swallow  # type: ignore[method-assign,assignment]
+        keeping = asyncio.create_task(lock.keep())
+        async with asyncio.timeout(20):
+            while lock._connection in (first, None):
+                await asyncio.sleep(0.1)
         assert not keeping.done()
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
