@@ -87,6 +87,8 @@ def test_plan_shows_difference_people_and_gates(fake: FakeExecution):
         policy_revision=12,
         differences=[execution_pb2.Difference(path="spec.replicas", before="3", after="5")],
         gates=[
+            gate("policy", Gate.VERDICT_PASSED, "rule sre-scales allows it, revision 12"),
+            gate("object.replicas", Gate.VERDICT_HELD, "the only one", "SINGLE_REPLICA"),
             gate("budget.target", Gate.VERDICT_PASSED, "1 of 3 in the last hour"),
             gate("approvals", Gate.VERDICT_HELD, "0 of 1", "APPROVALS_INSUFFICIENT"),
             gate("breaker.global", Gate.VERDICT_NOT_ASKED, ""),
@@ -101,12 +103,25 @@ def test_plan_shows_difference_people_and_gates(fake: FakeExecution):
         "+ spec.replicas: 5",
         "! spec.paused is deprecated",
         "step 1: 1 of role:oncall",
-        "✓ budget.target   1 of 3 in the last hour",
-        "✗ approvals       held APPROVALS_INSUFFICIENT: 0 of 1",
-        "· breaker.global  not asked",
+        "✓ policy           rule sre-scales allows it, revision 12",
+        "✗ object.replicas  held SINGLE_REPLICA: the only one",
+        "✓ budget.target    1 of 3 in the last hour",
+        "✗ approvals        held APPROVALS_INSUFFICIENT: 0 of 1",
+        "· breaker.global   not asked",
         "people have to approve it first",
     ):
         assert line in done.stdout
+    assert done.stdout.count("policy") == 1
+
+
+def test_plan_that_needs_people_nobody_asks_exits_4(fake: FakeExecution):
+    """Waiting would not help: a rule has to ask somebody first."""
+    fake.plan = execution_pb2.PlanActionResponse(
+        allowed=True,
+        gates=[gate("object.replicas", Gate.VERDICT_HELD, "the only one", "SINGLE_REPLICA")],
+    )
+    done = aegis("plan", *SCALE)
+    assert (done.exit_code, "no rule asks any" in done.stdout) == (4, True)
 
 
 def test_plan_that_is_ready_exits_0(fake: FakeExecution):

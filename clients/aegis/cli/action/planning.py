@@ -15,6 +15,9 @@ from aegis.v1 import envelope_pb2, execution_pb2
 
 Gate = execution_pb2.Gate
 
+# The executor lets these through when somebody approved.
+_OPENED_BY_PEOPLE = frozenset({"APPROVALS_INSUFFICIENT", "SINGLE_REPLICA", "BOUNDS_EXCEEDED"})
+
 
 def plan(
     verb: specs.VerbArgument,
@@ -83,7 +86,7 @@ def _closed(planned: execution_pb2.PlanActionResponse) -> list[str]:
 
 def _people(gate: execution_pb2.Gate) -> bool:
     """True for what only approvals are lacking for."""
-    return gate.reason == "APPROVALS_INSUFFICIENT" and gate.verdict == Gate.VERDICT_HELD
+    return gate.reason in _OPENED_BY_PEOPLE and gate.verdict == Gate.VERDICT_HELD
 
 
 def _code(planned: execution_pb2.PlanActionResponse) -> int:
@@ -99,4 +102,6 @@ def _comes_to(planned: execution_pb2.PlanActionResponse) -> Text:
         return Text("not ready: the policy denies it", "red")
     if closed := _closed(planned):
         return Text(f"not ready: {', '.join(closed)}", "red")
+    if not planned.steps:
+        return Text("not ready: people would have to approve it, and no rule asks any", "red")
     return Text("not ready: people have to approve it first", "yellow")
