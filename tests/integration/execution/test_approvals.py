@@ -15,6 +15,7 @@ from tests.integration.execution.house import (
     NORA,
     OLGA,
     OTTO,
+    SHOP,
     VERA,
     Execution,
     House,
@@ -317,6 +318,21 @@ async def test_obligation_of_a_model_that_never_denies_is_unusable(house: House)
     """There a deny says nothing: what it demands must not be taken for nothing."""
     model = DEFAULT_MODEL.replace(DENY_OVERRIDES, "some(where (p.eft == allow))")
     csv = baseline_csv() + obliges("without_1_oncall")
+    await house.revisions.import_rules(Change(csv, ADMIN, "a test", model_conf=model))
+    error = await refusal(house.as_(AUTOPILOT).submit(house.sign()))
+    assert (error.reason, "without_1_oncall" in error.message) == ("POLICY_UNUSABLE", True)
+
+
+async def test_obligation_of_a_model_without_effects_is_unusable(house: House):
+    """Every rule allows there, the one that was meant to demand somebody, too."""
+    model = DEFAULT_MODEL.replace("cond, eft, id", "id").replace(
+        " && cond(p.cond, p.eft, r.ctx)", ""
+    )
+    csv = (
+        "p, user:admin, *, /**, *, all\n"
+        "p, automation:autopilot, *, /**, *, also\n"
+        f"p, automation:autopilot, *, {SHOP}, without_1_oncall, obliged\n"
+    )
     await house.revisions.import_rules(Change(csv, ADMIN, "a test", model_conf=model))
     error = await refusal(house.as_(AUTOPILOT).submit(house.sign()))
     assert (error.reason, "without_1_oncall" in error.message) == ("POLICY_UNUSABLE", True)

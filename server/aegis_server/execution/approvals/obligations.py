@@ -110,7 +110,9 @@ def _refuse_unclear(engine: Engine, names: Names, owed: Collection[str]) -> None
     What was meant to demand somebody must not be taken for demanding nobody. In an own model a
     name may be a pattern, which says nothing about itself.
     """
-    if "deny" not in engine.model.effect and (names.good or names.malformed):
+    model = engine.model
+    denies = "deny" in model.effect and "eft" in model.rule
+    if not denies and (names.good or names.malformed):
         name = (*names.good, *names.malformed)[0]
         raise Unavailable(
             "POLICY_UNUSABLE", f"a rule denies {name}, but no rule of this model ever denies"
