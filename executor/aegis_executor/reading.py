@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from aegis.errors import Aborted
 from aegis_executor.catalogue.base import Change, Kind, Need, Object, Place, Remedy, Seen
 from aegis_executor.catalogue.objects import (
     HASH_LABEL,
@@ -65,7 +66,10 @@ async def read_live(cluster: Cluster, place: Place) -> Object | None:
 
 
 async def see(cluster: Cluster, remedy: Remedy) -> Seen:
-    """Returns what the remedy needs before it is planned."""
+    """Returns what the remedy needs before it is planned.
+
+    Raises `Aborted` (TARGET_CHANGED) for a pod whose owner is not found.
+    """
     place, needs = remedy.place, remedy.needs
     live = await read_live(cluster, place)
     if live is None:
@@ -91,18 +95,27 @@ async def see(cluster: Cluster, remedy: Remedy) -> Seen:
 
 
 async def _deployment_of(cluster: Cluster, namespace: str, pod: Object) -> Object | None:
+    """Returns the deployment a pod belongs to; None where that is not one.
+
+    Its marks protect the pod too. Raises `Aborted` (TARGET_CHANGED) where somebody is above the pod
+    who is not found: a veto that was not read is not a veto that is not there.
+    """
     controller = controller_of(pod)
-    template_hash = labels_of(pod).get(HASH_LABEL)
-    if controller.get("kind") != "ReplicaSet" or template_hash is None:
+    if controller.get("kind") != "ReplicaSet":
         return None
-    for replica_set in await cluster.replica_sets(namespace, {HASH_LABEL: template_hash}):
+    template_hash = labels_of(pod).get(HASH_LABEL)
+    labels = {HASH_LABEL: template_hash} if template_hash else {}
+    for replica_set in await cluster.replica_sets(namespace, labels):
+        if replica_set["metadata"]["uid"] != controller["uid"]:
+            continue
         above = controller_of(replica_set)
-        ours = replica_set["metadata"]["uid"] == controller["uid"]
-        if ours and above.get("kind") == "Deployment":
-            found = await cluster.deployment(namespace, above["name"])
-            same = found is not None and found["metadata"]["uid"] == above["uid"]
-            return found if same else None
-    return None
+        if above.get("kind") != "Deployment":
+            return None
+        found = await cluster.deployment(namespace, above["name"])
+        if found is not None and found["metadata"]["uid"] == above["uid"]:
+            return found
+        raise Aborted("TARGET_CHANGED", f"the pod's deployment {above['name']} is not there")
+    raise Aborted("TARGET_CHANGED", f"the pod's ReplicaSet {controller.get('name')} is not there")
 
 
 async def _pods_like(cluster: Cluster, namespace: str, pod: Object) -> Sequence[Object]:

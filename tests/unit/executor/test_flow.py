@@ -358,6 +358,28 @@ async def test_object_gate_refuses_before_anything_is_tried(world: World):
     assert world.told() == ["enter", "guards.claim", "claim", "ending"]
 
 
+@pytest.mark.parametrize("gone", ["ReplicaSet", "Deployment", "other Deployment"])
+async def test_pod_whose_owner_is_not_found_is_refused(world: World, gone: str):
+    """14: its deployment may carry a veto, and nobody has read it."""
+    match gone:
+        case "ReplicaSet":
+            world.cluster.others["replica_sets"].clear()
+        case "Deployment":
+            del world.cluster.objects[Kind.DEPLOYMENT, "web"]
+        case _:
+            world.web["metadata"]["uid"] = "d-2"
+    ending = await world.do(restart("demo", "web-1"))
+    assert (ending.state, ending.reason) == ("FAILED", "TARGET_CHANGED")
+    assert world.cluster.sent == []
+
+
+async def test_veto_is_read_although_a_pod_lost_its_hash(world: World):
+    """14: the owner is found by its uid; the label only narrows the list."""
+    del world.cluster.objects[Kind.POD, "web-1"]["metadata"]["labels"]["pod-template-hash"]
+    world.web["metadata"]["annotations"] = {"aegis.dev/do-not-remediate": "please"}
+    assert (await world.do(restart("demo", "web-1"))).reason == "TARGET_VETOED"
+
+
 @pytest.mark.refuses("PLAN_DRIFT", step=15)
 async def test_other_difference_than_the_planned_one_is_refused(world: World):
     """15: the same generation and yet another effect, as by a webhook or a cleaned history."""

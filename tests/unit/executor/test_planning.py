@@ -18,7 +18,7 @@ from tests.clusters import (
 from tests.factories import cordon, restart, restart_rollout, rollback, scale
 
 from aegis import dsse
-from aegis.errors import AegisError
+from aegis.errors import Aborted, AegisError
 from aegis.v1.envelope_pb2 import ActionSpec
 from aegis_executor.catalogue import of_spec
 from aegis_executor.catalogue.base import Kind, Standing
@@ -170,10 +170,25 @@ async def test_pods_deployment_is_found_by_way_of_its_replica_set():
     assert seen.owner["metadata"]["name"] == "web"
     assert [each["metadata"]["name"] for each in seen.pods] == ["web-1", "web-2"]
     assert seen.budgets == [budget()]
-    cluster.others["replica_sets"] = [replica_set(10, "web:3", owner="d-of-another")]
+
+
+async def test_pod_of_a_lone_replica_set_has_no_deployment():
+    """Nobody is above the ReplicaSet, so nothing is missing."""
+    cluster = world()
+    lone = replica_set(10, "web:3")
+    lone["metadata"]["ownerReferences"] = []
+    cluster.others["replica_sets"] = [lone]
     assert (await see(cluster, of_spec(restart("demo", "web-1")))).owner is None
-    cluster.others["replica_sets"] = []
-    assert (await see(cluster, of_spec(restart("demo", "web-1")))).owner is None
+
+
+async def test_owner_that_is_not_found_is_missing_input():
+    """What it may have against the restart was not read."""
+    cluster = world()
+    for found in ([replica_set(10, "web:3", owner="d-of-another")], []):
+        cluster.others["replica_sets"] = found
+        with pytest.raises(Aborted) as caught:
+            await see(cluster, of_spec(restart("demo", "web-1")))
+        assert caught.value.reason == "TARGET_CHANGED"
 
 
 async def test_pod_without_labels_is_like_no_other():
