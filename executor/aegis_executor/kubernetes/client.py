@@ -153,6 +153,13 @@ class Kubernetes:
             log.info("no event on %s: %s", place, error)
 
     async def _write(self, change: Change, *, dry: bool) -> _Reply:
+        reply = await self._sent(change, dry=dry)
+        # A success of somebody else's, e.g. of a proxy, says nothing of what became of the change.
+        if reply.body.get("kind") not in _answers(change):
+            raise ClusterSilent(f"asked to {change.verb}, answered with something else")
+        return reply
+
+    async def _sent(self, change: Change, *, dry: bool) -> _Reply:
         path = _path(change.place)
         query = {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry else {})}
         match change.verb:
@@ -234,6 +241,19 @@ def _of_kind(kind: str, body: dict[str, Any]) -> dict[str, Any]:
     if body.get("kind") != kind:
         raise ClusterSilent(f"asked for a {kind}, given something else")
     return body
+
+
+def _answers(change: Change) -> tuple[str, ...]:
+    """Returns the kinds a success of this change may be told with."""
+    match change.verb:
+        case "evict":
+            return ("Status", "Eviction")
+        case "delete":
+            return (_REFERENCES[change.place.kind][1], "Status")
+        case "scale":
+            return ("Scale",)
+        case "patch":
+            return (_REFERENCES[change.place.kind][1],)
 
 
 def _path(place: Place) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from aegis_executor.catalogue.base import Change, Kind, Place
 from aegis_executor.kubernetes import (
     ClusterRefused,
     ClusterSilent,
@@ -17,6 +18,7 @@ from aegis_executor.kubernetes import (
     Reach,
     errors,
 )
+from aegis_executor.kubernetes.client import Kubernetes, _Reply
 
 DEMO = Reach(frozenset({"demo"}))
 WITH_NODE = Reach(frozenset({"demo"}), nodes=Nodes(frozenset({"node-a"})))
@@ -223,3 +225,23 @@ def test_warnings_are_read_from_every_header_and_cut():
     told = errors.warnings(httpx2.Response(200, headers=headers))
     assert told[:2] == ['unknown field "spec.x"', "a, b"]
     assert len(told[2]) == 300
+
+
+async def test_success_of_somebody_else_is_no_success(monkeypatch: pytest.MonkeyPatch):
+    """A proxy's 200 to a write says nothing of what became of it: that has to be looked into."""
+    port = Kubernetes.__new__(Kubernetes)
+
+    async def answered(*_: object) -> _Reply:
+        return _Reply({"ok": True}, "", [])
+
+    monkeypatch.setattr(port, "_ask", answered)
+    place = Place(Kind.DEPLOYMENT, "demo", "web", "u-1")
+    for change in (
+        Change("scale", place, "1", 1, {"spec": {"replicas": 2}}),
+        Change("patch", place, "1", 1, []),
+        Change("evict", Place(Kind.POD, "demo", "web-1", "u-2"), "1", 0, None),
+        Change("delete", Place(Kind.POD, "demo", "web-1", "u-2"), "1", 0, None),
+    ):
+        for deed in (port.apply(change), port.dry_run(change)):
+            with pytest.raises(ClusterSilent):
+                await deed
