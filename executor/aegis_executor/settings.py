@@ -233,7 +233,8 @@ class _Reader:
             return None
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            self.problems.append(f"{name}: {url} is not the address of a Prometheus")
+            # Not shown: it may hold a password.
+            self.problems.append(f"{name} is not the address of a Prometheus")
         found = [
             self.file(file) if self._environment.get(file) else None
             for file in ("AEGIS_PROMETHEUS_CA", "AEGIS_PROMETHEUS_TOKEN_FILE")

@@ -100,6 +100,14 @@ def test_wrong_setting_is_named(environment: dict[str, str], variable: str, valu
         Settings.from_environment({**environment, variable: value})
 
 
+def test_address_with_a_password_is_not_shown(environment: dict[str, str]):
+    """What is wrong with a setting goes into the log."""
+    wrong = {"AEGIS_PROMETHEUS_URL": "https://aegis:hunter2@prometheus/?x=1"}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({**environment, **wrong})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_all_problems_are_told_at_once():
     """One start is enough to learn everything that is missing."""
     with pytest.raises(SettingsError) as caught:
