@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 Recheck: TypeAlias = Callable[[Applied, Remedy], Awaitable[None]]
 
 _ATTEMPTS_MAX = 5
+# The API server is busy, and did nothing: what takes back evicts nobody, so no budget says this.
+_TOO_MANY = 429
 # After this long a cluster that cannot be reached leaves the question to a person.
 _GIVE_UP = timedelta(minutes=10)
 
@@ -74,8 +76,10 @@ class Compensation:
         except AegisError as refusal:
             return _escalated(found, refusal.message, refusal.reason)
         except ClusterRefused as refused:
-            told = f"the cluster refused: {refused.code} {refused.reason}"
-            return _escalated(found, told, "CLUSTER_REFUSED")
+            if refused.code != _TOO_MANY:
+                told = f"the cluster refused: {refused.code} {refused.reason}"
+                return _escalated(found, told, "CLUSTER_REFUSED")
+            verdict = None
         except ForbiddenRequest:
             return _escalated(found, "this executor no longer reaches it", "NAMESPACE_NOT_ALLOWED")
         except (ClusterSilent, ClusterUnreachable):

@@ -484,6 +484,14 @@ async def test_refused_taking_back_is_escalated():
     assert world.verdict.reason == "CLUSTER_REFUSED"
 
 
+async def test_busy_cluster_is_asked_again():
+    """429 is no no: nothing was done, and it is taken back when there is room."""
+    world, healing = await ill()
+    world.answers = [ClusterRefused(429, "TooManyRequests", (), "")]
+    assert await world.until(healing, 400) == "COMPENSATED"
+    assert len(world.sent) == 2
+
+
 async def test_taking_back_is_not_forced_over_somebody_else():
     """What changed since the last look is left alone."""
     world, healing = await ill()
