@@ -1,6 +1,8 @@
 # Every target is safe to run twice. `make demo` and `make test` need nothing before them.
 .PHONY: setup demo test test-cluster crash-matrix check protos baseline lock
 BIN := .venv/bin
+# How many files of tests run at once: most of them wait for programs.
+WORKERS ?= 3
 
 setup: ## .venv with everything, pinned
 	@python3 scripts/setup
@@ -9,7 +11,7 @@ demo: setup ## the whole story on this machine, live
 	@$(BIN)/aegis demo
 
 test: setup ## every test, against real PostgreSQL and Valkey
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-cluster: setup ## what Kubernetes answers and what the executor makes of it, on the cluster of AEGIS_TEST_KUBECONFIG too
 	@if [ -z "$$AEGIS_TEST_KUBECONFIG" ]; then echo "test-cluster: AEGIS_TEST_KUBECONFIG names no cluster, so only the sandbox is asked"; fi

@@ -89,15 +89,21 @@ async def test_server_role_may_add_to_the_audit_log_and_never_change_it(
 async def test_server_and_executor_do_not_see_each_other(
     database_url: str, server_database_url: str, executor_database_url: str
 ) -> None:
-    """Each role is refused at the door of the other's schema, and neither may create elsewhere."""
+    """Each role is refused at the door of the other's schema, and neither may create anything."""
     await migrate(database_url, "aegis_server", "aegis")
+    await migrate(database_url, "aegis_executor", "aegis_executor")
     with psycopg.connect(executor_database_url, autocommit=True) as connection:
-        connection.execute("create table aegis_executor.journal (id int)")
-        for statement in ("select * from aegis.audit_record", "create table public.x (id int)"):
+        assert connection.execute("select count(*) from aegis_executor.intent").fetchone() == (0,)
+        for statement in (
+            "select * from aegis.audit_record",
+            "create table public.x (id int)",
+            "create table aegis_executor.x (id int)",
+            "delete from aegis_executor.intent",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement)
     with psycopg.connect(server_database_url, autocommit=True) as connection:
-        for statement in ("select * from aegis_executor.journal", "create table aegis.x (id int)"):
+        for statement in ("select * from aegis_executor.intent", "create table aegis.x (id int)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement)
 
