@@ -52,6 +52,7 @@ class Order:
             sample_rate=float(config["sample-rate"]),
             clip_norm=float(config["clip-norm"]),
             noise_multiplier=float(config["noise-multiplier"]),
+            proximal=float(config.get("proximal", 0.0)),
         )
         base = {name: npy.read(array.data) for name, array in arrays.items()}
         return cls(

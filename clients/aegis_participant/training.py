@@ -27,7 +27,8 @@ class Task:
     """What a site is asked to do in one round.
 
     `sample_rate` is the q of Poisson sampling, `noise_multiplier` the noise's standard deviation
-    relative to `clip_norm`.
+    relative to `clip_norm`. `proximal` is the μ of FedProx (Li et al. 2020, section 3.2): every
+    step also pulls the model to where the round began; that depends on no row, so it costs nothing.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Task:
     sample_rate: float
     clip_norm: float
     noise_multiplier: float
+    proximal: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class _StreamNoise(DPOptimizer):  # type: ignore[misc]
             expected_batch_size=task.sample_rate * rows,
         )
         self._stream = stream
+        self._proximal = task.proximal
+        self._begin = [p.detach().clone() for p in self.params] if task.proximal else []
 
     def add_noise(self) -> None:
         """Adds noise to the sum of clipped gradients."""
@@ -71,6 +75,12 @@ class _StreamNoise(DPOptimizer):  # type: ignore[misc]
         for p in self.params:
             noise = torch.from_numpy(std * self._stream.normal(tuple(p.shape)))
             p.grad = (p.summed_grad.double() + noise).float().view_as(p)
+
+    def scale_grad(self) -> None:
+        """Divides by the expected batch size, and then adds the gradient of the proximal term."""
+        super().scale_grad()
+        for p, begin in zip(self.params, self._begin, strict=False):
+            p.grad += self._proximal * (p.detach() - begin)
 
 
 def train(task: Task, base: Parameters, data: Split, stream: KeyStream) -> Result:

@@ -184,3 +184,17 @@ def test_label_flipper_teaches_the_opposite() -> None:
 
     honest, poison = app(message, _context()), attacker("label-flip", 1)(message, _context())
     assert accuracy(poison) < 0.4 < 0.8 < accuracy(honest)
+
+
+def test_proximal_term_pulls_each_step_back_to_where_the_round_began() -> None:
+    """Where nobody is drawn a step is pure noise, so the second one shows the pull exactly."""
+    task, base = replace(TASK, sample_rate=1e-12, clip_norm=1e-12), MLP.initial(1)
+
+    def moved(steps: int, proximal: float) -> np.ndarray:
+        changed = replace(task, steps=steps, proximal=proximal)
+        return flatten(train(changed, base, ROWS, KeyStream.seeded(1)).delta)
+
+    first, free = moved(1, 0.0), moved(2, 0.0)
+    assert np.array_equal(first, moved(1, 0.5))
+    assert np.allclose(free - 0.5 * TASK.learning_rate * first, moved(2, 0.5), atol=1e-5)
+    assert not np.allclose(free, moved(2, 0.5), atol=1e-3)
