@@ -97,7 +97,7 @@ def run(plan: training_pb2.RunPlan, outcome: Outcome) -> None:
     """Runs a plan to its end as a coordinator would, and adds what came of it."""
     gate = DirectGate(plan, outcome) if plan.review else None
     rounds = Rounds(plan, noise_of(plan), gate)
-    model, steps, number = family(plan.model).initial(plan.seed), 0, 0
+    model, state, steps, number = family(plan.model).initial(plan.seed), None, 0, 0
     while number < plan.rounds:
         tried = None
         for repeat in range(_TRIES):
@@ -106,13 +106,13 @@ def run(plan: training_pb2.RunPlan, outcome: Outcome) -> None:
             steps += plan.local_steps
             if gate is not None:
                 gate.base = model
-            tried = rounds.train(number + 1, model, repeat=repeat, attempt=repeat + 1)
+            tried = rounds.train(number + 1, model, repeat=repeat, attempt=repeat + 1, state=state)
             if tried.model is not None:
                 break
         if tried is None or tried.model is None:
             outcome.unfinished += 1
             break
-        model, number = tried.model, number + 1
+        model, state, number = tried.model, tried.state, number + 1
     outcome.accuracies.append(rounds.report(number, model, [], steps=steps).accuracy)
 
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from aegis.v1 import training_pb2
-from aegis_learning.plans import ATTACK_SCALES, DEFAULTS
+from aegis_learning.plans import (
+    ATTACK_SCALES,
+    DEFAULTS,
+    PROXIMAL,
+    SERVER_LEARNING_RATE,
+    UPDATES_NEEDED,
+)
 
 ATTACKS = tuple(ATTACK_SCALES)
+STRATEGIES = tuple(
+    name.removeprefix("STRATEGY_").lower().replace("_", "-")
+    for name in training_pb2.Strategy.keys()[1:]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,59 @@ class Attacker:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A strategy by name, and how it is tuned; what it needs and is not said has a default.
+
+    Raises ValueError for an unknown name.
+    """
+
+    name: str = "fed-avg"
+    malicious: int = 0
+    selected: int = 0
+    proximal: float = 0.0
+    server_learning_rate: float = 0.0
+    share_max: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in STRATEGIES:
+            raise ValueError(f"there is no strategy {self.name!r}")
+
+    @property
+    def value(self) -> training_pb2.Strategy.ValueType:
+        """The plan's form of the name."""
+        return training_pb2.Strategy.Value("STRATEGY_" + self.name.upper().replace("-", "_"))
+
+    @property
+    def updates_needed(self) -> int:
+        """How many updates a round has to have for it."""
+        each, more = UPDATES_NEEDED.get(self.name, (0, 1))
+        return max(each * self.malicious + more, self.selected + self.malicious)
+
+    @property
+    def settings(self) -> training_pb2.StrategySettings:
+        """The plan's form of how it is tuned."""
+        proximal = PROXIMAL if self.name == "fed-prox" else 0.0
+        rate = SERVER_LEARNING_RATE if self.name == "fed-adam" else 0.0
+        return training_pb2.StrategySettings(
+            malicious=self.malicious,
+            selected=self.selected,
+            proximal=self.proximal or proximal,
+            server_learning_rate=self.server_learning_rate or rate,
+            share_max=self.share_max,
+        )
+
+
+FED_AVG = Strategy()
+
+
 def default_plan(
     *,
     seed: int = 0,
     review: bool = True,
     attacker: Attacker | None = None,
     participants: int = DEFAULTS.participants,
+    strategy: Strategy = FED_AVG,
 ) -> training_pb2.RunPlan:
     """Returns a simulated run on the data that ships: five sites, DP-SGD, a non-IID split.
 
@@ -47,18 +104,23 @@ def default_plan(
     """
     values = asdict(DEFAULTS)
     deadline = values.pop("round_deadline_seconds")
+    # One may be rejected, but a round of a single site would be that site's model.
+    least = max(2, min(DEFAULTS.min_participants, participants - 1))
     plan = training_pb2.RunPlan(
-        strategy=training_pb2.STRATEGY_FED_AVG,
+        strategy=strategy.value,
         seed=seed,
         review=review,
         simulation=True,
         **values
         | {
             "participants": participants,
-            # One may be rejected, but a round of a single site would be that site's model.
-            "min_participants": max(2, min(DEFAULTS.min_participants, participants - 1)),
+            # More than there are would be another refusal than the strategy's own.
+            "min_participants": min(participants, max(least, strategy.updates_needed)),
         },
     )
+    # A plan without settings keeps the bytes it had before there were any.
+    if strategy.settings.ByteSize():
+        plan.settings.CopyFrom(strategy.settings)
     plan.round_deadline.FromNanoseconds(int(deadline * 1e9))
     if attacker is not None:
         plan.attacks.append(attacker.message(f"site-{plan.participants}"))

@@ -118,6 +118,17 @@ def flatten(params: Parameters) -> Array:
     return np.concatenate([params[name].ravel() for name in sorted(params)]).astype(np.float32)
 
 
+def unflatten(values: Array, shapes: Shapes) -> Parameters:
+    """Returns the parameters whose `flatten` is this vector."""
+    params: Parameters = {}
+    start = 0
+    for name in sorted(shapes):
+        stop = start + math.prod(shapes[name])
+        params[name] = values[start:stop].reshape(shapes[name])
+        start = stop
+    return params
+
+
 def digest(data: bytes) -> bytes:
     """Returns the SHA-256, the name of these bytes everywhere in Aegis."""
     return hashlib.sha256(data).digest()

@@ -29,5 +29,19 @@ class PlanDefaults:
 
 DEFAULTS = PlanDefaults()
 
+# How many updates a strategy needs in a round: so many for each participant that may be malicious,
+# and so many more. Those that are not here need one.
+UPDATES_NEEDED = {
+    "fed-median": (2, 1),
+    "trimmed-mean": (2, 1),
+    "krum": (2, 3),
+    "multi-krum": (2, 3),
+    "bulyan": (4, 3),
+}
+
+# What a strategy cannot do without, where the command line does not say it.
+PROXIMAL = 0.1
+SERVER_LEARNING_RATE = 0.1
+
 # How hard each attack has to hit to ruin an unreviewed run of five, by name of the attack.
 ATTACK_SCALES = {"sign-flip": 10.0, "label-flip": 10.0, "noise": 50.0, "scale": 100.0}

@@ -30,6 +30,36 @@ class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.Val
     STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
     STRATEGY_FED_AVG: _Strategy.ValueType  # 1
     """Mean weighted by enrolled examples (McMahan et al. 2017)."""
+    STRATEGY_FED_PROX: _Strategy.ValueType  # 2
+    """The same mean of participants who are held near the global model by
+    settings.proximal (Li et al. 2020).
+    """
+    STRATEGY_FED_ADAM: _Strategy.ValueType  # 3
+    """The mean is a gradient for Adam at the server (Reddi et al. 2021)."""
+    STRATEGY_FED_MEDIAN: _Strategy.ValueType  # 4
+    """Median of each coordinate (Yin et al. 2018). Needs
+    min_participants > 2 · malicious, as the trimmed mean does.
+    """
+    STRATEGY_TRIMMED_MEAN: _Strategy.ValueType  # 5
+    """Mean of each coordinate without the settings.malicious largest and
+    smallest values (Yin et al. 2018).
+    """
+    STRATEGY_KRUM: _Strategy.ValueType  # 6
+    """The update closest to its neighbours (Blanchard et al. 2017). Needs
+    min_participants ≥ 2 · malicious + 3, as Multi-Krum does.
+    """
+    STRATEGY_MULTI_KRUM: _Strategy.ValueType  # 7
+    """Mean of the settings.selected updates closest to their neighbours."""
+    STRATEGY_BULYAN: _Strategy.ValueType  # 8
+    """Krum again and again, then what is closest to the median of each
+    coordinate (El Mhamdi et al. 2018). Needs
+    min_participants ≥ 4 · malicious + 3.
+    """
+    STRATEGY_FL_TRUST: _Strategy.ValueType  # 9
+    """Updates weigh as much as they point where the coordinator's own update on
+    the golden rows of the data set points, in its length (Cao et al. 2021).
+    Needs a data set whose golden rows are public.
+    """
 
 class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
     """How client results become the next model."""
@@ -37,6 +67,36 @@ class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
 STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
 STRATEGY_FED_AVG: Strategy.ValueType  # 1
 """Mean weighted by enrolled examples (McMahan et al. 2017)."""
+STRATEGY_FED_PROX: Strategy.ValueType  # 2
+"""The same mean of participants who are held near the global model by
+settings.proximal (Li et al. 2020).
+"""
+STRATEGY_FED_ADAM: Strategy.ValueType  # 3
+"""The mean is a gradient for Adam at the server (Reddi et al. 2021)."""
+STRATEGY_FED_MEDIAN: Strategy.ValueType  # 4
+"""Median of each coordinate (Yin et al. 2018). Needs
+min_participants > 2 · malicious, as the trimmed mean does.
+"""
+STRATEGY_TRIMMED_MEAN: Strategy.ValueType  # 5
+"""Mean of each coordinate without the settings.malicious largest and
+smallest values (Yin et al. 2018).
+"""
+STRATEGY_KRUM: Strategy.ValueType  # 6
+"""The update closest to its neighbours (Blanchard et al. 2017). Needs
+min_participants ≥ 2 · malicious + 3, as Multi-Krum does.
+"""
+STRATEGY_MULTI_KRUM: Strategy.ValueType  # 7
+"""Mean of the settings.selected updates closest to their neighbours."""
+STRATEGY_BULYAN: Strategy.ValueType  # 8
+"""Krum again and again, then what is closest to the median of each
+coordinate (El Mhamdi et al. 2018). Needs
+min_participants ≥ 4 · malicious + 3.
+"""
+STRATEGY_FL_TRUST: Strategy.ValueType  # 9
+"""Updates weigh as much as they point where the coordinator's own update on
+the golden rows of the data set points, in its length (Cao et al. 2021).
+Needs a data set whose golden rows are public.
+"""
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
 class _AttackKind:
@@ -70,6 +130,66 @@ ATTACK_KIND_NOISE: AttackKind.ValueType  # 3
 ATTACK_KIND_SCALE: AttackKind.ValueType  # 4
 """Multiplies its honest update by scale (model replacement)."""
 Global___AttackKind: _TypeAlias = AttackKind  # noqa: Y015
+
+@_typing.final
+class StrategySettings(_message.Message):
+    """How a strategy is tuned. A field that is not the strategy's must be unset;
+    zero means the default.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MALICIOUS_FIELD_NUMBER: _builtins.int
+    SELECTED_FIELD_NUMBER: _builtins.int
+    PROXIMAL_FIELD_NUMBER: _builtins.int
+    SERVER_LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    BETA1_FIELD_NUMBER: _builtins.int
+    BETA2_FIELD_NUMBER: _builtins.int
+    TAU_FIELD_NUMBER: _builtins.int
+    SHARE_MAX_FIELD_NUMBER: _builtins.int
+    malicious: _builtins.int
+    """FED_MEDIAN, TRIMMED_MEAN, KRUM, MULTI_KRUM, BULYAN: how many participants
+    of a round may send anything they like.
+    """
+    selected: _builtins.int
+    """MULTI_KRUM: how many updates are averaged; zero means all but malicious."""
+    proximal: _builtins.float
+    """FED_PROX: the μ of the term (μ/2)·‖w − global‖² that each participant adds
+    to its loss. Required there; times learning_rate it must be below 2, or the
+    term overshoots.
+    """
+    server_learning_rate: _builtins.float
+    """FED_ADAM: the η of the server's step. Required there."""
+    beta1: _builtins.float
+    """FED_ADAM; zero means 0.9."""
+    beta2: _builtins.float
+    """FED_ADAM; zero means 0.99."""
+    tau: _builtins.float
+    """FED_ADAM: what keeps the divisor from zero; zero means 0.001."""
+    share_max: _builtins.float
+    """FED_AVG, FED_PROX, FED_ADAM: the largest part one participant may have in
+    the mean, however many examples it has; zero means that there is no bound.
+    In a round of too few for it, all have the same part.
+    """
+    def __init__(
+        self,
+        *,
+        malicious: _builtins.int = ...,
+        selected: _builtins.int = ...,
+        proximal: _builtins.float = ...,
+        server_learning_rate: _builtins.float = ...,
+        beta1: _builtins.float = ...,
+        beta2: _builtins.float = ...,
+        tau: _builtins.float = ...,
+        share_max: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beta1", b"beta1", "beta2", b"beta2", "malicious", b"malicious", "proximal", b"proximal", "selected", b"selected", "server_learning_rate", b"server_learning_rate", "share_max", b"share_max", "tau", b"tau"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StrategySettings: _TypeAlias = StrategySettings  # noqa: Y015
 
 @_typing.final
 class Attack(_message.Message):
@@ -123,6 +243,7 @@ class RunPlan(_message.Message):
     ATTACKS_FIELD_NUMBER: _builtins.int
     MIN_PARTICIPANTS_FIELD_NUMBER: _builtins.int
     ROUND_DEADLINE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Registered data set. "breast-cancer" ships with Aegis."""
     model: _builtins.str
@@ -159,6 +280,10 @@ class RunPlan(_message.Message):
     def round_deadline(self) -> _duration_pb2.Duration:
         """A participant that has not answered by then is left out of the round."""
 
+    @_builtins.property
+    def settings(self) -> Global___StrategySettings:
+        """How the strategy is tuned, and what it may assume of the participants."""
+
     def __init__(
         self,
         *,
@@ -180,10 +305,11 @@ class RunPlan(_message.Message):
         attacks: _abc.Iterable[Global___Attack] | None = ...,
         min_participants: _builtins.int = ...,
         round_deadline: _duration_pb2.Duration | None = ...,
+        settings: Global___StrategySettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["round_deadline", b"round_deadline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["round_deadline", b"round_deadline", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attacks", b"attacks", "clip_norm", b"clip_norm", "dataset", b"dataset", "delta", b"delta", "dirichlet_alpha", b"dirichlet_alpha", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "min_participants", b"min_participants", "model", b"model", "participants", b"participants", "review", b"review", "round_deadline", b"round_deadline", "rounds", b"rounds", "sample_rate", b"sample_rate", "seed", b"seed", "simulation", b"simulation", "strategy", b"strategy", "target_epsilon", b"target_epsilon"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attacks", b"attacks", "clip_norm", b"clip_norm", "dataset", b"dataset", "delta", b"delta", "dirichlet_alpha", b"dirichlet_alpha", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "min_participants", b"min_participants", "model", b"model", "participants", b"participants", "review", b"review", "round_deadline", b"round_deadline", "rounds", b"rounds", "sample_rate", b"sample_rate", "seed", b"seed", "settings", b"settings", "simulation", b"simulation", "strategy", b"strategy", "target_epsilon", b"target_epsilon"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,6 +495,8 @@ class ParticipantRound(_message.Message):
         """It did not answer before the deadline."""
         OUTCOME_HELD: ParticipantRound._Outcome.ValueType  # 5
         """The review holds it for a person, so this round goes on without it."""
+        OUTCOME_LEFT_OUT: ParticipantRound._Outcome.ValueType  # 6
+        """Accepted, but the strategy chose others or trusted it with nothing."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """What became of its update."""
@@ -384,6 +512,8 @@ class ParticipantRound(_message.Message):
     """It did not answer before the deadline."""
     OUTCOME_HELD: ParticipantRound.Outcome.ValueType  # 5
     """The review holds it for a person, so this round goes on without it."""
+    OUTCOME_LEFT_OUT: ParticipantRound.Outcome.ValueType  # 6
+    """Accepted, but the strategy chose others or trusted it with nothing."""
 
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
@@ -690,6 +820,7 @@ class GetAssignmentResponse(_message.Message):
         MODEL_SHA256_FIELD_NUMBER: _builtins.int
         MODEL_SIZE_BYTES_FIELD_NUMBER: _builtins.int
         STEPS_FIELD_NUMBER: _builtins.int
+        STATE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
         last_round: _builtins.int
         """-1 when not even the initial model is stored."""
         attempt: _builtins.int
@@ -698,6 +829,8 @@ class GetAssignmentResponse(_message.Message):
         model_size_bytes: _builtins.int
         steps: _builtins.int
         """Steps asked of each participant so far, those of lost rounds included."""
+        state_size_bytes: _builtins.int
+        """Of what the strategy remembers; zero when it remembers nothing."""
         @_builtins.property
         def run(self) -> Global___Run: ...
         def __init__(
@@ -709,17 +842,21 @@ class GetAssignmentResponse(_message.Message):
             model_sha256: _builtins.bytes = ...,
             model_size_bytes: _builtins.int = ...,
             steps: _builtins.int = ...,
+            state_size_bytes: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "run", b"run", "steps", b"steps"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "run", b"run", "state_size_bytes", b"state_size_bytes", "steps", b"steps"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     MODEL_CHUNK_FIELD_NUMBER: _builtins.int
+    STATE_CHUNK_FIELD_NUMBER: _builtins.int
     model_chunk: _builtins.bytes
     """At most 64 KiB of the model, in order."""
+    state_chunk: _builtins.bytes
+    """At most 64 KiB of the strategy's state, in order, after the model."""
     @_builtins.property
     def assignment(self) -> Global___GetAssignmentResponse.Assignment: ...
     def __init__(
@@ -727,12 +864,13 @@ class GetAssignmentResponse(_message.Message):
         *,
         assignment: Global___GetAssignmentResponse.Assignment | None = ...,
         model_chunk: _builtins.bytes = ...,
+        state_chunk: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "model_chunk", b"model_chunk", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "model_chunk", b"model_chunk", "part", b"part", "state_chunk", b"state_chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "model_chunk", b"model_chunk", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "model_chunk", b"model_chunk", "part", b"part", "state_chunk", b"state_chunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["assignment", "model_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["assignment", "model_chunk", "state_chunk"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -752,10 +890,16 @@ class CompleteRoundRequest(_message.Message):
         ROUND_FIELD_NUMBER: _builtins.int
         MODEL_SIZE_BYTES_FIELD_NUMBER: _builtins.int
         ATTEMPT_FIELD_NUMBER: _builtins.int
+        STATE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        STATE_SHA256_FIELD_NUMBER: _builtins.int
         run_id: _builtins.str
         model_size_bytes: _builtins.int
         attempt: _builtins.int
         """As in the assignment: an earlier coordinator of the run is refused."""
+        state_size_bytes: _builtins.int
+        """Zero when the strategy remembers nothing."""
+        state_sha256: _builtins.bytes
+        """SHA-256 of the state; empty when there is none."""
         @_builtins.property
         def round(self) -> Global___Round: ...
         def __init__(
@@ -765,17 +909,24 @@ class CompleteRoundRequest(_message.Message):
             round: Global___Round | None = ...,
             model_size_bytes: _builtins.int = ...,
             attempt: _builtins.int = ...,
+            state_size_bytes: _builtins.int = ...,
+            state_sha256: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "model_size_bytes", b"model_size_bytes", "round", b"round", "run_id", b"run_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "model_size_bytes", b"model_size_bytes", "round", b"round", "run_id", b"run_id", "state_sha256", b"state_sha256", "state_size_bytes", b"state_size_bytes"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     HEADER_FIELD_NUMBER: _builtins.int
     MODEL_CHUNK_FIELD_NUMBER: _builtins.int
+    STATE_CHUNK_FIELD_NUMBER: _builtins.int
     model_chunk: _builtins.bytes
     """At most 64 KiB of the safetensors file, in order."""
+    state_chunk: _builtins.bytes
+    """At most 64 KiB of what the strategy remembers, a safetensors file, in
+    order, after the model.
+    """
     @_builtins.property
     def header(self) -> Global___CompleteRoundRequest.Header: ...
     def __init__(
@@ -783,12 +934,13 @@ class CompleteRoundRequest(_message.Message):
         *,
         header: Global___CompleteRoundRequest.Header | None = ...,
         model_chunk: _builtins.bytes = ...,
+        state_chunk: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "model_chunk", b"model_chunk", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "model_chunk", b"model_chunk", "part", b"part", "state_chunk", b"state_chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "model_chunk", b"model_chunk", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "model_chunk", b"model_chunk", "part", b"part", "state_chunk", b"state_chunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "model_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "model_chunk", "state_chunk"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

@@ -342,8 +342,8 @@ class CoordinatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompleteRound(self, request_iterator, context):
-        """Stores a completed round and the global model after it. Round 0 is the
-        initial model. Repeating a stored round with the same model is answered
+        """Stores a completed round, the global model after it, and what the strategy
+        remembers for the next. Round 0 is the initial model. Repeating a stored round with the same model is answered
         as before and stores nothing.
 
         Who: as GetAssignment.

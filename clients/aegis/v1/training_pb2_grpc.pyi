@@ -137,8 +137,8 @@ class CoordinatorServiceStub:
     coordinator has taken over.
     """
     CompleteRound: _aio.StreamUnaryMultiCallable[_training_pb2.CompleteRoundRequest, _training_pb2.CompleteRoundResponse]
-    """Stores a completed round and the global model after it. Round 0 is the
-    initial model. Repeating a stored round with the same model is answered
+    """Stores a completed round, the global model after it, and what the strategy
+    remembers for the next. Round 0 is the initial model. Repeating a stored round with the same model is answered
     as before and stores nothing.
 
     Who: as GetAssignment.
@@ -180,8 +180,8 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_training_pb2.CompleteRoundRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_training_pb2.CompleteRoundRequest], _abc.Awaitable[_training_pb2.CompleteRoundResponse]],
     ) -> _abc.Awaitable[_training_pb2.CompleteRoundResponse]:
-        """Stores a completed round and the global model after it. Round 0 is the
-        initial model. Repeating a stored round with the same model is answered
+        """Stores a completed round, the global model after it, and what the strategy
+        remembers for the next. Round 0 is the initial model. Repeating a stored round with the same model is answered
         as before and stores nothing.
 
         Who: as GetAssignment.

@@ -36,6 +36,7 @@ from aegis_learning import parameters
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters
 from aegis_server.training.plans import planned_steps
+from aegis_server.training.strategies import state_shapes
 
 if TYPE_CHECKING:
     from aegis_server.training.rounds import Rounds
@@ -66,6 +67,7 @@ class Position:
     steps: int
     model: Parameters
     stop: bool
+    state: Parameters | None = None
 
 
 class Server:
@@ -80,41 +82,52 @@ class Server:
         """Returns where to go on."""
 
         async def ask() -> Position:
-            assignment, model = training_pb2.GetAssignmentResponse.Assignment(), bytearray()
+            assignment = training_pb2.GetAssignmentResponse.Assignment()
+            model, state = bytearray(), bytearray()
             request = training_pb2.GetAssignmentRequest(run_id=self._run_id, attempt=self._attempt)
             async for part in self._stub.GetAssignment(request, timeout=_CALL_SECONDS):
                 if part.HasField("assignment"):
                     assignment = part.assignment
-                else:
-                    model += part.model_chunk
-            return _position(assignment, bytes(model))
+                model += part.model_chunk
+                state += part.state_chunk
+            return _position(assignment, bytes(model), bytes(state))
 
         return await _persistent(ask)
 
     async def complete_round(
-        self, position: Position, report: training_pb2.Round, model: Parameters
+        self,
+        position: Position,
+        report: training_pb2.Round,
+        model: Parameters,
+        state: Parameters | None = None,
     ) -> None:
-        """Stores a round; `position` then stands behind it."""
+        """Stores a round and what the strategy remembers; `position` then stands behind it."""
         data = parameters.encode(model)
+        remembered = parameters.encode(state) if state else b""
         report.model_sha256 = parameters.digest(data)
         header = training_pb2.CompleteRoundRequest.Header(
             run_id=self._run_id,
             round=report,
             model_size_bytes=len(data),
             attempt=position.attempt,
+            state_size_bytes=len(remembered),
+            state_sha256=parameters.digest(remembered) if remembered else b"",
         )
 
         async def parts() -> AsyncIterator[training_pb2.CompleteRoundRequest]:
             yield training_pb2.CompleteRoundRequest(header=header)
             for start in range(0, len(data), _CHUNK):
                 yield training_pb2.CompleteRoundRequest(model_chunk=data[start : start + _CHUNK])
+            for start in range(0, len(remembered), _CHUNK):
+                chunk = remembered[start : start + _CHUNK]
+                yield training_pb2.CompleteRoundRequest(state_chunk=chunk)
 
         async def ask() -> training_pb2.CompleteRoundResponse:
             return await self._stub.CompleteRound(parts(), timeout=_CALL_SECONDS)
 
         response = await _persistent(ask)
         position.last_round, position.steps = report.round, report.steps
-        position.model, position.stop = model, response.stop
+        position.model, position.state, position.stop = model, state, response.stop
 
     async def finish(
         self, position: Position, state: training_pb2.Run.State.ValueType, reason: str = ""
@@ -143,7 +156,9 @@ async def _persistent(ask: Callable[[], Awaitable[Answer]]) -> Answer:
         await asyncio.sleep(1)
 
 
-def _position(assignment: training_pb2.GetAssignmentResponse.Assignment, model: bytes) -> Position:
+def _position(
+    assignment: training_pb2.GetAssignmentResponse.Assignment, model: bytes, state: bytes
+) -> Position:
     run = assignment.run
     shapes = family(run.plan.model).shapes
     started = assignment.last_round >= 0
@@ -158,6 +173,8 @@ def _position(assignment: training_pb2.GetAssignmentResponse.Assignment, model: 
         steps=assignment.steps,
         model=parameters.decode(model, shapes) if started else {},
         stop=run.state == Run.STATE_STOPPING,
+        # Checked against its SHA-256 where it was stored, and complete: it would not decode else.
+        state=parameters.decode(state, state_shapes(run.plan, shapes)) if state else None,
     )
 
 
@@ -217,10 +234,11 @@ async def _next_round(
             position.model,
             repeat=repeat,
             attempt=_TRIES * (position.attempt - 1) + repeat + 1,
+            state=position.state,
         )
         if tried.model is not None:
             report = rounds.report(number, tried.model, tried.participants, steps=steps)
-            await server.complete_round(position, report, tried.model)
+            await server.complete_round(position, report, tried.model, tried.state)
             log.info("round %d: accuracy %.3f", number, report.accuracy)
             return None
         log.warning("round %d, try %d: %s", number, repeat + 1, tried.losses)

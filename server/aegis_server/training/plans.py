@@ -12,6 +12,7 @@ from aegis.v1 import training_pb2
 from aegis_learning import privacy
 from aegis_learning.datasets import UnknownDataset, load, partition
 from aegis_learning.models import UnknownModel, family
+from aegis_server.training import strategies
 
 
 def participant_names(plan: training_pb2.RunPlan) -> list[str]:
@@ -69,6 +70,7 @@ def _violations(plan: training_pb2.RunPlan) -> Iterator[FieldViolation]:
             yield FieldViolation(field, f"the plan has site-1 to site-{plan.participants}")
         elif names[attack.participant] > 1:
             yield FieldViolation(field, "one attack a participant")
+    yield from strategies.violations(plan)
     try:
         model = family(plan.model)
     except UnknownModel:

@@ -23,10 +23,11 @@ from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database
 from aegis.v1 import training_pb2
 from aegis_learning import parameters
+from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.models import family
 from aegis_server.blobs import BlobStore
 from aegis_server.review.updates import Base
-from aegis_server.training import plans, store
+from aegis_server.training import plans, store, strategies
 from aegis_server.training.budget import Budget, epsilon_of, steps_paid, steps_so_far
 from aegis_server.training.runs import RunView
 from aegis_server.training.states import (
@@ -43,12 +44,17 @@ from aegis_server.training.store import StoredParticipant, StoredRound, StoredRu
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where a coordinator goes on: `model` is the model after `last`, empty before round 0."""
+    """Where a coordinator goes on.
+
+    `model` is the model after `last`, empty before round 0, and `state` what the strategy
+    remembered then.
+    """
 
     run: StoredRun
     last: StoredRound | None
     steps: int
     model: bytes
+    state: bytes = b""
 
 
 class Progress:
@@ -96,7 +102,8 @@ class Progress:
                 )
         await self._changes.tell()
         model = await self._blobs.get(last.model_sha256) if last else b""
-        return Assignment(run, last, steps_so_far(run, last), model)
+        state = await self._blobs.get(last.state_sha256) if last and last.state_sha256 else b""
+        return Assignment(run, last, steps_so_far(run, last), model, state)
 
     async def complete_round(
         self,
@@ -106,6 +113,8 @@ class Progress:
         report: training_pb2.Round,
         model: bytes,
         actor: str,
+        state: bytes = b"",
+        state_sha256: bytes = b"",
     ) -> bool:
         """Stores a round and the model after it; returns whether to stop now.
 
@@ -114,11 +123,16 @@ class Progress:
         """
         if parameters.digest(model) != report.model_sha256:
             raise InvalidArgument("DIGEST_MISMATCH", "the model does not have its SHA-256")
+        if (parameters.digest(state) if state else b"") != state_sha256:
+            raise InvalidArgument("DIGEST_MISMATCH", "the state does not have its SHA-256")
         async with self._database.transaction() as connection:
             run = await require(connection, run_id)
         require_model(run, model)
+        require_state(run, report.round, state)
         # Before the transaction: bytes nobody points to cost space, not correctness.
         await self._blobs.put(model)
+        if state:
+            await self._blobs.put(state)
         async with self._database.transaction() as connection:
             run = await require(connection, run_id, lock=True)
             # First: a "stored" would send a coordinator that was replaced on to its next round.
@@ -127,7 +141,7 @@ class Progress:
             if stored is not None and stored.model_sha256 == report.model_sha256:
                 return run.state == State.STATE_STOPPING
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
-            await self._append(connection, run, last, report, actor)
+            await self._append(connection, run, last, report, actor, state_sha256)
         await self._changes.tell()
         return run.state == State.STATE_STOPPING
 
@@ -138,6 +152,7 @@ class Progress:
         last: StoredRound | None,
         report: training_pb2.Round,
         actor: str,
+        state_sha256: bytes,
     ) -> None:
         if report.round != (last.round + 1 if last else 0):
             raise FailedPrecondition(
@@ -160,6 +175,7 @@ class Progress:
             epsilon=epsilon,
             steps=report.steps,
             completed_at=self._clock(),
+            state_sha256=state_sha256,
         )
         participants = [
             StoredParticipant(
@@ -325,8 +341,32 @@ def require_steps(run: StoredRun, last: StoredRound | None, report: training_pb2
 def require_model(run: StoredRun, model: bytes) -> None:
     """Raises `InvalidArgument` (UPDATE_…) when the bytes are not a model of this run."""
     plan = training_pb2.RunPlan.FromString(run.plan)
+    _require_tensors(model, family(plan.model).shapes)
+
+
+def require_state(run: StoredRun, number: int, state: bytes) -> None:
+    """Raises `InvalidArgument` unless a strategy that remembers brings its state, and no other."""
+    plan = training_pb2.RunPlan.FromString(run.plan)
+    shapes = strategies.state_shapes(plan, family(plan.model).shapes) if number else {}
+    if bool(shapes) != bool(state):
+        description = "a state is missing" if shapes else "there is nothing to remember"
+        raise InvalidArgument(
+            "FIELD_INVALID",
+            f"state: {description}",
+            violations=[FieldViolation("header.state_size_bytes", description)],
+        )
+    if not state:
+        return
+    _require_tensors(state, shapes)
     try:
-        parameters.decode(model, family(plan.model).shapes)
+        strategies.rule_of(plan, state=parameters.decode(state, shapes))
+    except AssumptionBroken as error:
+        raise InvalidArgument("UPDATE_FORMAT_INVALID", str(error)) from error
+
+
+def _require_tensors(data: bytes, shapes: parameters.Shapes) -> None:
+    try:
+        parameters.decode(data, shapes)
     except parameters.FormatError as error:
         raise InvalidArgument("UPDATE_FORMAT_INVALID", str(error)) from error
     except parameters.ShapeError as error:

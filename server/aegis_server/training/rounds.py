@@ -6,34 +6,43 @@ from dataclasses import dataclass, field
 
 from aegis.v1 import training_pb2
 from aegis_learning import scores
+from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.datasets import load
 from aegis_learning.models import Family, family
-from aegis_learning.parameters import Parameters
+from aegis_learning.parameters import Parameters, flatten
+from aegis_server.training import strategies
 from aegis_server.training.flower import ConfigRecord
 from aegis_server.training.grid import LocalGrid
-from aegis_server.training.sites import Site, sites_of
-from aegis_server.training.strategy import ReviewedFedAvg, ReviewGate, to_arrays
+from aegis_server.training.sites import Site, root_update, sites_of
+from aegis_server.training.strategy import ReviewedStrategy, ReviewGate, to_arrays
 
 Outcome = training_pb2.ParticipantRound
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One try of a round: the next model, if enough updates were accepted."""
+    """One try of a round: the next model, if enough updates were accepted.
+
+    `state` is what the strategy has to be given in the next round, `reason` why it could not even
+    ask the sites.
+    """
 
     model: Parameters | None
     participants: list[Outcome] = field(default_factory=list)
+    state: Parameters | None = None
+    reason: str = ""
 
     @property
     def accepted(self) -> int:
-        """Number of updates in the model."""
-        return sum(p.outcome == Outcome.OUTCOME_AGGREGATED for p in self.participants)
+        """Number of updates the strategy could choose from."""
+        chosen_from = (Outcome.OUTCOME_AGGREGATED, Outcome.OUTCOME_LEFT_OUT)
+        return sum(p.outcome in chosen_from for p in self.participants)
 
     @property
     def losses(self) -> str:
         """What became of the others, for people."""
         lost = [p for p in self.participants if p.outcome != Outcome.OUTCOME_AGGREGATED]
-        return "; ".join(
+        return self.reason or "; ".join(
             f"{p.participant} {Outcome.Outcome.Name(p.outcome).removeprefix('OUTCOME_').lower()}"
             + (f" ({p.reason})" if p.reason else "")
             for p in lost
@@ -53,12 +62,30 @@ class Rounds:
         self._grid = LocalGrid({site.node_id: (site.app, site.config) for site in self._sites})
         self._model: Family = family(plan.model)
         self._test = load(plan.dataset).test
+        self._rooted = strategies.needs_root(plan)
 
-    def train(self, number: int, model: Parameters, *, repeat: int, attempt: int) -> Tried:
-        """Tries round `number` from `model`. `attempt` names this try in the review."""
+    def train(
+        self,
+        number: int,
+        model: Parameters,
+        *,
+        repeat: int,
+        attempt: int,
+        state: Parameters | None = None,
+    ) -> Tried:
+        """Tries round `number` from `model`, where the strategy remembers `state`.
+
+        `attempt` names this try in the review.
+        """
         if self._gate is not None:
             self._gate.attempt = attempt
-        strategy = ReviewedFedAvg(self._sites, self._model.shapes, self._gate)
+        root = flatten(root_update(self._plan, model)) if self._rooted else None
+        try:
+            rule = strategies.rule_of(self._plan, state=state, root=root)
+        except AssumptionBroken as broken:
+            # The plan was checked, so it is the root update: the golden rows teach nothing here.
+            return Tried(None, reason=f"the strategy cannot work: {broken}")
+        strategy = ReviewedStrategy(self._sites, self._model.shapes, self._gate, rule)
         messages = strategy.configure_train(
             number, to_arrays(model), self._config(repeat), self._grid
         )
@@ -68,7 +95,9 @@ class Rounds:
         participants = list(strategy.outcomes.values())
         if arrays is None:
             return Tried(None, participants)
-        tried = Tried({name: array.numpy() for name, array in arrays.items()}, participants)
+        tried = Tried(
+            {name: array.numpy() for name, array in arrays.items()}, participants, strategy.state
+        )
         return tried if tried.accepted >= self._plan.min_participants else Tried(None, participants)
 
     def report(
@@ -93,6 +122,7 @@ class Rounds:
             "sample-rate": plan.sample_rate,
             "clip-norm": plan.clip_norm,
             "noise-multiplier": self._noise_multiplier,
+            "proximal": strategies.proximal_of(plan),
             "simulation": plan.simulation,
             "repeat": repeat,
             # Whoever may seed the noise may subtract it: real sites are not told.

@@ -16,6 +16,7 @@ from aegis_server.training.store import StoredParticipant, StoredRound
 
 _CHUNK = 64 * 1024
 _MODEL_BYTES_MAX = 64 * 1024 * 1024
+_STATE_BYTES_MAX = 2 * _MODEL_BYTES_MAX + 4096  # two moments, and the header of their file
 
 
 class TrainingService(training_pb2_grpc.TrainingServiceServicer):
@@ -109,11 +110,16 @@ class CoordinatorService(training_pb2_grpc.CoordinatorServiceServicer):
                 model_sha256=last.model_sha256 if last else b"",
                 model_size_bytes=len(assignment.model),
                 steps=assignment.steps,
+                state_size_bytes=len(assignment.state),
             )
         )
         for start in range(0, len(assignment.model), _CHUNK):
             yield training_pb2.GetAssignmentResponse(
                 model_chunk=assignment.model[start : start + _CHUNK]
+            )
+        for start in range(0, len(assignment.state), _CHUNK):
+            yield training_pb2.GetAssignmentResponse(
+                state_chunk=assignment.state[start : start + _CHUNK]
             )
 
     async def CompleteRound(
@@ -122,13 +128,15 @@ class CoordinatorService(training_pb2_grpc.CoordinatorServiceServicer):
         """The whole model is read before anything is stored."""
         parts = aiter(request_iterator)
         header = await _header(parts)
-        model = await _model(parts, header.model_size_bytes)
+        model, state = await _bodies(parts, header)
         stop = await self._deeds.finish(
             self._progress.complete_round(
                 header.run_id,
                 attempt=header.attempt,
                 report=header.round,
                 model=model,
+                state=state,
+                state_sha256=header.state_sha256,
                 actor=current_call().caller.subject,
             )
         )
@@ -160,24 +168,35 @@ async def _header(
             "the header has to come first",
             violations=[FieldViolation("header", "has to come first")],
         )
-    if first.header.model_size_bytes > _MODEL_BYTES_MAX:
-        raise ResourceExhausted(
-            "REQUEST_TOO_LARGE",
-            f"a model has at most {_MODEL_BYTES_MAX} bytes",
-            limit_bytes=_MODEL_BYTES_MAX,
-        )
+    for size, most, noun in (
+        (first.header.model_size_bytes, _MODEL_BYTES_MAX, "a model"),
+        (first.header.state_size_bytes, _STATE_BYTES_MAX, "a strategy's state"),
+    ):
+        if size > most:
+            raise ResourceExhausted(
+                "REQUEST_TOO_LARGE", f"{noun} has at most {most} bytes", limit_bytes=most
+            )
     return first.header
 
 
-async def _model(parts: AsyncIterator[training_pb2.CompleteRoundRequest], size: int) -> bytes:
-    model = bytearray()
+async def _bodies(
+    parts: AsyncIterator[training_pb2.CompleteRoundRequest],
+    header: training_pb2.CompleteRoundRequest.Header,
+) -> tuple[bytes, bytes]:
+    bodies = {"model": bytearray(), "state": bytearray()}
+    sizes = {"model": header.model_size_bytes, "state": header.state_size_bytes}
     async for part in parts:
-        model += part.model_chunk
-        if len(model) > size or not part.model_chunk:
-            raise InvalidArgument("DIGEST_MISMATCH", f"the model is not the announced {size} bytes")
-    if len(model) != size:
-        raise InvalidArgument("DIGEST_MISMATCH", f"the model is not the announced {size} bytes")
-    return bytes(model)
+        bodies["model"] += part.model_chunk
+        bodies["state"] += part.state_chunk
+        empty = not (part.model_chunk or part.state_chunk)
+        if empty or any(len(body) > sizes[noun] for noun, body in bodies.items()):
+            break
+    for noun, body in bodies.items():
+        if len(body) != sizes[noun]:
+            raise InvalidArgument(
+                "DIGEST_MISMATCH", f"the {noun} is not the announced {sizes[noun]} bytes"
+            )
+    return bytes(bodies["model"]), bytes(bodies["state"])
 
 
 def _run(view: RunView) -> training_pb2.Run:

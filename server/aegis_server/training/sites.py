@@ -1,4 +1,7 @@
-"""The simulated sites of a plan: ClientApps in this process, each with its share of the rows."""
+"""The simulated sites of a plan: ClientApps in this process, each with its share of the rows.
+
+And what a site would do on the golden rows, for strategies that measure updates by it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ from dataclasses import dataclass
 
 from aegis.v1 import training_pb2
 from aegis_learning.datasets import load
+from aegis_learning.parameters import Parameters
 from aegis_participant.app import app as honest
 from aegis_participant.attacks import Kind, attacker
+from aegis_participant.randomness import KeyStream
+from aegis_participant.training import Task, train
 from aegis_server.training.flower import ClientApp, UserConfig
 from aegis_server.training.plans import canonical, enrolled
 
@@ -55,3 +61,20 @@ def sites_of(plan: training_pb2.RunPlan) -> list[Site]:
             )
         )
     return sites
+
+
+def root_update(plan: training_pb2.RunPlan, model: Parameters) -> Parameters:
+    """Returns the update of the golden rows: the plan's training, on all of them in every step.
+
+    Without noise, because they are public (a plan with other golden rows is refused), so it is the
+    same whenever it is repeated.
+    """
+    task = Task(
+        model=plan.model,
+        steps=plan.local_steps,
+        learning_rate=plan.learning_rate,
+        sample_rate=1.0,
+        clip_norm=plan.clip_norm,
+        noise_multiplier=0.0,
+    )
+    return train(task, model, load(plan.dataset).golden, KeyStream.secret()).delta

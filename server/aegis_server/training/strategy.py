@@ -1,7 +1,8 @@
-"""Federated averaging behind a gate: only updates the review has accepted become the model.
+"""Aggregation behind a gate: only updates the review has accepted become the model.
 
 A Flower strategy like any other: `configure_train` is FedAvg's, `aggregate_train` looks at every
-answer before FedAvg may average. Nothing an answer can contain fails the run; it fails its sender.
+answer before the plan's rule may see it. Nothing an answer can contain fails the run; it fails its
+sender.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy as np
 from aegis.errors import AegisError, InvalidArgument, ResourceExhausted, from_rpc_error
 from aegis.v1 import review_pb2, review_pb2_grpc, training_pb2
 from aegis_learning import npy, parameters
+from aegis_learning.aggregation.refusals import AggregationRefused, Overflow
+from aegis_learning.aggregation.rule import Rule
+from aegis_learning.aggregation.updates import Updates
 from aegis_learning.parameters import Parameters, Shapes
 from aegis_server.training.flower import (
     Array,
@@ -26,7 +30,6 @@ from aegis_server.training.flower import (
     Grid,
     Message,
     MetricRecord,
-    RecordDict,
 )
 from aegis_server.training.sites import Site
 
@@ -113,20 +116,24 @@ class ReviewGate:
             yield review_pb2.SubmitUpdateRequest(chunk=update[start : start + _CHUNK])
 
 
-class ReviewedFedAvg(FedAvg):
-    """FedAvg over accepted updates, weighted by enrolled examples.
+class ReviewedStrategy(FedAvg):
+    """A rule over accepted updates, weighted by enrolled examples where the rule weighs.
 
     Answers carry updates (differences); the aggregate is the next model. Without a gate every
     update that is one counts as accepted. `outcomes` says what became of each participant of the
-    round that was aggregated last.
+    round that was aggregated last, `state` what the rule wants to be given in the next.
     """
 
-    def __init__(self, sites: Iterable[Site], shapes: Shapes, gate: Gate | None) -> None:
+    def __init__(
+        self, sites: Iterable[Site], shapes: Shapes, gate: Gate | None, rule: Rule
+    ) -> None:
         super().__init__(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
         self._sites = {site.node_id: site for site in sites}
         self._shapes = shapes
         self._gate = gate
+        self._rule = rule
         self._base: Parameters = {}
+        self.state: Parameters | None = None
         self.outcomes: dict[str, Outcome] = {}
 
     def configure_train(
@@ -152,7 +159,7 @@ class ReviewedFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Returns the next model, or None when no update was accepted or it would overflow.
+        """Returns the next model, or None when the rule can make none of what was accepted.
 
         Raises `AegisError` when the review cannot be reached.
         """
@@ -163,26 +170,38 @@ class ReviewedFedAvg(FedAvg):
             if update is not None:
                 updates[site.name] = update
         accepted = self._accept(server_round, updates)
-        trusted = [
-            self._as_enrolled(reply, updates[name])
-            for reply in replies
-            if (name := self._sites[reply.metadata.src_node_id].name) in accepted
-        ]
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, _ = super().aggregate_train(server_round, trusted)
-            if mean is None:
-                return None, None
-            delta = {name: array.numpy() for name, array in mean.items()}
-            model = parameters.add(self._base, delta)
-        try:
-            parameters.require_finite(model)
-        except parameters.NotFiniteError as error:
-            # Each update was finite, the model with them is not; a review would not get this far.
-            for name in accepted:
-                self.outcomes[name].outcome = Outcome.OUTCOME_FAILED
-                self.outcomes[name].reason = f"the updates overflow the model: {error}"[:200]
+        model = self._aggregate({name: updates[name] for name in sorted(accepted)})
+        if model is None:
             return None, None
-        return to_arrays(model), MetricRecord({"accepted": len(trusted)})
+        return to_arrays(model), MetricRecord({"accepted": len(accepted)})
+
+    def _aggregate(self, accepted: Mapping[str, Parameters]) -> Parameters | None:
+        if not accepted:
+            return None
+        # The weight must be ours: a site could claim a billion examples.
+        examples = [self.outcomes[name].examples for name in accepted]
+        try:
+            made = self._rule.aggregate(Updates.named(list(accepted.values()), examples))
+            with np.errstate(over="ignore", invalid="ignore"):
+                delta = parameters.unflatten(made.update, self._shapes)
+                model = parameters.add(self._base, delta)
+            parameters.require_finite(model)
+        except (Overflow, parameters.NotFiniteError) as error:
+            # Each update was finite, the model with them is not; a review would not get this far.
+            self._mark(accepted, Outcome.OUTCOME_FAILED, f"the updates overflow the model: {error}")
+            return None
+        except AggregationRefused as refused:
+            self._mark(accepted, Outcome.OUTCOME_LEFT_OUT, f"no aggregate: {refused}")
+            return None
+        self.state = made.state
+        unused = [n for n, share in zip(accepted, made.shares, strict=False) if not share]
+        self._mark(unused, Outcome.OUTCOME_LEFT_OUT, "the strategy gave it no part in the model")
+        return model
+
+    def _mark(self, names: Iterable[str], outcome: Outcome.Outcome.ValueType, why: str) -> None:
+        for name in names:
+            self.outcomes[name].outcome = outcome
+            self.outcomes[name].reason = why[:200]
 
     def _take_in(self, reply: Message, outcome: Outcome) -> Parameters | None:
         outcome.outcome = Outcome.OUTCOME_FAILED
@@ -215,17 +234,6 @@ class ReviewedFedAvg(FedAvg):
         return {
             name for name in updates if self.outcomes[name].outcome == Outcome.OUTCOME_AGGREGATED
         }
-
-    def _as_enrolled(self, reply: Message, update: Parameters) -> Message:
-        # FedAvg weighs by this number, so it must be ours: a site could claim a billion examples.
-        weight = self._sites[reply.metadata.src_node_id].examples
-        reply.content = RecordDict(
-            {
-                "arrays": to_arrays(update),
-                "metrics": MetricRecord({self.weighted_by_key: weight}),
-            }
-        )
-        return reply
 
 
 def _update_in(reply: Message, shapes: Shapes) -> Parameters:

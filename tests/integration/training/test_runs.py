@@ -22,6 +22,7 @@ from aegis.errors import (
     ResourceExhausted,
     from_rpc_error,
 )
+from aegis.plans import Strategy
 from aegis.v1 import audit_pb2, training_pb2, training_pb2_grpc
 from aegis_learning import parameters
 from aegis_learning.models import family
@@ -526,6 +527,129 @@ async def test_model_of_another_size_than_announced_is_refused(
 
     assert (await _refusal(stub.CompleteRound(parts(), timeout=5))).reason == "DIGEST_MISMATCH"
     assert await _count(room, "select count(*) from aegis.run_round") == 0
+
+
+# What a strategy remembers.
+
+
+def _moments(value: float = 0.5, size: int = 0) -> bytes:
+    size = size or sum(values.size for values in MODEL.initial(0).values())
+    values = np.full(size, value, np.float32)
+    return parameters.encode({"momentum": values, "variance": values})
+
+
+def _adam(plan: Plan) -> training_pb2.RunPlan:
+    chosen = Strategy("fed-adam")
+    return plan(strategy=chosen.value, settings=chosen.settings)
+
+
+async def test_state_of_a_strategy_is_given_to_the_next_coordinator(room: Any, plan: Plan) -> None:
+    """Over the wire in chunks, as the model; and the first coordinator has none."""
+    run_id = await room.start(_adam(plan))
+    await _take_up(room, run_id)
+    await _complete(room, run_id, 0, 0)
+    state = _moments()
+    stub = training_pb2_grpc.CoordinatorServiceStub(await room.channel("coordinator"))
+    model = _model(1)
+    header = training_pb2.CompleteRoundRequest.Header(
+        run_id=run_id,
+        round=_report(1, 2, model),
+        model_size_bytes=len(model),
+        attempt=1,
+        state_size_bytes=len(state),
+        state_sha256=parameters.digest(state),
+    )
+
+    async def parts() -> AsyncIterator[training_pb2.CompleteRoundRequest]:
+        yield training_pb2.CompleteRoundRequest(header=header)
+        yield training_pb2.CompleteRoundRequest(model_chunk=model)
+        yield training_pb2.CompleteRoundRequest(state_chunk=state[:100])
+        yield training_pb2.CompleteRoundRequest(state_chunk=state[100:])
+
+    await stub.CompleteRound(parts(), timeout=5)
+    attempt = await _take_up(room, run_id)
+    request = training_pb2.GetAssignmentRequest(run_id=run_id, attempt=attempt)
+    answers = [part async for part in stub.GetAssignment(request, timeout=5)]
+    assert len(state) == answers[0].assignment.state_size_bytes
+    assert model == b"".join(part.model_chunk for part in answers)
+    assert state == b"".join(part.state_chunk for part in answers)
+
+
+@pytest.mark.parametrize(
+    ("state", "digest", "reason"),
+    [
+        (b"", b"", "FIELD_INVALID"),
+        (_moments(), b"\0" * 32, "DIGEST_MISMATCH"),
+        (b"no state", None, "UPDATE_FORMAT_INVALID"),
+        (_moments(size=3), None, "UPDATE_SHAPE_MISMATCH"),
+        (_moments(float("nan")), None, "UPDATE_NOT_FINITE"),
+        (_moments(-1.0), None, "UPDATE_FORMAT_INVALID"),
+    ],
+)
+async def test_state_that_is_none_is_refused(
+    room: Any, plan: Plan, state: bytes, digest: bytes | None, reason: str
+) -> None:
+    """Missing, changed, no safetensors, of another model, not finite, no moments."""
+    run_id = await room.start(_adam(plan))
+    await _take_up(room, run_id)
+    await _complete(room, run_id, 0, 0)
+    sha256 = parameters.digest(state) if digest is None else digest
+    with pytest.raises(InvalidArgument) as refused:
+        await _complete(room, run_id, 1, 2, state=state, state_sha256=sha256)
+    assert refused.value.reason == reason
+    assert (await room.runs.get(run_id)).last.round == 0
+
+
+async def test_strategy_that_remembers_nothing_brings_no_state(room: Any, plan: Plan) -> None:
+    """Nobody would ever read it."""
+    run_id = await room.start(plan())
+    await _take_up(room, run_id)
+    state = _moments()
+    with pytest.raises(InvalidArgument, match="nothing to remember"):
+        await _complete(room, run_id, 0, 0, state=state, state_sha256=parameters.digest(state))
+
+
+@pytest.mark.parametrize(("announced", "reason"), [(7, "DIGEST_MISMATCH"),
+                                                   (10**9, "REQUEST_TOO_LARGE")])  # fmt: skip
+async def test_state_of_another_size_than_announced_is_refused(
+    room: Any, plan: Plan, announced: int, reason: str
+) -> None:
+    """Before anything is stored; a size nobody may send is refused before anything is read."""
+    run_id = await room.start(_adam(plan))
+    await _take_up(room, run_id)
+    stub = training_pb2_grpc.CoordinatorServiceStub(await room.channel("coordinator"))
+    model, state = _model(0), _moments()
+    header = training_pb2.CompleteRoundRequest.Header(
+        run_id=run_id,
+        round=_report(0, 0, model),
+        model_size_bytes=len(model),
+        attempt=1,
+        state_size_bytes=announced,
+        state_sha256=parameters.digest(state),
+    )
+
+    async def parts() -> AsyncIterator[training_pb2.CompleteRoundRequest]:
+        yield training_pb2.CompleteRoundRequest(header=header)
+        yield training_pb2.CompleteRoundRequest(model_chunk=model)
+        yield training_pb2.CompleteRoundRequest(state_chunk=state)
+
+    assert (await _refusal(stub.CompleteRound(parts(), timeout=5))).reason == reason
+    assert await _count(room, "select count(*) from aegis.run_round") == 0
+
+
+async def test_plan_whose_strategy_cannot_keep_its_promise_is_refused_at_the_door(
+    room: Any, plan: Plan
+) -> None:
+    """By StartRun, with the field; nothing is reserved."""
+    stub = await room.as_admin()
+    bad = plan(
+        strategy=training_pb2.STRATEGY_KRUM, settings=training_pb2.StrategySettings(malicious=1)
+    )
+    request = training_pb2.StartRunRequest(request_id=str(uuid.uuid4()), plan=bad)
+    refusal = await _refusal(stub.StartRun(request, timeout=5))
+    assert refusal.reason == "FIELD_INVALID"
+    assert [v.field for v in refusal.violations] == ["plan.min_participants"]
+    assert await _count(room, "select count(*) from aegis.privacy_spending") == 0
 
 
 async def test_attack_outside_a_simulation_is_refused_at_the_door(room: Any, plan: Plan) -> None:

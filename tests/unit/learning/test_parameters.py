@@ -78,3 +78,11 @@ def test_update_added_to_its_base_gives_the_parameters() -> None:
     base, after = MLP.initial(0), MLP.initial(1)
     again = parameters.add(base, parameters.subtract(after, base))
     assert np.allclose(parameters.flatten(after), parameters.flatten(again), atol=1e-7)
+
+
+def test_unflattened_vector_has_the_names_and_shapes_of_the_model() -> None:
+    """It is what was flattened."""
+    params = MLP.initial(0)
+    again = parameters.unflatten(parameters.flatten(params), MLP.shapes)
+    assert params.keys() == again.keys()
+    assert all(np.array_equal(params[name], again[name]) for name in params)

@@ -11,11 +11,15 @@ from flwr.clientapp import ClientApp
 
 from aegis.errors import AegisError, InvalidArgument
 from aegis.v1 import review_pb2, training_pb2
+from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fltrust import FLTrust
+from aegis_learning.aggregation.krum import Krum
+from aegis_learning.aggregation.rule import Rule
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, flatten
 from aegis_server.training.grid import LocalGrid
 from aegis_server.training.sites import Site
-from aegis_server.training.strategy import ReviewedFedAvg, to_arrays
+from aegis_server.training.strategy import ReviewedStrategy, to_arrays
 
 MODEL = family("logistic")
 Outcome = training_pb2.ParticipantRound
@@ -39,14 +43,19 @@ def _sender(arrays: Mapping[str, np.ndarray], **metrics: float) -> ClientApp:
 
 
 def _round(
-    senders: list[ClientApp], examples: list[int], gate: object = None, *, start: float = 10
+    senders: list[ClientApp],
+    examples: list[int],
+    gate: object = None,
+    *,
+    start: float = 10,
+    rule: Rule | None = None,
 ) -> tuple[Parameters | None, dict[str, Outcome]]:
     sites = [
         Site(f"site-{n}", n, rows, app, {})
         for n, (app, rows) in enumerate(zip(senders, examples, strict=True), start=1)
     ]
     grid = LocalGrid({site.node_id: (site.app, site.config) for site in sites})
-    strategy = ReviewedFedAvg(sites, MODEL.shapes, gate)  # type: ignore[arg-type]
+    strategy = ReviewedStrategy(sites, MODEL.shapes, gate, rule or FedAvg())  # type: ignore[arg-type]
     messages = strategy.configure_train(1, to_arrays(_constant(start)), ConfigRecord(), grid)
     replies = grid.send_and_receive(messages, timeout=5)
     arrays, _ = strategy.aggregate_train(1, replies)
@@ -145,11 +154,46 @@ def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:
     assert (outcomes["site-2"].update_id, outcomes["site-2"].reason) == ("u2", "too far")
 
 
+def test_updates_the_rule_does_not_choose_are_left_out_of_the_model() -> None:
+    """Accepted by the review is not part of the model: that is told, and Krum's choice is."""
+    senders = [_sender(_constant(value)) for value in (1.0, 1.0, 1.25, 9.0)]
+    model, outcomes = _round(senders, [10] * 4, rule=Krum(participants=4, malicious=0))
+    assert model is not None
+    assert np.allclose(flatten(model), 11)
+    assert sorted(outcome.outcome for outcome in outcomes.values()) == [
+        Outcome.OUTCOME_AGGREGATED,
+        *[Outcome.OUTCOME_LEFT_OUT] * 3,
+    ]
+    assert "no part" in outcomes["site-4"].reason
+
+
+def test_gate_stands_in_front_of_every_rule() -> None:
+    """What was rejected does not count for n either: too few are left, so there is no model."""
+    accepted = Update(update_id="u", verdict=Update.VERDICT_ACCEPTED)
+    rejected = Update(update_id="u", verdict=Update.VERDICT_REJECTED)
+    gate = _Verdicts({"site-1": accepted, "site-2": accepted, "site-3": rejected})
+    senders = [_sender(_constant(1.0)) for _ in range(3)]
+    model, outcomes = _round(senders, [10] * 3, gate, rule=Krum(participants=3, malicious=0))
+    assert model is None
+    assert outcomes["site-1"].outcome == Outcome.OUTCOME_LEFT_OUT
+    assert "needs 3" in outcomes["site-1"].reason
+    assert outcomes["site-3"].outcome == Outcome.OUTCOME_REJECTED
+
+
+def test_round_in_which_nobody_is_trusted_gives_no_model() -> None:
+    """Everybody points away from the root update."""
+    root = -flatten(_constant(1.0))
+    senders = [_sender(_constant(1.0)) for _ in range(2)]
+    model, outcomes = _round(senders, [10, 10], rule=FLTrust(root=root))
+    assert model is None
+    assert "root update" in outcomes["site-1"].reason
+
+
 def test_site_that_never_answers_is_missing() -> None:
     """The strategy knows whom it asked."""
     sites = [Site("site-1", 1, 10, _sender(_constant(1)), {})]
     grid = LocalGrid({1: (sites[0].app, {})})
-    strategy = ReviewedFedAvg(sites, MODEL.shapes, None)
+    strategy = ReviewedStrategy(sites, MODEL.shapes, None, FedAvg())
     strategy.configure_train(1, to_arrays(_constant(0)), ConfigRecord(), grid)
     assert strategy.aggregate_train(1, []) == (None, None)
     assert strategy.outcomes["site-1"].outcome == Outcome.OUTCOME_MISSING

@@ -1,0 +1,139 @@
+"""Which rule of aggregation a plan's strategy is, and whether the plan keeps what the rule assumes.
+
+A round goes on with `min_participants` accepted updates, so that number is the n of every
+assumption: n ≥ 2f + 3 for all participants would promise nothing on the day some stay away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+from aegis.errors import FieldViolation
+from aegis.v1 import training_pb2
+from aegis_learning.aggregation.bulyan import Bulyan
+from aegis_learning.aggregation.fedadam import MOMENTUM, VARIANCE, FedAdam
+from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fedprox import FedProx
+from aegis_learning.aggregation.fltrust import FLTrust
+from aegis_learning.aggregation.krum import Krum
+from aegis_learning.aggregation.median import FedMedian
+from aegis_learning.aggregation.multi_krum import MultiKrum
+from aegis_learning.aggregation.refusals import AssumptionBroken
+from aegis_learning.aggregation.rule import Rule
+from aegis_learning.aggregation.trimmed_mean import TrimmedMean
+from aegis_learning.datasets import UnknownDataset, load
+from aegis_learning.parameters import Array, Parameters, Shapes
+
+Plan = training_pb2.RunPlan
+
+_BETA1, _BETA2, _TAU = 0.9, 0.99, 1e-3
+
+_SETTINGS: Mapping[int, frozenset[str]] = {
+    training_pb2.STRATEGY_FED_AVG: frozenset({"share_max"}),
+    training_pb2.STRATEGY_FED_PROX: frozenset({"proximal", "share_max"}),
+    training_pb2.STRATEGY_FED_ADAM: frozenset(
+        {"server_learning_rate", "beta1", "beta2", "tau", "share_max"}
+    ),
+    training_pb2.STRATEGY_FED_MEDIAN: frozenset({"malicious"}),
+    training_pb2.STRATEGY_TRIMMED_MEAN: frozenset({"malicious"}),
+    training_pb2.STRATEGY_KRUM: frozenset({"malicious"}),
+    training_pb2.STRATEGY_MULTI_KRUM: frozenset({"malicious", "selected"}),
+    training_pb2.STRATEGY_BULYAN: frozenset({"malicious"}),
+    training_pb2.STRATEGY_FL_TRUST: frozenset(),
+}
+
+# What a rule calls a field, where the plan has it elsewhere.
+_FIELDS = {
+    "participants": "plan.min_participants",
+    "learning_rate": "plan.settings.server_learning_rate",
+}
+
+
+def rule_of(plan: Plan, *, state: Parameters | None = None, root: Array | None = None) -> Rule:
+    """Returns the plan's rule for one round.
+
+    `state` is what FedAdam remembers, `root` the coordinator's own update for FLTrust. Raises
+    `AssumptionBroken`.
+    """
+    tuned, strategy = plan.settings, plan.strategy
+    share_max = tuned.share_max or 1.0
+    if strategy == training_pb2.STRATEGY_FED_AVG:
+        return FedAvg(share_max=share_max)
+    if strategy == training_pb2.STRATEGY_FED_PROX:
+        return FedProx(proximal=tuned.proximal, share_max=share_max)
+    if strategy == training_pb2.STRATEGY_FED_ADAM:
+        return FedAdam(
+            learning_rate=tuned.server_learning_rate,
+            beta1=tuned.beta1 or _BETA1,
+            beta2=tuned.beta2 or _BETA2,
+            tau=tuned.tau or _TAU,
+            share_max=share_max,
+            state=state,
+        )
+    if strategy == training_pb2.STRATEGY_FL_TRUST:
+        if root is None:
+            raise AssumptionBroken("root", "FLTrust needs an update of the coordinator's own")
+        return FLTrust(root=root)
+    n, f = plan.min_participants, tuned.malicious
+    robust: Mapping[int, Callable[[], Rule]] = {
+        training_pb2.STRATEGY_FED_MEDIAN: lambda: FedMedian(participants=n, malicious=f),
+        training_pb2.STRATEGY_TRIMMED_MEAN: lambda: TrimmedMean(participants=n, malicious=f),
+        training_pb2.STRATEGY_KRUM: lambda: Krum(participants=n, malicious=f),
+        training_pb2.STRATEGY_MULTI_KRUM: lambda: MultiKrum(
+            participants=n, malicious=f, selected=tuned.selected
+        ),
+        training_pb2.STRATEGY_BULYAN: lambda: Bulyan(participants=n, malicious=f),
+    }
+    return robust[strategy]()
+
+
+def needs_root(plan: Plan) -> bool:
+    """Whether the coordinator has to train an update of its own in every round."""
+    return plan.strategy == training_pb2.STRATEGY_FL_TRUST
+
+
+def state_shapes(plan: Plan, model: Shapes) -> dict[str, tuple[int, ...]]:
+    """Returns what the strategy remembers from round to round; empty when it remembers nothing."""
+    if plan.strategy != training_pb2.STRATEGY_FED_ADAM:
+        return {}
+    size = sum(math.prod(shape) for shape in model.values())
+    return {MOMENTUM: (size,), VARIANCE: (size,)}
+
+
+def proximal_of(plan: Plan) -> float:
+    """Returns the μ participants train with; zero for all strategies but FedProx."""
+    if plan.strategy != training_pb2.STRATEGY_FED_PROX:
+        return 0.0
+    return float(plan.settings.proximal)
+
+
+def violations(plan: Plan) -> Iterator[FieldViolation]:
+    """Yields what keeps the plan's strategy from working as its paper promises."""
+    name = training_pb2.Strategy.Name(plan.strategy).removeprefix("STRATEGY_")
+    for field, _ in plan.settings.ListFields():
+        if field.name not in _SETTINGS[plan.strategy]:
+            yield FieldViolation(f"plan.settings.{field.name}", f"is no setting of {name}")
+    if needs_root(plan):
+        yield from _rootless(plan)
+        return
+    try:
+        rule_of(plan)
+    except AssumptionBroken as broken:
+        field_name = _FIELDS.get(broken.field, f"plan.settings.{broken.field}")
+        yield FieldViolation(field_name, broken.message)
+    if proximal_of(plan) * plan.learning_rate >= 2:
+        yield FieldViolation(
+            "plan.settings.proximal", "times learning_rate must be below 2, or the term overshoots"
+        )
+
+
+def _rootless(plan: Plan) -> Iterator[FieldViolation]:
+    try:
+        data = load(plan.dataset)
+    except UnknownDataset:
+        return  # said elsewhere
+    if not (data.public and len(data.golden)):
+        yield FieldViolation(
+            "plan.strategy", f"FL_TRUST needs golden rows that are public; {plan.dataset} has none"
+        )
