@@ -25,7 +25,7 @@ from aegis.cli.session import (
     show_table,
     when,
 )
-from aegis.plans import ATTACKS, Attacker, default_plan
+from aegis.plans import ATTACKS, FED_AVG, STRATEGIES, Attacker, Strategy, default_plan
 from aegis.v1 import training_pb2, training_pb2_grpc
 from aegis_learning.plans import DEFAULTS
 
@@ -49,12 +49,38 @@ def start(
     attack: Annotated[
         str | None, typer.Option(help=f"Let the last site attack: {', '.join(ATTACKS)}")
     ] = None,
+    strategy: Annotated[
+        str, typer.Option(help=f"How updates become one: {', '.join(STRATEGIES)}")
+    ] = FED_AVG.name,
+    malicious: Annotated[
+        int, typer.Option(min=0, max=500, help="Robust strategies: sites that may lie.")
+    ] = 0,
+    selected: Annotated[
+        int, typer.Option(min=0, max=1000, help="multi-krum: updates that are averaged.")
+    ] = 0,
+    proximal: Annotated[float, typer.Option(min=0, help="fed-prox: how near sites stay.")] = 0,
+    server_rate: Annotated[float, typer.Option(min=0, help="fed-adam: its learning rate.")] = 0,
+    share_max: Annotated[
+        float, typer.Option(min=0, max=1, help="Means: the largest part of one site.")
+    ] = 0,
     watch_it: Annotated[bool, typer.Option("--watch/--no-watch", help="Follow it.")] = True,
     output: OutputOption = Output.table,
 ) -> None:
     """Start a simulated run on the breast cancer data."""
-    attacker = attacker_named(attack) if attack else None
-    plan = default_plan(seed=seed, review=review, attacker=attacker, participants=participants)
+    plan = default_plan(
+        seed=seed,
+        review=review,
+        attacker=attacker_named(attack) if attack else None,
+        participants=participants,
+        strategy=strategy_named(
+            strategy,
+            malicious=malicious,
+            selected=selected,
+            proximal=proximal,
+            server_learning_rate=server_rate,
+            share_max=share_max,
+        ),
+    )
     if rounds is not None:
         plan.rounds = rounds
     if epsilon is not None:
@@ -150,6 +176,14 @@ def attacker_named(kind: str, scale: float | None = None) -> Attacker:
         return Attacker(kind.replace("_", "-"), scale)
     except ValueError as error:
         fail(str(error), f"choose one of {', '.join(ATTACKS)}")
+
+
+def strategy_named(name: str, **settings: float) -> Strategy:
+    """Returns the strategy of a command line; ends the command for an unknown name."""
+    try:
+        return Strategy(name.replace("_", "-"), **settings)  # type: ignore[arg-type]
+    except ValueError as error:
+        fail(str(error), f"choose one of {', '.join(STRATEGIES)}")
 
 
 def state_of(found: training_pb2.Run) -> str:
