@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.parameters import Array
 
-_WIDTH = 1 << 16
+_WIDTH = 1 << 17
 # Factors that float32 holds without loss; others are applied in float64, which is slow and rare.
 _SMALL, _LARGE = 1e-30, 1e30
 
