@@ -86,6 +86,7 @@ def test_numbers_of_the_guards_are_the_defaults():
         f"{breakers.share:.0%}, {breakers.outcomes_min}".replace("%", " %"),
         f"{breakers.open_seconds:g} s",
         f"{storm.share:.0%}, {storm.anomalous_min}".replace("%", " %"),
+        f"{storm.rate_factor:g}, {storm.rate_seconds:g} s, {storm.anomalous_min}",
         f"{storm.quiet_seconds:g} s; {', '.join(map(str, storm.ramp))}",
         f"{storm.blind_seconds:g} s",
     ]

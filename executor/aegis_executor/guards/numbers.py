@@ -56,6 +56,9 @@ class StormNumbers:
     share: float = _number(0.3, 0.01, 1)
     # One ill workload of two is no storm, it is what remediation is for.
     anomalous_min: int = _number(3, 1, 10_000)
+    # So many times what is usual that fall ill within so many seconds.
+    rate_factor: float = _number(5, 1, 10_000)
+    rate_seconds: float = _number(300, 10, 3600)
     quiet_seconds: float = _number(300, 1, _DAY_SECONDS)
     ramp_seconds: float = _number(300, 1, _DAY_SECONDS)
     look_seconds: float = _number(5, 0.1, 300)

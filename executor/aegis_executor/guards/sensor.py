@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from aegis_executor.catalogue.base import Object
 from aegis_executor.guards.dependencies import Dependency
 from aegis_executor.guards.numbers import StormNumbers
+from aegis_executor.guards.onsets import Onsets
 from aegis_executor.guards.storm import Health, Sight, Storm
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Sensor:
         self._storm: Storm | None = None
         self._looked_at: datetime | None = None
         self._short_since: dict[tuple[str, str], datetime] = {}
+        self._onsets = Onsets()
 
     def begin(self, storm: Storm | None) -> None:
         """Goes on from what was written down; the quiet time begins anew."""
@@ -95,9 +97,10 @@ class Sensor:
             for key, deployment in found.items()
             if short(deployment)
         }
-        sight = Sight(
-            now, {key: self._health(key, each, now, under_way) for key, each in found.items()}
-        )
+        workloads = {key: self._health(key, each, now, under_way) for key, each in found.items()}
+        ill = [key for key, health in workloads.items() if health is Health.ILL]
+        self._onsets = self._onsets.seen(ill, now, self._numbers)
+        sight = Sight(now, workloads, self._onsets)
         self._storm = (self._storm or Storm("CALM", now)).seen(sight, self._numbers)
         self._looked_at = now
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from aegis_executor.catalogue.base import Gate
 from aegis_executor.guards.gates import passes
 from aegis_executor.guards.numbers import StormNumbers
+from aegis_executor.guards.onsets import Onsets
 
 State: TypeAlias = Literal["CALM", "STORM", "RECOVERING", "BLIND"]
 
@@ -30,24 +31,27 @@ class Health(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was seen of the workloads, by namespace and name; the time is when."""
+    """What was seen of the workloads, by namespace and name; the time is when.
+
+    `onsets` is what is known by now of how fast they fall ill.
+    """
 
     at: datetime
     workloads: Mapping[tuple[str, str], Health]
+    onsets: Onsets = field(default_factory=Onsets)
 
     def alarming(self, numbers: StormNumbers, *, unsure_counts: bool) -> str:
         """Returns why this is too much, with the numbers; empty when it is not."""
         counted = (Health.ILL, Health.UNSURE) if unsure_counts else (Health.ILL,)
         ill = [key for key, health in self.workloads.items() if health in counted]
-        if len(ill) < numbers.anomalous_min:
-            return ""
-        if len(ill) > numbers.share * len(self.workloads):
-            return f"{len(ill)} of {len(self.workloads)} workloads are anomalous"
-        for namespace in sorted({namespace for namespace, _ in ill}):
-            there = [key for key in self.workloads if key[0] == namespace]
-            if len(there) >= numbers.anomalous_min and set(there) <= set(ill):
-                return f"all {len(there)} workloads of {namespace} are anomalous"
-        return ""
+        if len(ill) >= numbers.anomalous_min:
+            if len(ill) > numbers.share * len(self.workloads):
+                return f"{len(ill)} of {len(self.workloads)} workloads are anomalous"
+            for namespace in sorted({namespace for namespace, _ in ill}):
+                there = [key for key in self.workloads if key[0] == namespace]
+                if len(there) >= numbers.anomalous_min and set(there) <= set(ill):
+                    return f"all {len(there)} workloads of {namespace} are anomalous"
+        return self.onsets.alarming(self.at, numbers)
 
     @property
     def anomalous(self) -> int:

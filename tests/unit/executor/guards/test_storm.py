@@ -14,6 +14,7 @@ from aegis_executor.catalogue.base import Object
 from aegis_executor.guards.dependencies import Dependency
 from aegis_executor.guards.gates import error_of
 from aegis_executor.guards.numbers import StormNumbers
+from aegis_executor.guards.onsets import Onsets
 from aegis_executor.guards.sensor import Sensor, rolling, short
 from aegis_executor.guards.storm import Health, Sight, Storm
 
@@ -50,6 +51,68 @@ def test_whole_namespace_is_a_storm():
     shop = {("shop", f"b{n}"): ILL for n in range(3)}
     storm = after(CALM, Sight(NOW, {**workloads, **shop}))
     assert storm.cause == "all 3 workloads of shop are anomalous"
+
+
+def test_many_that_fall_ill_within_minutes_are_a_storm():
+    """However few they are of all: six in five minutes where none is usual, and not five."""
+    first = Onsets().seen([], NOW, NUMBERS)
+    five = first.seen([("demo", f"app{n}") for n in range(5)], minutes(1), NUMBERS)
+    six = five.seen([("demo", f"app{n}") for n in range(6)], minutes(4), NUMBERS)
+    assert fast(five, 1).state == "CALM"
+    storm = fast(six, 4)
+    assert storm.state == "STORM"
+    assert storm.cause == "6 workloads fell ill within 300 s, where 0.0 is usual"
+
+
+def test_what_is_usual_is_no_storm():
+    """Two in every five minutes for an hour: eleven at once are more than five times that."""
+    onsets = Onsets().seen([], NOW, NUMBERS)
+    for step in range(60):
+        one = [("demo", f"app{step}")] if step % 5 < 2 else []
+        onsets = onsets.seen(one, minutes(step), NUMBERS)
+    many = [("demo", f"late{n}") for n in range(11)]
+    assert fast(onsets.seen(many[:8], minutes(60), NUMBERS), 60).state == "CALM"
+    assert fast(onsets.seen(many, minutes(60), NUMBERS), 60).state == "STORM"
+
+
+def test_ill_before_the_first_look_did_not_fall_ill_now():
+    """An executor that starts in front of ten ill ones of a hundred has seen nothing happen."""
+    ill = [("demo", f"app{n}") for n in range(10)]
+    assert fast(Onsets().seen(ill, NOW, NUMBERS), 0).state == "CALM"
+
+
+def test_onsets_are_forgotten_after_their_time():
+    """The storm they were ends, and they stop being what is usual."""
+    six = Onsets().seen([], NOW, NUMBERS)
+    six = six.seen([("demo", f"app{n}") for n in range(6)], NOW, NUMBERS)
+    later = six.seen([], minutes(5), NUMBERS)
+    assert fast(six, 0).state == "STORM"
+    assert fast(later, 5).state == "CALM"
+    assert later.seen([], minutes(66), NUMBERS).times == ()
+
+
+def minutes(number: float) -> datetime:
+    return NOW + timedelta(minutes=number)
+
+
+def fast(onsets: Onsets, at: float) -> Storm:
+    """What a hundred workloads look like of which few are ill now."""
+    looks = sight(at, 5, watched=100)
+    return after(CALM, Sight(looks.at, looks.workloads, onsets))
+
+
+async def test_sensor_counts_how_fast_they_fall_ill():
+    """Six of fifty short of pods for longer than the grace, all since the last look."""
+    watched = Watched()
+    watched.cluster.fill(available=3, count=50)
+    await watched.look()
+    for each in watched.cluster.found["demo"][:6]:
+        each["status"] = {**each["status"], "availableReplicas": 1}
+    await watched.look(5)
+    assert watched.sensor.storm.state == "CALM"
+    await watched.look(30)
+    assert watched.sensor.storm.state == "STORM"
+    assert "6 workloads fell ill" in watched.sensor.storm.cause
 
 
 def test_few_ill_are_what_remediation_is_for():
