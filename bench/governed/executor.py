@@ -42,7 +42,7 @@ STEPS = (
     ("recheck", Guards, "recheck"),
     ("end", Journal, "end"),
 )
-STEPS_OF_THE_CLUSTER = (("write", "apply"), ("event", "record_event"))
+STEPS_OF_THE_CLUSTER = (("write", "apply"),)
 Span = tuple[str, float, float]
 
 

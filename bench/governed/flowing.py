@@ -27,7 +27,6 @@ SHARES = {
     "Postgres": ("stored", "enter", "claim", "keep", "sending", "recheck", "end"),
     "read and dry run": ("plan",),
     "write": ("write",),
-    "event": ("event",),
 }
 
 
