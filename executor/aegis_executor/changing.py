@@ -68,7 +68,7 @@ class Changing:
             return Ending("DRY_RUN", message=f"tried: {told(admitted.remedy)}")
         # What was so already is watched too, and needs something to be compared with.
         seen = planned.draft.seen
-        await self._healing.capture(None, admitted.request_id, admitted.remedy, admitted.spec, seen)
+        await self._healing.capture(admitted.request_id, admitted.remedy, admitted.spec, seen)
         self._reach("after-baseline", admitted)
         return await self._send(admitted, planned.draft)
 

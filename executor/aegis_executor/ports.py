@@ -58,11 +58,6 @@ class Healing(Protocol):
     """What watches afterwards whether it helped."""
 
     async def capture(
-        self,
-        connection: Connection | None,
-        request_id: str,
-        remedy: Remedy,
-        spec: envelope_pb2.ActionSpec,
-        seen: Seen,
+        self, request_id: str, remedy: Remedy, spec: envelope_pb2.ActionSpec, seen: Seen
     ) -> None:
         """Writes down what the world is like before the change."""

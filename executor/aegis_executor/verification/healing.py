@@ -12,7 +12,6 @@ from typing import TypeAlias
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from aegis.errors import AegisError
-from aegis.serving.database import Connection
 from aegis.v1 import envelope_pb2
 from aegis_executor.catalogue.base import Remedy, Seen
 from aegis_executor.departing import Departure
@@ -111,18 +110,12 @@ class Healing:
         )
 
     async def capture(
-        self,
-        connection: Connection | None,
-        request_id: str,
-        remedy: Remedy,
-        spec: envelope_pb2.ActionSpec,
-        seen: Seen,
+        self, request_id: str, remedy: Remedy, spec: envelope_pb2.ActionSpec, seen: Seen
     ) -> None:
         """Writes down how it is before the change.
 
-        Give no connection where a transaction must not stay open meanwhile: Prometheus is asked,
-        for at most 5 s. Who cannot be asked is remembered as that. Raises `Unavailable`
-        (DATABASE_UNAVAILABLE); then nothing may be changed.
+        Prometheus is asked, for at most 5 s; who cannot be asked is remembered as that. Raises
+        `Aborted` (FENCED) or `Unavailable` (DATABASE_UNAVAILABLE); then nothing may be changed.
         """
         queries = dict.fromkeys(metric.query for metric in spec.verification.metrics)
         answers = await asyncio.gather(*(self._metrics.value(query) for query in queries))
@@ -135,7 +128,7 @@ class Healing:
         before = baseline_of(
             remedy.place, seen, dict(zip(queries, answers, strict=True)), counted=counted
         )
-        await self._ledger.keep(connection, request_id, before)
+        await self._ledger.keep(request_id, before)
 
     async def run(self) -> None:
         """Watches until cancelled; run it as a part, in one executor only."""

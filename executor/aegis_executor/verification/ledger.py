@@ -40,17 +40,11 @@ class Ledger:
         self._fence = fence
         self._clock = clock
 
-    async def keep(
-        self, connection: Connection | None, request_id: str, baseline: Baseline
-    ) -> None:
-        """Writes how it was, in the caller's transaction or in one of its own."""
-        kept = baseline.to_json()
-        if connection is not None:
-            await store.insert_baseline(connection, request_id, kept, self._clock())
-            return
-        async with self._database.transaction() as own:
-            await self._fence(own)
-            await store.insert_baseline(own, request_id, kept, self._clock())
+    async def keep(self, request_id: str, baseline: Baseline) -> None:
+        """Writes how it was."""
+        async with self._database.transaction() as connection:
+            await self._fence(connection)
+            await store.insert_baseline(connection, request_id, baseline.to_json(), self._clock())
 
     async def unjudged(self, since: datetime | None, watched: Sequence[str]) -> list[Applied]:
         """Returns what was applied and not judged, that ended since or is watched."""

@@ -96,7 +96,7 @@ class Executor:
             remedy.place.namespace,
             remedy.place.name,
         )
-        await self.healing().capture(None, request_id, remedy, spec, seen)
+        await self.healing().capture(request_id, remedy, spec, seen)
         self.run(
             "insert into aegis_executor.attempt values (%s, 1, %s, %s, %s, now())",
             request_id,

@@ -135,9 +135,7 @@ class FakeHealing:
         self.steps = steps
         self.captured: list[Any] = []
 
-    async def capture(
-        self, connection: Any, request_id: str, remedy: Any, spec: Any, seen: Any
-    ) -> None:
+    async def capture(self, request_id: str, remedy: Any, spec: Any, seen: Any) -> None:
         self.steps.append("baseline")
         self.captured.append((request_id, remedy, seen.live))
 

@@ -73,7 +73,7 @@ class World:
         raise ClusterRefused(403, "Forbidden", (), "")
 
     # The journal.
-    async def keep(self, connection: Any, request_id: str, baseline: Any) -> None:
+    async def keep(self, request_id: str, baseline: Any) -> None:
         self.rows[request_id] = replace(self.rows[request_id], baseline=baseline.to_json())
 
     async def unjudged(self, since: Any, watched: Sequence[str]) -> list[Applied]:
@@ -157,7 +157,7 @@ class World:
         )
         healing = self.started()
         live, self.live = self.live, deployment(2, generation=4)
-        await healing.capture(None, "r-1", Scale(WEB, 3), spec, Seen(self.live))
+        await healing.capture("r-1", Scale(WEB, 3), spec, Seen(self.live))
         self.live = live
         return healing
 
