@@ -54,7 +54,7 @@ _HINTS = {
     "SIGNING_KEY_UNUSABLE": "list the keys that count with `aegis keys list`",
     "REQUEST_EXPIRED": "sign again; a request lives for 60 seconds",
     "REPLAY_DETECTED": "sign again with the same request id: `--request-id`",
-    "RESOURCE_NOT_FOUND": "look at what there is: `list` beside this command, `aegis execution state` for pauses",
+    "RESOURCE_NOT_FOUND": "see what there is: `list` here, `aegis execution state` for pauses",
     **dict.fromkeys(
         (
             "CREDENTIALS_MISSING",
