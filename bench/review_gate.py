@@ -97,7 +97,7 @@ def run(plan: training_pb2.RunPlan, outcome: Outcome) -> None:
     """Runs a plan to its end as a coordinator would, and adds what came of it."""
     gate = DirectGate(plan, outcome) if plan.review else None
     rounds = Rounds(plan, noise_of(plan), gate)
-    model, state, steps, number = family(plan.model).initial(plan.seed), None, 0, 0
+    model, state, steps, number = family(plan.model, 30, 2).initial(plan.seed), None, 0, 0
     while number < plan.rounds:
         tried = None
         for repeat in range(_TRIES):

@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aegis_learning.models import Family, family
 from aegis_learning.parameters import Array
+from aegis_learning.schema import Continuous, Schema
 
 _SHA256 = "fed3eb72d0575ef6192293f5093c6e801b1476b577d0386bf4455504522172ed"
 _SPLIT_SEED = 20_1995
@@ -44,6 +46,21 @@ _HIGH = np.array(
 )
 
 
+_MEASURES = (
+    *("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity"),
+    *("concave points", "symmetry", "fractal dimension"),
+)
+_NAMES = tuple(f"{kind} {what}" for kind in ("mean", "error", "worst") for what in _MEASURES)
+SCHEMA = Schema(
+    tuple(
+        Continuous(name, float(low), float(high))
+        for name, low, high in zip(_NAMES, _LOW, _HIGH, strict=True)
+    ),
+    label="diagnosis",
+    classes=("malignant", "benign"),
+)
+
+
 class UnknownDataset(KeyError):
     """No data set has this name."""
 
@@ -65,22 +82,39 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Three disjoint splits; the golden rows belong to the review, the test rows to nobody.
+    """Disjoint splits; the golden rows belong to the review, the test rows to nobody.
 
-    `public` says that the rows are no secret, so that simulations may use them.
+    `train` is None unless the data set ships: then the rows are at the participants. `public` says
+    that the rows are no secret, so that simulations may use them.
     """
 
     name: str
-    train: Split
+    schema: Schema
     golden: Split
     test: Split
-    classes: int
     public: bool
+    train: Split | None = None
 
     @property
     def features(self) -> int:
-        """Number of features of a row."""
-        return int(self.train.x.shape[1])
+        """Numbers a row has."""
+        return self.schema.width
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.schema.classes)
+
+    @property
+    def shared(self) -> Split:
+        """The rows that embedded sites share out; raises ValueError when there are none."""
+        if self.train is None:
+            raise ValueError(f"the rows of {self.name} are at its participants")
+        return self.train
+
+    def family(self, name: str) -> Family:
+        """Returns the model family of that name for these rows; raises `UnknownModel`."""
+        return family(name, self.features, self.classes)
 
 
 def load(name: str) -> Dataset:
@@ -109,11 +143,11 @@ def _breast_cancer() -> Dataset:
     golden, test, train = np.split(order, [_GOLDEN_ROWS, _GOLDEN_ROWS + _TEST_ROWS])
     return Dataset(
         name="breast-cancer",
-        train=whole.take(train),
+        schema=SCHEMA,
         golden=whole.take(golden),
         test=whole.take(test),
-        classes=2,
         public=True,
+        train=whole.take(train),
     )
 
 

@@ -7,6 +7,7 @@ Activations for Deep Learning with Differential Privacy").
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,19 +85,20 @@ class Family:
         return nn.Sequential(layers)
 
 
-_FAMILIES = {
-    known.name: known
-    for known in (
-        Family("mlp", (30, 16, 2)),
-        # Fewer parameters take less noise: the better choice below an epsilon of about two.
-        Family("logistic", (30, 2)),
-    )
-}
+# Hidden layers by name. Fewer parameters take less noise: "logistic" is the better choice below an
+# epsilon of about two.
+_HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (16,), "logistic": ()}
+_WIDTHS = re.compile(r"mlp((?:-[1-9][0-9]{0,3}){1,4})")
 
 
-def family(name: str) -> Family:
-    """Returns the family of that name; raises `UnknownModel`."""
-    try:
-        return _FAMILIES[name]
-    except KeyError:
-        raise UnknownModel(name) from None
+def family(name: str, features: int, classes: int) -> Family:
+    """Returns the family of that name for so many inputs and outputs.
+
+    "mlp-64-32" has hidden layers of these widths, at most four of at most 9,999 units. Raises
+    `UnknownModel`.
+    """
+    match = _WIDTHS.fullmatch(name)
+    if match is None and name not in _HIDDEN:
+        raise UnknownModel(name)
+    hidden = tuple(map(int, match[1][1:].split("-"))) if match else _HIDDEN[name]
+    return Family(name, (features, *hidden, classes))

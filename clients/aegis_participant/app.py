@@ -46,7 +46,7 @@ class Order:
         config: Any = message.content["config"]
         arrays: Any = message.content["arrays"]
         task = Task(
-            model=str(config["model"]),
+            model=family(str(config["model"]), int(config["features"]), int(config["classes"])),
             steps=int(config["steps"]),
             learning_rate=float(config["learning-rate"]),
             sample_rate=float(config["sample-rate"]),
@@ -57,7 +57,7 @@ class Order:
         base = {name: npy.read(array.data) for name, array in arrays.items()}
         return cls(
             task=task,
-            base=check(base, family(task.model).shapes),
+            base=check(base, task.model.shapes),
             round=int(config["server-round"]),
             simulation=bool(config["simulation"]),
             seed=int(config["seed"]),
@@ -92,7 +92,7 @@ def rows_of(context: Context) -> Split:
 
 @lru_cache(maxsize=4)
 def _partition(dataset: str, sites: int, alpha: float, seed: int) -> tuple[Split, ...]:
-    return tuple(partition(load(dataset).train, sites, alpha, seed))
+    return tuple(partition(load(dataset).shared, sites, alpha, seed))
 
 
 def reply(message: Message, order: Order, result: Result, *, examples: int) -> Message:

@@ -16,7 +16,7 @@ from opacus.optimizers import DPOptimizer
 from torch.nn.functional import cross_entropy
 
 from aegis_learning.datasets import Split
-from aegis_learning.models import family
+from aegis_learning.models import Family
 from aegis_learning.parameters import Parameters, subtract
 from aegis_learning.scores import accuracy, log_loss
 from aegis_participant.randomness import KeyStream
@@ -31,7 +31,7 @@ class Task:
     step also pulls the model to where the round began; that depends on no row, so it costs nothing.
     """
 
-    model: str
+    model: Family
     steps: int
     learning_rate: float
     sample_rate: float
@@ -85,7 +85,7 @@ class _StreamNoise(DPOptimizer):  # type: ignore[misc]
 
 def train(task: Task, base: Parameters, data: Split, stream: KeyStream) -> Result:
     """Trains `steps` private steps from `base` on the site's rows."""
-    model = family(task.model)
+    model = task.model
     module = model.torch_module()
     module.load_state_dict({name: torch.tensor(values) for name, values in base.items()})
     # The wrapper shares its parameters with `module`; reading them there avoids its name prefix.

@@ -268,7 +268,7 @@ async def test_connection_without_a_certificate_is_refused(home: Path):
 
 # --- model updates ----------------------------------------------------------------------------
 
-SHAPES = models.family("mlp").shapes
+SHAPES = models.family("mlp", 30, 2).shapes
 
 
 @pytest.fixture

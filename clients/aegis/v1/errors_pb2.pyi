@@ -321,6 +321,44 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the clock is not synchronised, so no age can be
     judged.
     """
+    ERROR_REASON_PARTICIPANT_UNKNOWN: _ErrorReason.ValueType  # 97
+    """PERMISSION_DENIED: the certificate names a participant that is not
+    enrolled, or is not the one it was enrolled with. Metadata: participant.
+    """
+    ERROR_REASON_PARTICIPANT_REVOKED: _ErrorReason.ValueType  # 98
+    """PERMISSION_DENIED: the participation was ended. Metadata: participant."""
+    ERROR_REASON_INVITATION_INVALID: _ErrorReason.ValueType  # 99
+    """PERMISSION_DENIED: the invitation is unknown, used or too old."""
+    ERROR_REASON_ENROLMENT_UNAVAILABLE: _ErrorReason.ValueType  # 100
+    """FAILED_PRECONDITION: this server has no authority that signs participants'
+    certificates.
+    """
+    ERROR_REASON_PARTICIPANTS_MISSING: _ErrorReason.ValueType  # 101
+    """FAILED_PRECONDITION: fewer participants than the plan needs are enrolled and
+    hold rows of its data set. Metadata: dataset, enrolled, needed.
+    """
+    ERROR_REASON_TASK_CLOSED: _ErrorReason.ValueType  # 102
+    """FAILED_PRECONDITION: the task is answered, cancelled, or its round is over.
+    Metadata: task_id, state.
+    """
+    ERROR_REASON_ANSWER_REPEATED: _ErrorReason.ValueType  # 103
+    """ALREADY_EXISTS: another answer to the same task was taken. Metadata:
+    task_id.
+    """
+    ERROR_REASON_APP_MISMATCH: _ErrorReason.ValueType  # 104
+    """FAILED_PRECONDITION: the participant runs other application code than the
+    task is for. Metadata: app.
+    """
+    ERROR_REASON_DATASET_ROWS_INVALID: _ErrorReason.ValueType  # 105
+    """INVALID_ARGUMENT: rows do not fit the schema. Metadata: row, column."""
+    ERROR_REASON_MODEL_NOT_PRIVATE: _ErrorReason.ValueType  # 106
+    """FAILED_PRECONDITION: the model cannot be trained privately. Metadata: layer."""
+    ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 107
+    """RESOURCE_EXHAUSTED: there is no room to store it. Nothing was stored."""
+    ERROR_REASON_DATA_DAMAGED: _ErrorReason.ValueType  # 108
+    """DATA_LOSS: stored bytes do not have their digest, or their key is not here.
+    Metadata: sha256.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -627,5 +665,43 @@ in time. Metadata: action_id.
 ERROR_REASON_CLOCK_UNTRUSTED: ErrorReason.ValueType  # 96
 """FAILED_PRECONDITION: the clock is not synchronised, so no age can be
 judged.
+"""
+ERROR_REASON_PARTICIPANT_UNKNOWN: ErrorReason.ValueType  # 97
+"""PERMISSION_DENIED: the certificate names a participant that is not
+enrolled, or is not the one it was enrolled with. Metadata: participant.
+"""
+ERROR_REASON_PARTICIPANT_REVOKED: ErrorReason.ValueType  # 98
+"""PERMISSION_DENIED: the participation was ended. Metadata: participant."""
+ERROR_REASON_INVITATION_INVALID: ErrorReason.ValueType  # 99
+"""PERMISSION_DENIED: the invitation is unknown, used or too old."""
+ERROR_REASON_ENROLMENT_UNAVAILABLE: ErrorReason.ValueType  # 100
+"""FAILED_PRECONDITION: this server has no authority that signs participants'
+certificates.
+"""
+ERROR_REASON_PARTICIPANTS_MISSING: ErrorReason.ValueType  # 101
+"""FAILED_PRECONDITION: fewer participants than the plan needs are enrolled and
+hold rows of its data set. Metadata: dataset, enrolled, needed.
+"""
+ERROR_REASON_TASK_CLOSED: ErrorReason.ValueType  # 102
+"""FAILED_PRECONDITION: the task is answered, cancelled, or its round is over.
+Metadata: task_id, state.
+"""
+ERROR_REASON_ANSWER_REPEATED: ErrorReason.ValueType  # 103
+"""ALREADY_EXISTS: another answer to the same task was taken. Metadata:
+task_id.
+"""
+ERROR_REASON_APP_MISMATCH: ErrorReason.ValueType  # 104
+"""FAILED_PRECONDITION: the participant runs other application code than the
+task is for. Metadata: app.
+"""
+ERROR_REASON_DATASET_ROWS_INVALID: ErrorReason.ValueType  # 105
+"""INVALID_ARGUMENT: rows do not fit the schema. Metadata: row, column."""
+ERROR_REASON_MODEL_NOT_PRIVATE: ErrorReason.ValueType  # 106
+"""FAILED_PRECONDITION: the model cannot be trained privately. Metadata: layer."""
+ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 107
+"""RESOURCE_EXHAUSTED: there is no room to store it. Nothing was stored."""
+ERROR_REASON_DATA_DAMAGED: ErrorReason.ValueType  # 108
+"""DATA_LOSS: stored bytes do not have their digest, or their key is not here.
+Metadata: sha256.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

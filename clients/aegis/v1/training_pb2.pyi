@@ -3,6 +3,8 @@
 isort:skip_file
 """
 
+from aegis.v1 import dataset_pb2 as _dataset_pb2
+from aegis.v1 import participant_pb2 as _participant_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -131,6 +133,58 @@ ATTACK_KIND_SCALE: AttackKind.ValueType  # 4
 """Multiplies its honest update by scale (model replacement)."""
 Global___AttackKind: _TypeAlias = AttackKind  # noqa: Y015
 
+class _Sites:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SitesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sites.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SITES_UNSPECIFIED: _Sites.ValueType  # 0
+    SITES_EMBEDDED: _Sites.ValueType  # 1
+    """In the coordinator's process, sharing out a data set that is here."""
+    SITES_ENROLLED: _Sites.ValueType  # 2
+    """Machines of their own, over ParticipantService.Attend."""
+    SITES_FLOWER: _Sites.ValueType  # 3
+    """Machines that run Flower's SuperNode."""
+
+class Sites(_Sites, metaclass=_SitesEnumTypeWrapper):
+    """Where the participants of a run are."""
+
+SITES_UNSPECIFIED: Sites.ValueType  # 0
+SITES_EMBEDDED: Sites.ValueType  # 1
+"""In the coordinator's process, sharing out a data set that is here."""
+SITES_ENROLLED: Sites.ValueType  # 2
+"""Machines of their own, over ParticipantService.Attend."""
+SITES_FLOWER: Sites.ValueType  # 3
+"""Machines that run Flower's SuperNode."""
+Global___Sites: _TypeAlias = Sites  # noqa: Y015
+
+class _PrivacyUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrivacyUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PrivacyUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIVACY_UNIT_UNSPECIFIED: _PrivacyUnit.ValueType  # 0
+    PRIVACY_UNIT_RECORD: _PrivacyUnit.ValueType  # 1
+    """With or without one row, by noise at the sites."""
+    PRIVACY_UNIT_PARTICIPANT: _PrivacyUnit.ValueType  # 2
+    """With or without all rows of one participant, by noise at the server (McMahan
+    et al. 2018, "Learning Differentially Private Recurrent Language Models").
+    """
+
+class PrivacyUnit(_PrivacyUnit, metaclass=_PrivacyUnitEnumTypeWrapper):
+    """Whom differential privacy protects."""
+
+PRIVACY_UNIT_UNSPECIFIED: PrivacyUnit.ValueType  # 0
+PRIVACY_UNIT_RECORD: PrivacyUnit.ValueType  # 1
+"""With or without one row, by noise at the sites."""
+PRIVACY_UNIT_PARTICIPANT: PrivacyUnit.ValueType  # 2
+"""With or without all rows of one participant, by noise at the server (McMahan
+et al. 2018, "Learning Differentially Private Recurrent Language Models").
+"""
+Global___PrivacyUnit: _TypeAlias = PrivacyUnit  # noqa: Y015
+
 @_typing.final
 class StrategySettings(_message.Message):
     """How a strategy is tuned. A field that is not the strategy's must be unset;
@@ -218,6 +272,56 @@ class Attack(_message.Message):
 Global___Attack: _TypeAlias = Attack  # noqa: Y015
 
 @_typing.final
+class EarlyStop(_message.Message):
+    """Ends a run whose model no longer gets better on the test rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    MIN_GAIN_FIELD_NUMBER: _builtins.int
+    patience: _builtins.int
+    """Rounds without a better loss."""
+    min_gain: _builtins.float
+    """How much less loss counts as better."""
+    def __init__(
+        self,
+        *,
+        patience: _builtins.int = ...,
+        min_gain: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_gain", b"min_gain", "patience", b"patience"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlyStop: _TypeAlias = EarlyStop  # noqa: Y015
+
+@_typing.final
+class App(_message.Message):
+    """Application code, pinned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    sha256: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___App: _TypeAlias = App  # noqa: Y015
+
+@_typing.final
 class RunPlan(_message.Message):
     """What to train and under which promises. Everything that can change the
     result is in here, so that a run can be repeated.
@@ -244,6 +348,18 @@ class RunPlan(_message.Message):
     MIN_PARTICIPANTS_FIELD_NUMBER: _builtins.int
     ROUND_DEADLINE_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    PER_ROUND_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    QUARANTINE_AFTER_FIELD_NUMBER: _builtins.int
+    QUARANTINE_ROUNDS_FIELD_NUMBER: _builtins.int
+    ROUNDS_EACH_FIELD_NUMBER: _builtins.int
+    EARLY_STOP_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    PRIVACY_UNIT_FIELD_NUMBER: _builtins.int
+    UPDATE_CLIP_NORM_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Registered data set. "breast-cancer" ships with Aegis."""
     model: _builtins.str
@@ -274,6 +390,26 @@ class RunPlan(_message.Message):
     """
     min_participants: _builtins.int
     """A round with fewer accepted updates than this fails and is repeated once."""
+    sites: Global___Sites.ValueType
+    """Where the participants are; unset means EMBEDDED."""
+    per_round: _builtins.int
+    """How many are asked in a round, drawn by the seed; zero means all."""
+    retries: _builtins.int
+    """How often a participant whose training failed is asked again in the same
+    round, with back-off.
+    """
+    quarantine_after: _builtins.int
+    """Rounds in a row a participant may miss or fail before it is left out of the
+    next `quarantine_rounds`; zero means never.
+    """
+    quarantine_rounds: _builtins.int
+    """Zero means 3."""
+    rounds_each: _builtins.int
+    """How many rounds one participant takes part in at most; zero means all."""
+    privacy_unit: Global___PrivacyUnit.ValueType
+    """Whom differential privacy protects; unset means each record."""
+    update_clip_norm: _builtins.float
+    """PARTICIPANT: L2 bound on each participant's whole update."""
     @_builtins.property
     def attacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attack]: ...
     @_builtins.property
@@ -283,6 +419,24 @@ class RunPlan(_message.Message):
     @_builtins.property
     def settings(self) -> Global___StrategySettings:
         """How the strategy is tuned, and what it may assume of the participants."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ENROLLED and FLOWER: which participants take part; empty means all that are
+        enrolled and hold rows of the data set. `participants` is how many at least.
+        """
+
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """Once min_participants have answered, how much longer the others are waited
+        for; unset means until the deadline.
+        """
+
+    @_builtins.property
+    def early_stop(self) -> Global___EarlyStop: ...
+    @_builtins.property
+    def app(self) -> Global___App:
+        """ENROLLED and FLOWER: the application sites run; unset means Aegis' own."""
 
     def __init__(
         self,
@@ -306,10 +460,22 @@ class RunPlan(_message.Message):
         min_participants: _builtins.int = ...,
         round_deadline: _duration_pb2.Duration | None = ...,
         settings: Global___StrategySettings | None = ...,
+        sites: Global___Sites.ValueType = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        per_round: _builtins.int = ...,
+        grace: _duration_pb2.Duration | None = ...,
+        retries: _builtins.int = ...,
+        quarantine_after: _builtins.int = ...,
+        quarantine_rounds: _builtins.int = ...,
+        rounds_each: _builtins.int = ...,
+        early_stop: Global___EarlyStop | None = ...,
+        app: Global___App | None = ...,
+        privacy_unit: Global___PrivacyUnit.ValueType = ...,
+        update_clip_norm: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["round_deadline", b"round_deadline", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "early_stop", b"early_stop", "grace", b"grace", "round_deadline", b"round_deadline", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attacks", b"attacks", "clip_norm", b"clip_norm", "dataset", b"dataset", "delta", b"delta", "dirichlet_alpha", b"dirichlet_alpha", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "min_participants", b"min_participants", "model", b"model", "participants", b"participants", "review", b"review", "round_deadline", b"round_deadline", "rounds", b"rounds", "sample_rate", b"sample_rate", "seed", b"seed", "settings", b"settings", "simulation", b"simulation", "strategy", b"strategy", "target_epsilon", b"target_epsilon"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attacks", b"attacks", "clip_norm", b"clip_norm", "dataset", b"dataset", "delta", b"delta", "dirichlet_alpha", b"dirichlet_alpha", "early_stop", b"early_stop", "grace", b"grace", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "min_participants", b"min_participants", "model", b"model", "names", b"names", "participants", b"participants", "per_round", b"per_round", "privacy_unit", b"privacy_unit", "quarantine_after", b"quarantine_after", "quarantine_rounds", b"quarantine_rounds", "retries", b"retries", "review", b"review", "round_deadline", b"round_deadline", "rounds", b"rounds", "rounds_each", b"rounds_each", "sample_rate", b"sample_rate", "seed", b"seed", "settings", b"settings", "simulation", b"simulation", "sites", b"sites", "strategy", b"strategy", "target_epsilon", b"target_epsilon", "update_clip_norm", b"update_clip_norm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,6 +500,11 @@ class Run(_message.Message):
         STATE_COMPLETED: Run._State.ValueType  # 4
         STATE_STOPPED: Run._State.ValueType  # 5
         STATE_FAILED: Run._State.ValueType  # 6
+        STATE_CREATED: Run._State.ValueType  # 7
+        """Validated and recorded, not started."""
+        STATE_PAUSING: Run._State.ValueType  # 8
+        """PauseRun was called; the current round is being finished."""
+        STATE_PAUSED: Run._State.ValueType  # 9
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a run stands."""
@@ -347,6 +518,11 @@ class Run(_message.Message):
     STATE_COMPLETED: Run.State.ValueType  # 4
     STATE_STOPPED: Run.State.ValueType  # 5
     STATE_FAILED: Run.State.ValueType  # 6
+    STATE_CREATED: Run.State.ValueType  # 7
+    """Validated and recorded, not started."""
+    STATE_PAUSING: Run.State.ValueType  # 8
+    """PauseRun was called; the current round is being finished."""
+    STATE_PAUSED: Run.State.ValueType  # 9
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
@@ -363,6 +539,7 @@ class Run(_message.Message):
     EPSILON_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
     NOISE_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    PARTICIPANTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Server-assigned, e.g. "run-01j…"."""
     state: Global___Run.State.ValueType
@@ -396,6 +573,10 @@ class Run(_message.Message):
     def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Round]:
         """Filled by GetRun only."""
 
+    @_builtins.property
+    def participants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Site]:
+        """Who takes part, as settled when the run was created."""
+
     def __init__(
         self,
         *,
@@ -414,14 +595,43 @@ class Run(_message.Message):
         epsilon: _builtins.float = ...,
         rounds: _abc.Iterable[Global___Round] | None = ...,
         noise_multiplier: _builtins.float = ...,
+        participants: _abc.Iterable[Global___Site] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "plan", b"plan", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "actor", b"actor", "create_time", b"create_time", "epsilon", b"epsilon", "model_sha256", b"model_sha256", "noise_multiplier", b"noise_multiplier", "plan", b"plan", "policy_revision", b"policy_revision", "reason", b"reason", "rounds", b"rounds", "rounds_completed", b"rounds_completed", "rule_id", b"rule_id", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "actor", b"actor", "create_time", b"create_time", "epsilon", b"epsilon", "model_sha256", b"model_sha256", "noise_multiplier", b"noise_multiplier", "participants", b"participants", "plan", b"plan", "policy_revision", b"policy_revision", "reason", b"reason", "rounds", b"rounds", "rounds_completed", b"rounds_completed", "rule_id", b"rule_id", "run_id", b"run_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Site(_message.Message):
+    """A participant of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    node_id: _builtins.int
+    examples: _builtins.int
+    """The weight of its updates: rows enrolled, never its word."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        node_id: _builtins.int = ...,
+        examples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "name", b"name", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Site: _TypeAlias = Site  # noqa: Y015
 
 @_typing.final
 class Round(_message.Message):
@@ -497,6 +707,10 @@ class ParticipantRound(_message.Message):
         """The review holds it for a person, so this round goes on without it."""
         OUTCOME_LEFT_OUT: ParticipantRound._Outcome.ValueType  # 6
         """Accepted, but the strategy chose others or trusted it with nothing."""
+        OUTCOME_NOT_ASKED: ParticipantRound._Outcome.ValueType  # 7
+        """It was not asked: quarantined, or it has taken part as often as it may."""
+        OUTCOME_REFUSED: ParticipantRound._Outcome.ValueType  # 8
+        """It refused, e.g. because its own limit would be overdrawn."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """What became of its update."""
@@ -514,6 +728,10 @@ class ParticipantRound(_message.Message):
     """The review holds it for a person, so this round goes on without it."""
     OUTCOME_LEFT_OUT: ParticipantRound.Outcome.ValueType  # 6
     """Accepted, but the strategy chose others or trusted it with nothing."""
+    OUTCOME_NOT_ASKED: ParticipantRound.Outcome.ValueType  # 7
+    """It was not asked: quarantined, or it has taken part as often as it may."""
+    OUTCOME_REFUSED: ParticipantRound.Outcome.ValueType  # 8
+    """It refused, e.g. because its own limit would be overdrawn."""
 
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
@@ -523,6 +741,12 @@ class ParticipantRound(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     UPDATE_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    BYTES_SENT_FIELD_NUMBER: _builtins.int
+    BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
+    TRIES_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    AUC_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     loss: _builtins.float
     """Its own training loss and accuracy, as it reported them: never used to
@@ -541,6 +765,16 @@ class ParticipantRound(_message.Message):
     """
     reason: _builtins.str
     """Sentence for people, e.g. the error or the first finding."""
+    seconds: _builtins.float
+    """From when it was asked to when its answer was whole."""
+    bytes_sent: _builtins.int
+    bytes_received: _builtins.int
+    tries: _builtins.int
+    """How often it was asked in this round."""
+    steps: _builtins.int
+    """Private steps it may have taken in this round."""
+    auc: _builtins.float
+    """Zero outside simulations, as loss and accuracy."""
     def __init__(
         self,
         *,
@@ -552,17 +786,23 @@ class ParticipantRound(_message.Message):
         outcome: Global___ParticipantRound.Outcome.ValueType = ...,
         update_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        bytes_sent: _builtins.int = ...,
+        bytes_received: _builtins.int = ...,
+        tries: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        auc: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "epsilon", b"epsilon", "examples", b"examples", "loss", b"loss", "outcome", b"outcome", "participant", b"participant", "reason", b"reason", "update_id", b"update_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "auc", b"auc", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "epsilon", b"epsilon", "examples", b"examples", "loss", b"loss", "outcome", b"outcome", "participant", b"participant", "reason", b"reason", "seconds", b"seconds", "steps", b"steps", "tries", b"tries", "update_id", b"update_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParticipantRound: _TypeAlias = ParticipantRound  # noqa: Y015
 
 @_typing.final
-class StartRunRequest(_message.Message):
+class CreateRunRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -580,6 +820,56 @@ class StartRunRequest(_message.Message):
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRunRequest: _TypeAlias = CreateRunRequest  # noqa: Y015
+
+@_typing.final
+class CreateRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run: ...
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRunResponse: _TypeAlias = CreateRunResponse  # noqa: Y015
+
+@_typing.final
+class StartRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUID chosen by the caller; repeating it returns the same run."""
+    run_id: _builtins.str
+    """Of a run that CreateRun recorded."""
+    @_builtins.property
+    def plan(self) -> Global___RunPlan:
+        """Of a new run; exactly one of plan and run_id is set."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        plan: Global___RunPlan | None = ...,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "request_id", b"request_id", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -693,6 +983,256 @@ class StopRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopRunResponse: _TypeAlias = StopRunResponse  # noqa: Y015
+
+@_typing.final
+class PauseRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunRequest: _TypeAlias = PauseRunRequest  # noqa: Y015
+
+@_typing.final
+class PauseRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run: ...
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunResponse: _TypeAlias = PauseRunResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunRequest: _TypeAlias = ResumeRunRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run: ...
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
+
+@_typing.final
+class CompareRunsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        run_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_ids", b"run_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRunsRequest: _TypeAlias = CompareRunsRequest  # noqa: Y015
+
+@_typing.final
+class CompareRunsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Difference(_message.Message):
+        """One field, and its value in each run."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FIELD_FIELD_NUMBER: _builtins.int
+        VALUES_FIELD_NUMBER: _builtins.int
+        field: _builtins.str
+        """E.g. "strategy" or "settings.malicious"."""
+        @_builtins.property
+        def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            field: _builtins.str = ...,
+            values: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "values", b"values"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
+        """In the order they were asked for, with their rounds."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompareRunsResponse.Difference]:
+        """Fields of the plan they differ in."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___Run] | None = ...,
+        differences: _abc.Iterable[Global___CompareRunsResponse.Difference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRunsResponse: _TypeAlias = CompareRunsResponse  # noqa: Y015
+
+@_typing.final
+class GetRunMetricsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunMetricsRequest: _TypeAlias = GetRunMetricsRequest  # noqa: Y015
+
+@_typing.final
+class GetRunMetricsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRICS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantMetrics]: ...
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Participants and rounds for which no object was found."""
+
+    def __init__(
+        self,
+        *,
+        metrics: _abc.Iterable[Global___ParticipantMetrics] | None = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunMetricsResponse: _TypeAlias = GetRunMetricsResponse  # noqa: Y015
+
+@_typing.final
+class ParticipantMetrics(_message.Message):
+    """What one participant measured in one round."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    participant: _builtins.str
+    round: _builtins.int
+    object: _builtins.str
+    """Where it was read from."""
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        participant: _builtins.str = ...,
+        round: _builtins.int = ...,
+        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        object: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["object", b"object", "participant", b"participant", "round", b"round", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParticipantMetrics: _TypeAlias = ParticipantMetrics  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):
@@ -821,6 +1361,9 @@ class GetAssignmentResponse(_message.Message):
         MODEL_SIZE_BYTES_FIELD_NUMBER: _builtins.int
         STEPS_FIELD_NUMBER: _builtins.int
         STATE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        DATASET_FIELD_NUMBER: _builtins.int
+        EVALUATION_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        ROUNDS_FIELD_NUMBER: _builtins.int
         last_round: _builtins.int
         """-1 when not even the initial model is stored."""
         attempt: _builtins.int
@@ -831,8 +1374,17 @@ class GetAssignmentResponse(_message.Message):
         """Steps asked of each participant so far, those of lost rounds included."""
         state_size_bytes: _builtins.int
         """Of what the strategy remembers; zero when it remembers nothing."""
+        evaluation_size_bytes: _builtins.int
         @_builtins.property
         def run(self) -> Global___Run: ...
+        @_builtins.property
+        def dataset(self) -> _dataset_pb2.Dataset:
+            """What the run is about."""
+
+        @_builtins.property
+        def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Round]:
+            """What became of participants so far: who is quarantined follows from it."""
+
         def __init__(
             self,
             *,
@@ -843,20 +1395,28 @@ class GetAssignmentResponse(_message.Message):
             model_size_bytes: _builtins.int = ...,
             steps: _builtins.int = ...,
             state_size_bytes: _builtins.int = ...,
+            dataset: _dataset_pb2.Dataset | None = ...,
+            evaluation_size_bytes: _builtins.int = ...,
+            rounds: _abc.Iterable[Global___Round] | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "run", b"run"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "run", b"run", "state_size_bytes", b"state_size_bytes", "steps", b"steps"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "evaluation_size_bytes", b"evaluation_size_bytes", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "rounds", b"rounds", "run", b"run", "state_size_bytes", b"state_size_bytes", "steps", b"steps"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     MODEL_CHUNK_FIELD_NUMBER: _builtins.int
     STATE_CHUNK_FIELD_NUMBER: _builtins.int
+    EVALUATION_CHUNK_FIELD_NUMBER: _builtins.int
     model_chunk: _builtins.bytes
     """At most 64 KiB of the model, in order."""
     state_chunk: _builtins.bytes
     """At most 64 KiB of the strategy's state, in order, after the model."""
+    evaluation_chunk: _builtins.bytes
+    """At most 64 KiB of the evaluation rows, a safetensors file, in order, after
+    the state. Empty for a data set that ships.
+    """
     @_builtins.property
     def assignment(self) -> Global___GetAssignmentResponse.Assignment: ...
     def __init__(
@@ -865,12 +1425,13 @@ class GetAssignmentResponse(_message.Message):
         assignment: Global___GetAssignmentResponse.Assignment | None = ...,
         model_chunk: _builtins.bytes = ...,
         state_chunk: _builtins.bytes = ...,
+        evaluation_chunk: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "model_chunk", b"model_chunk", "part", b"part", "state_chunk", b"state_chunk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "evaluation_chunk", b"evaluation_chunk", "model_chunk", b"model_chunk", "part", b"part", "state_chunk", b"state_chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "model_chunk", b"model_chunk", "part", b"part", "state_chunk", b"state_chunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "evaluation_chunk", b"evaluation_chunk", "model_chunk", b"model_chunk", "part", b"part", "state_chunk", b"state_chunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["assignment", "model_chunk", "state_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["assignment", "model_chunk", "state_chunk", "evaluation_chunk"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -951,16 +1512,20 @@ class CompleteRoundResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STOP_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     stop: _builtins.bool
     """True when StopRun was called: finish now."""
+    pause: _builtins.bool
+    """True when PauseRun was called: end now, as PAUSED."""
     def __init__(
         self,
         *,
         stop: _builtins.bool = ...,
+        pause: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -976,7 +1541,7 @@ class FinishRunRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     state: Global___Run.State.ValueType
-    """COMPLETED, STOPPED or FAILED."""
+    """COMPLETED, STOPPED, FAILED or PAUSED."""
     reason: _builtins.str
     attempt: _builtins.int
     """As in the assignment: an earlier coordinator of the run is refused."""
@@ -1015,3 +1580,277 @@ class FinishRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FinishRunResponse: _TypeAlias = FinishRunResponse  # noqa: Y015
+
+@_typing.final
+class DispatchTasksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Header(_message.Message):
+        """Comes first, once."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RUN_ID_FIELD_NUMBER: _builtins.int
+        ATTEMPT_FIELD_NUMBER: _builtins.int
+        ROUND_FIELD_NUMBER: _builtins.int
+        REPEAT_FIELD_NUMBER: _builtins.int
+        PARTICIPANTS_FIELD_NUMBER: _builtins.int
+        MESSAGE_TYPE_FIELD_NUMBER: _builtins.int
+        GROUP_ID_FIELD_NUMBER: _builtins.int
+        CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+        CONTENT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        TIME_LEFT_FIELD_NUMBER: _builtins.int
+        MECHANISM_FIELD_NUMBER: _builtins.int
+        ANSWER_BYTES_MAX_FIELD_NUMBER: _builtins.int
+        run_id: _builtins.str
+        attempt: _builtins.int
+        round: _builtins.int
+        repeat: _builtins.int
+        message_type: _builtins.str
+        group_id: _builtins.str
+        content_sha256: _builtins.bytes
+        content_size_bytes: _builtins.int
+        answer_bytes_max: _builtins.int
+        @_builtins.property
+        def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        @_builtins.property
+        def time_left(self) -> _duration_pb2.Duration: ...
+        @_builtins.property
+        def mechanism(self) -> _participant_pb2.Mechanism: ...
+        def __init__(
+            self,
+            *,
+            run_id: _builtins.str = ...,
+            attempt: _builtins.int = ...,
+            round: _builtins.int = ...,
+            repeat: _builtins.int = ...,
+            participants: _abc.Iterable[_builtins.str] | None = ...,
+            message_type: _builtins.str = ...,
+            group_id: _builtins.str = ...,
+            content_sha256: _builtins.bytes = ...,
+            content_size_bytes: _builtins.int = ...,
+            time_left: _duration_pb2.Duration | None = ...,
+            mechanism: _participant_pb2.Mechanism | None = ...,
+            answer_bytes_max: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["mechanism", b"mechanism", "time_left", b"time_left"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes_max", b"answer_bytes_max", "attempt", b"attempt", "content_sha256", b"content_sha256", "content_size_bytes", b"content_size_bytes", "group_id", b"group_id", "mechanism", b"mechanism", "message_type", b"message_type", "participants", b"participants", "repeat", b"repeat", "round", b"round", "run_id", b"run_id", "time_left", b"time_left"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """At most 256 KiB of the content, in order."""
+    @_builtins.property
+    def header(self) -> Global___DispatchTasksRequest.Header: ...
+    def __init__(
+        self,
+        *,
+        header: Global___DispatchTasksRequest.Header | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___DispatchTasksRequest: _TypeAlias = DispatchTasksRequest  # noqa: Y015
+
+@_typing.final
+class DispatchTasksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In the order of participants."""
+
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DispatchTasksResponse: _TypeAlias = DispatchTasksResponse  # noqa: Y015
+
+@_typing.final
+class CollectAnswersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "run_id", b"run_id", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectAnswersRequest: _TypeAlias = CollectAnswersRequest  # noqa: Y015
+
+@_typing.final
+class CollectAnswersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _End:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _EndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CollectAnswersResponse._End.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        END_UNSPECIFIED: CollectAnswersResponse._End.ValueType  # 0
+        END_ANSWERED: CollectAnswersResponse._End.ValueType  # 1
+        END_FAILED: CollectAnswersResponse._End.ValueType  # 2
+        """The site's training failed."""
+        END_REFUSED: CollectAnswersResponse._End.ValueType  # 3
+        """The site refused."""
+        END_MISSED: CollectAnswersResponse._End.ValueType  # 4
+        """Nobody answered in time."""
+        END_CANCELLED: CollectAnswersResponse._End.ValueType  # 5
+        """The coordinator closed it, or the participant was revoked."""
+
+    class End(_End, metaclass=_EndEnumTypeWrapper):
+        """How a task ended."""
+
+    END_UNSPECIFIED: CollectAnswersResponse.End.ValueType  # 0
+    END_ANSWERED: CollectAnswersResponse.End.ValueType  # 1
+    END_FAILED: CollectAnswersResponse.End.ValueType  # 2
+    """The site's training failed."""
+    END_REFUSED: CollectAnswersResponse.End.ValueType  # 3
+    """The site refused."""
+    END_MISSED: CollectAnswersResponse.End.ValueType  # 4
+    """Nobody answered in time."""
+    END_CANCELLED: CollectAnswersResponse.End.ValueType  # 5
+    """The coordinator closed it, or the participant was revoked."""
+
+    @_typing.final
+    class Collected(_message.Message):
+        """A task that is closed."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TASK_ID_FIELD_NUMBER: _builtins.int
+        PARTICIPANT_FIELD_NUMBER: _builtins.int
+        END_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        SHA256_FIELD_NUMBER: _builtins.int
+        SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        STEPS_FIELD_NUMBER: _builtins.int
+        SECONDS_FIELD_NUMBER: _builtins.int
+        task_id: _builtins.str
+        participant: _builtins.str
+        end: Global___CollectAnswersResponse.End.ValueType
+        reason: _builtins.str
+        """Kind of the error, or why it was refused."""
+        sha256: _builtins.bytes
+        size_bytes: _builtins.int
+        steps: _builtins.int
+        """Private steps it may have cost: as it said, but the whole task's unless it
+        answered; zero when it never reached the site.
+        """
+        seconds: _builtins.float
+        def __init__(
+            self,
+            *,
+            task_id: _builtins.str = ...,
+            participant: _builtins.str = ...,
+            end: Global___CollectAnswersResponse.End.ValueType = ...,
+            reason: _builtins.str = ...,
+            sha256: _builtins.bytes = ...,
+            size_bytes: _builtins.int = ...,
+            steps: _builtins.int = ...,
+            seconds: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "participant", b"participant", "reason", b"reason", "seconds", b"seconds", "sha256", b"sha256", "size_bytes", b"size_bytes", "steps", b"steps", "task_id", b"task_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COLLECTED_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """At most 256 KiB of the answer announced last, in order."""
+    @_builtins.property
+    def collected(self) -> Global___CollectAnswersResponse.Collected: ...
+    def __init__(
+        self,
+        *,
+        collected: Global___CollectAnswersResponse.Collected | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "collected", b"collected", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "collected", b"collected", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["collected", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___CollectAnswersResponse: _TypeAlias = CollectAnswersResponse  # noqa: Y015
+
+@_typing.final
+class CloseTasksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "round", b"round", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseTasksRequest: _TypeAlias = CloseTasksRequest  # noqa: Y015
+
+@_typing.final
+class CloseTasksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLOSED_FIELD_NUMBER: _builtins.int
+    closed: _builtins.int
+    def __init__(
+        self,
+        *,
+        closed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseTasksResponse: _TypeAlias = CloseTasksResponse  # noqa: Y015

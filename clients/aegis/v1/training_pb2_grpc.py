@@ -35,6 +35,11 @@ class TrainingServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateRun = channel.unary_unary(
+                '/aegis.v1.TrainingService/CreateRun',
+                request_serializer=aegis_dot_v1_dot_training__pb2.CreateRunRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.CreateRunResponse.FromString,
+                _registered_method=True)
         self.StartRun = channel.unary_unary(
                 '/aegis.v1.TrainingService/StartRun',
                 request_serializer=aegis_dot_v1_dot_training__pb2.StartRunRequest.SerializeToString,
@@ -49,6 +54,26 @@ class TrainingServiceStub:
                 '/aegis.v1.TrainingService/StopRun',
                 request_serializer=aegis_dot_v1_dot_training__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_training__pb2.StopRunResponse.FromString,
+                _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/aegis.v1.TrainingService/PauseRun',
+                request_serializer=aegis_dot_v1_dot_training__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/aegis.v1.TrainingService/ResumeRun',
+                request_serializer=aegis_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.CompareRuns = channel.unary_unary(
+                '/aegis.v1.TrainingService/CompareRuns',
+                request_serializer=aegis_dot_v1_dot_training__pb2.CompareRunsRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.CompareRunsResponse.FromString,
+                _registered_method=True)
+        self.GetRunMetrics = channel.unary_unary(
+                '/aegis.v1.TrainingService/GetRunMetrics',
+                request_serializer=aegis_dot_v1_dot_training__pb2.GetRunMetricsRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.GetRunMetricsResponse.FromString,
                 _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/aegis.v1.TrainingService/GetRun',
@@ -66,16 +91,31 @@ class TrainingServiceServicer:
     """Federated training runs as governed resources.
     """
 
+    def CreateRun(self, request, context):
+        """Validates the plan, chooses the noise, asks the policy and records the run
+        as CREATED: nothing is reserved and nobody is asked to train yet.
+
+        Who: as StartRun.
+        Errors: FIELD_INVALID; POLICY_DENIED; PARTICIPANTS_MISSING;
+        REQUEST_ID_REUSED. A repeated request_id returns the run it created.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartRun(self, request, context):
-        """Validates the plan, asks the policy, records the run and starts its
-        coordinator. Answers as soon as the run is durable.
+        """Starts a run: one that CreateRun recorded, named by run_id, or a new one from
+        a plan. Asks the policy, reserves the privacy it may cost at every
+        participant, and has its coordinator started. Answers as soon as that is
+        durable.
 
         Who: subjects with action "submit" on /training/runs; the plan itself is
         decided as "start" on /training/runs, where conditions see
         ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon and
         ctx.dataset.
         Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
-        REQUEST_ID_REUSED. A repeated request_id returns the run it started.
+        PARTICIPANTS_MISSING; RESOURCE_NOT_FOUND; STATE_CONFLICT when the run is not
+        CREATED; REQUEST_ID_REUSED. A repeated request_id returns the run it started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +137,48 @@ class TrainingServiceServicer:
 
         Who: subjects with action "stop" on /training/runs.
         Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRun(self, request, context):
+        """Asks the coordinator to pause after the current round; what is reserved
+        stays reserved.
+
+        Who: subjects with action "pause" on /training/runs.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT unless it is starting or running.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Goes on behind the last stored round of a paused run.
+
+        Who: subjects with action "resume" on /training/runs.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT unless it is paused or about to be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareRuns(self, request, context):
+        """Sets runs side by side: what their plans differ in, and how they did.
+
+        Who: as GetRun.
+        Errors: RESOURCE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunMetrics(self, request, context):
+        """Returns the metrics of every participant and round, combined from what each
+        participant wrote into its own objects.
+
+        Who: as GetRun.
+        Errors: RESOURCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +207,11 @@ class TrainingServiceServicer:
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRun,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.CreateRunRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.CreateRunResponse.SerializeToString,
+            ),
             'StartRun': grpc.unary_unary_rpc_method_handler(
                     servicer.StartRun,
                     request_deserializer=aegis_dot_v1_dot_training__pb2.StartRunRequest.FromString,
@@ -139,6 +226,26 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.StopRun,
                     request_deserializer=aegis_dot_v1_dot_training__pb2.StopRunRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_training__pb2.StopRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.PauseRunRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.ResumeRunRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'CompareRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareRuns,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.CompareRunsRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.CompareRunsResponse.SerializeToString,
+            ),
+            'GetRunMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunMetrics,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.GetRunMetricsRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.GetRunMetricsResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -161,6 +268,33 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 class TrainingService:
     """Federated training runs as governed resources.
     """
+
+    @staticmethod
+    def CreateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.TrainingService/CreateRun',
+            aegis_dot_v1_dot_training__pb2.CreateRunRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.CreateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def StartRun(request,
@@ -233,6 +367,114 @@ class TrainingService:
             '/aegis.v1.TrainingService/StopRun',
             aegis_dot_v1_dot_training__pb2.StopRunRequest.SerializeToString,
             aegis_dot_v1_dot_training__pb2.StopRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.TrainingService/PauseRun',
+            aegis_dot_v1_dot_training__pb2.PauseRunRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.TrainingService/ResumeRun',
+            aegis_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.TrainingService/CompareRuns',
+            aegis_dot_v1_dot_training__pb2.CompareRunsRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.CompareRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.TrainingService/GetRunMetrics',
+            aegis_dot_v1_dot_training__pb2.GetRunMetricsRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.GetRunMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -323,6 +565,21 @@ class CoordinatorServiceStub:
                 request_serializer=aegis_dot_v1_dot_training__pb2.FinishRunRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_training__pb2.FinishRunResponse.FromString,
                 _registered_method=True)
+        self.DispatchTasks = channel.stream_unary(
+                '/aegis.v1.CoordinatorService/DispatchTasks',
+                request_serializer=aegis_dot_v1_dot_training__pb2.DispatchTasksRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.DispatchTasksResponse.FromString,
+                _registered_method=True)
+        self.CollectAnswers = channel.unary_stream(
+                '/aegis.v1.CoordinatorService/CollectAnswers',
+                request_serializer=aegis_dot_v1_dot_training__pb2.CollectAnswersRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.CollectAnswersResponse.FromString,
+                _registered_method=True)
+        self.CloseTasks = channel.unary_unary(
+                '/aegis.v1.CoordinatorService/CloseTasks',
+                request_serializer=aegis_dot_v1_dot_training__pb2.CloseTasksRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.CloseTasksResponse.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServiceServicer:
@@ -369,6 +626,42 @@ class CoordinatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DispatchTasks(self, request_iterator, context):
+        """Puts one content before participants, each as a task of its own. The task of
+        a run, round, repeat and participant exists once: dispatching it again with
+        the same content returns the one that is there, answered or not, so a
+        coordinator that follows one that died asks nobody twice.
+
+        Who: as GetAssignment.
+        Errors: RESOURCE_NOT_FOUND; DIGEST_MISMATCH; REQUEST_TOO_LARGE; STATE_CONFLICT
+        when the round is not the next, the run has ended or a later coordinator has
+        taken over; REQUEST_ID_REUSED when the task that is there has other content.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectAnswers(self, request, context):
+        """Streams what comes back, task by task, as it comes, and ends when every one
+        of the tasks is closed.
+
+        Who: as GetAssignment.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseTasks(self, request, context):
+        """Closes what is open of a round: answers count no longer.
+
+        Who: as GetAssignment.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -386,6 +679,21 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.FinishRun,
                     request_deserializer=aegis_dot_v1_dot_training__pb2.FinishRunRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_training__pb2.FinishRunResponse.SerializeToString,
+            ),
+            'DispatchTasks': grpc.stream_unary_rpc_method_handler(
+                    servicer.DispatchTasks,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.DispatchTasksRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.DispatchTasksResponse.SerializeToString,
+            ),
+            'CollectAnswers': grpc.unary_stream_rpc_method_handler(
+                    servicer.CollectAnswers,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.CollectAnswersRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.CollectAnswersResponse.SerializeToString,
+            ),
+            'CloseTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseTasks,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.CloseTasksRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.CloseTasksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -470,6 +778,87 @@ class CoordinatorService:
             '/aegis.v1.CoordinatorService/FinishRun',
             aegis_dot_v1_dot_training__pb2.FinishRunRequest.SerializeToString,
             aegis_dot_v1_dot_training__pb2.FinishRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DispatchTasks(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/aegis.v1.CoordinatorService/DispatchTasks',
+            aegis_dot_v1_dot_training__pb2.DispatchTasksRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.DispatchTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectAnswers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.CoordinatorService/CollectAnswers',
+            aegis_dot_v1_dot_training__pb2.CollectAnswersRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.CollectAnswersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.CoordinatorService/CloseTasks',
+            aegis_dot_v1_dot_training__pb2.CloseTasksRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.CloseTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,16 +16,27 @@ class TrainingServiceStub:
     """Federated training runs as governed resources."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CreateRunRequest, _training_pb2.CreateRunResponse]
+    """Validates the plan, chooses the noise, asks the policy and records the run
+    as CREATED: nothing is reserved and nobody is asked to train yet.
+
+    Who: as StartRun.
+    Errors: FIELD_INVALID; POLICY_DENIED; PARTICIPANTS_MISSING;
+    REQUEST_ID_REUSED. A repeated request_id returns the run it created.
+    """
     StartRun: _aio.UnaryUnaryMultiCallable[_training_pb2.StartRunRequest, _training_pb2.StartRunResponse]
-    """Validates the plan, asks the policy, records the run and starts its
-    coordinator. Answers as soon as the run is durable.
+    """Starts a run: one that CreateRun recorded, named by run_id, or a new one from
+    a plan. Asks the policy, reserves the privacy it may cost at every
+    participant, and has its coordinator started. Answers as soon as that is
+    durable.
 
     Who: subjects with action "submit" on /training/runs; the plan itself is
     decided as "start" on /training/runs, where conditions see
     ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon and
     ctx.dataset.
     Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
-    REQUEST_ID_REUSED. A repeated request_id returns the run it started.
+    PARTICIPANTS_MISSING; RESOURCE_NOT_FOUND; STATE_CONFLICT when the run is not
+    CREATED; REQUEST_ID_REUSED. A repeated request_id returns the run it started.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
     """Streams the run's rounds so far, then each new one as it completes, and
@@ -39,6 +50,32 @@ class TrainingServiceStub:
 
     Who: subjects with action "stop" on /training/runs.
     Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended.
+    """
+    PauseRun: _aio.UnaryUnaryMultiCallable[_training_pb2.PauseRunRequest, _training_pb2.PauseRunResponse]
+    """Asks the coordinator to pause after the current round; what is reserved
+    stays reserved.
+
+    Who: subjects with action "pause" on /training/runs.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT unless it is starting or running.
+    """
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]
+    """Goes on behind the last stored round of a paused run.
+
+    Who: subjects with action "resume" on /training/runs.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT unless it is paused or about to be.
+    """
+    CompareRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.CompareRunsRequest, _training_pb2.CompareRunsResponse]
+    """Sets runs side by side: what their plans differ in, and how they did.
+
+    Who: as GetRun.
+    Errors: RESOURCE_NOT_FOUND.
+    """
+    GetRunMetrics: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunMetricsRequest, _training_pb2.GetRunMetricsResponse]
+    """Returns the metrics of every participant and round, combined from what each
+    participant wrote into its own objects.
+
+    Who: as GetRun.
+    Errors: RESOURCE_NOT_FOUND.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     """Returns one run with all its rounds.
@@ -57,20 +94,37 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Federated training runs as governed resources."""
 
     @_abc_1.abstractmethod
+    def CreateRun(
+        self,
+        request: _training_pb2.CreateRunRequest,
+        context: _aio.ServicerContext[_training_pb2.CreateRunRequest, _abc.Awaitable[_training_pb2.CreateRunResponse]],
+    ) -> _abc.Awaitable[_training_pb2.CreateRunResponse]:
+        """Validates the plan, chooses the noise, asks the policy and records the run
+        as CREATED: nothing is reserved and nobody is asked to train yet.
+
+        Who: as StartRun.
+        Errors: FIELD_INVALID; POLICY_DENIED; PARTICIPANTS_MISSING;
+        REQUEST_ID_REUSED. A repeated request_id returns the run it created.
+        """
+
+    @_abc_1.abstractmethod
     def StartRun(
         self,
         request: _training_pb2.StartRunRequest,
         context: _aio.ServicerContext[_training_pb2.StartRunRequest, _abc.Awaitable[_training_pb2.StartRunResponse]],
     ) -> _abc.Awaitable[_training_pb2.StartRunResponse]:
-        """Validates the plan, asks the policy, records the run and starts its
-        coordinator. Answers as soon as the run is durable.
+        """Starts a run: one that CreateRun recorded, named by run_id, or a new one from
+        a plan. Asks the policy, reserves the privacy it may cost at every
+        participant, and has its coordinator started. Answers as soon as that is
+        durable.
 
         Who: subjects with action "submit" on /training/runs; the plan itself is
         decided as "start" on /training/runs, where conditions see
         ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon and
         ctx.dataset.
         Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
-        REQUEST_ID_REUSED. A repeated request_id returns the run it started.
+        PARTICIPANTS_MISSING; RESOURCE_NOT_FOUND; STATE_CONFLICT when the run is not
+        CREATED; REQUEST_ID_REUSED. A repeated request_id returns the run it started.
         """
 
     @_abc_1.abstractmethod
@@ -96,6 +150,56 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "stop" on /training/runs.
         Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _training_pb2.PauseRunRequest,
+        context: _aio.ServicerContext[_training_pb2.PauseRunRequest, _abc.Awaitable[_training_pb2.PauseRunResponse]],
+    ) -> _abc.Awaitable[_training_pb2.PauseRunResponse]:
+        """Asks the coordinator to pause after the current round; what is reserved
+        stays reserved.
+
+        Who: subjects with action "pause" on /training/runs.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT unless it is starting or running.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _training_pb2.ResumeRunRequest,
+        context: _aio.ServicerContext[_training_pb2.ResumeRunRequest, _abc.Awaitable[_training_pb2.ResumeRunResponse]],
+    ) -> _abc.Awaitable[_training_pb2.ResumeRunResponse]:
+        """Goes on behind the last stored round of a paused run.
+
+        Who: subjects with action "resume" on /training/runs.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT unless it is paused or about to be.
+        """
+
+    @_abc_1.abstractmethod
+    def CompareRuns(
+        self,
+        request: _training_pb2.CompareRunsRequest,
+        context: _aio.ServicerContext[_training_pb2.CompareRunsRequest, _abc.Awaitable[_training_pb2.CompareRunsResponse]],
+    ) -> _abc.Awaitable[_training_pb2.CompareRunsResponse]:
+        """Sets runs side by side: what their plans differ in, and how they did.
+
+        Who: as GetRun.
+        Errors: RESOURCE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunMetrics(
+        self,
+        request: _training_pb2.GetRunMetricsRequest,
+        context: _aio.ServicerContext[_training_pb2.GetRunMetricsRequest, _abc.Awaitable[_training_pb2.GetRunMetricsResponse]],
+    ) -> _abc.Awaitable[_training_pb2.GetRunMetricsResponse]:
+        """Returns the metrics of every participant and round, combined from what each
+        participant wrote into its own objects.
+
+        Who: as GetRun.
+        Errors: RESOURCE_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -156,6 +260,30 @@ class CoordinatorServiceStub:
     otherwise, a later coordinator has taken over, or it is to be COMPLETED
     before its last round.
     """
+    DispatchTasks: _aio.StreamUnaryMultiCallable[_training_pb2.DispatchTasksRequest, _training_pb2.DispatchTasksResponse]
+    """Puts one content before participants, each as a task of its own. The task of
+    a run, round, repeat and participant exists once: dispatching it again with
+    the same content returns the one that is there, answered or not, so a
+    coordinator that follows one that died asks nobody twice.
+
+    Who: as GetAssignment.
+    Errors: RESOURCE_NOT_FOUND; DIGEST_MISMATCH; REQUEST_TOO_LARGE; STATE_CONFLICT
+    when the round is not the next, the run has ended or a later coordinator has
+    taken over; REQUEST_ID_REUSED when the task that is there has other content.
+    """
+    CollectAnswers: _aio.UnaryStreamMultiCallable[_training_pb2.CollectAnswersRequest, _training_pb2.CollectAnswersResponse]
+    """Streams what comes back, task by task, as it comes, and ends when every one
+    of the tasks is closed.
+
+    Who: as GetAssignment.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment.
+    """
+    CloseTasks: _aio.UnaryUnaryMultiCallable[_training_pb2.CloseTasksRequest, _training_pb2.CloseTasksResponse]
+    """Closes what is open of a round: answers count no longer.
+
+    Who: as GetAssignment.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment.
+    """
 
 class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Spoken by coordinators only: one process a run, started by the server."""
@@ -204,6 +332,48 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has already ended
         otherwise, a later coordinator has taken over, or it is to be COMPLETED
         before its last round.
+        """
+
+    @_abc_1.abstractmethod
+    def DispatchTasks(
+        self,
+        request_iterator: _abc.AsyncIterator[_training_pb2.DispatchTasksRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_training_pb2.DispatchTasksRequest], _abc.Awaitable[_training_pb2.DispatchTasksResponse]],
+    ) -> _abc.Awaitable[_training_pb2.DispatchTasksResponse]:
+        """Puts one content before participants, each as a task of its own. The task of
+        a run, round, repeat and participant exists once: dispatching it again with
+        the same content returns the one that is there, answered or not, so a
+        coordinator that follows one that died asks nobody twice.
+
+        Who: as GetAssignment.
+        Errors: RESOURCE_NOT_FOUND; DIGEST_MISMATCH; REQUEST_TOO_LARGE; STATE_CONFLICT
+        when the round is not the next, the run has ended or a later coordinator has
+        taken over; REQUEST_ID_REUSED when the task that is there has other content.
+        """
+
+    @_abc_1.abstractmethod
+    def CollectAnswers(
+        self,
+        request: _training_pb2.CollectAnswersRequest,
+        context: _aio.ServicerContext[_training_pb2.CollectAnswersRequest, _abc.AsyncIterator[_training_pb2.CollectAnswersResponse]],
+    ) -> _abc.AsyncIterator[_training_pb2.CollectAnswersResponse]:
+        """Streams what comes back, task by task, as it comes, and ends when every one
+        of the tasks is closed.
+
+        Who: as GetAssignment.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseTasks(
+        self,
+        request: _training_pb2.CloseTasksRequest,
+        context: _aio.ServicerContext[_training_pb2.CloseTasksRequest, _abc.Awaitable[_training_pb2.CloseTasksResponse]],
+    ) -> _abc.Awaitable[_training_pb2.CloseTasksResponse]:
+        """Closes what is open of a round: answers count no longer.
+
+        Who: as GetAssignment.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment.
         """
 
 def add_CoordinatorServiceServicer_to_server(servicer: CoordinatorServiceServicer, server: _aio.Server) -> None: ...

@@ -54,6 +54,8 @@ _OF_ACTION = {
     "export": READ,
     "coordinate": TRAIN,
     "judge": TRAIN,
+    "attend": TRAIN,
+    "download": READ,
     "pause": STOP,
 }
 # Methods that need no permission, or whose permission says less than their name.
@@ -63,6 +65,7 @@ _OF_METHOD = {
     "/aegis.v1.UserService/UpdateProfile": MUTATE,
     "/aegis.v1.UserService/ChangePassword": MUTATE,
     "/aegis.v1.ReviewService/SubmitUpdate": TRAIN,
+    "/aegis.v1.TrainingService/PauseRun": MUTATE,
     "/aegis.v1.PolicyService/ReportDecisions": EVALUATE,
 }
 _ENTRY = re.compile(r"([a-z]+)=(\d{1,6}(?:\.\d{1,3})?)/(\d{1,6})")

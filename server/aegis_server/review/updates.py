@@ -31,7 +31,7 @@ from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Call
 from aegis.v1 import audit_pb2
-from aegis_learning import models, parameters
+from aegis_learning import datasets, parameters
 from aegis_server.blobs import BlobStore
 from aegis_server.review import store
 from aegis_server.review.findings import Finding, from_rows
@@ -134,7 +134,7 @@ class Updates:
         bytes than the limit, or than any update of this model can have.
         """
         base = await self._runs.base_of(claim.key.run_id, claim.key.round)
-        limit = min(self._bytes_max, _largest(models.family(base.model).shapes))
+        limit = min(self._bytes_max, _largest(_shapes(base)))
         if claim.size_bytes > limit:
             raise ResourceExhausted(
                 "REQUEST_TOO_LARGE",
@@ -165,7 +165,7 @@ class Updates:
                 resource=claim.key.run_id,
                 state="ENDED",
             )
-        await asyncio.to_thread(require_update, data, models.family(base.model).shapes)
+        await asyncio.to_thread(require_update, data, _shapes(base))
         # Before the row: a row must never name bytes that are not there.
         await self._blobs.put(data)
         return await self._insert(claim, by)
@@ -275,6 +275,10 @@ def _looks_like(data: bytes) -> str:
     if data.startswith(b"PK\x03\x04"):
         return "this is a zip archive (torch.save makes those), which is never opened"
     return "this is not a safetensors file"
+
+
+def _shapes(base: Base) -> parameters.Shapes:
+    return datasets.load(base.dataset).family(base.model).shapes
 
 
 def _largest(shapes: parameters.Shapes) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aegis_learning import datasets, models, parameters
+from aegis_learning import datasets, parameters
 from aegis_server.review.examiners import golden_set, outlier
 from aegis_server.review.findings import Finding
 
@@ -78,7 +78,8 @@ def vet(case: Case) -> list[Judgement]:
 
     Raises the errors of `aegis_learning` when base or updates are not what intake let through.
     """
-    family = models.family(case.model)
+    data = datasets.load(case.dataset)
+    family = data.family(case.model)
     base = parameters.decode(case.base, family.shapes)
     updates = [parameters.decode(each.data, family.shapes) for each in case.submissions]
     examples = [each.examples for each in case.submissions]
@@ -89,7 +90,7 @@ def vet(case: Case) -> list[Judgement]:
         examples,
         suspects={i for i, found in enumerate(outliers) if strongest(found) >= 1},
         logits=family.logits,
-        golden=datasets.load(case.dataset).golden,
+        golden=data.golden,
     )
     scores = [score(*pair) for pair in zip(golden, outliers, strict=True)]
     return [

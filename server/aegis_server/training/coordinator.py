@@ -33,7 +33,7 @@ from aegis.errors import AegisError, FailedPrecondition, Unavailable, from_rpc_e
 from aegis.following import Following
 from aegis.v1 import review_pb2_grpc, training_pb2, training_pb2_grpc
 from aegis_learning import parameters
-from aegis_learning.models import family
+from aegis_learning.datasets import load
 from aegis_learning.parameters import Parameters
 from aegis_server.training.plans import planned_steps
 from aegis_server.training.strategies import state_shapes
@@ -160,7 +160,7 @@ def _position(
     assignment: training_pb2.GetAssignmentResponse.Assignment, model: bytes, state: bytes
 ) -> Position:
     run = assignment.run
-    shapes = family(run.plan.model).shapes
+    shapes = load(run.plan.dataset).family(run.plan.model).shapes
     started = assignment.last_round >= 0
     if started and parameters.digest(model) != assignment.model_sha256:
         raise ValueError("the model of the assignment does not have its SHA-256")
@@ -187,7 +187,7 @@ async def coordinate(server: Server, channel: grpc.aio.Channel) -> None:
     plan = position.plan
     rounds = await asyncio.to_thread(_prepare, position, channel, asyncio.get_running_loop())
     if position.last_round < 0 and not position.stop:
-        initial = family(plan.model).initial(plan.seed)
+        initial = load(plan.dataset).family(plan.model).initial(plan.seed)
         await server.complete_round(position, rounds.report(0, initial, [], steps=0), initial)
     while position.last_round < plan.rounds:
         if position.stop:

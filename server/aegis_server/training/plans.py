@@ -11,7 +11,7 @@ from aegis.errors import FieldViolation, InvalidArgument
 from aegis.v1 import training_pb2
 from aegis_learning import privacy
 from aegis_learning.datasets import UnknownDataset, load, partition
-from aegis_learning.models import UnknownModel, family
+from aegis_learning.models import UnknownModel
 from aegis_server.training import strategies
 
 
@@ -30,7 +30,7 @@ def enrolled(plan: bytes) -> Mapping[str, int]:
     """Returns how many rows each site of a serialised plan has: counted by us, never claimed."""
     parsed = training_pb2.RunPlan.FromString(plan)
     shares = partition(
-        load(parsed.dataset).train, parsed.participants, parsed.dirichlet_alpha, parsed.seed
+        load(parsed.dataset).shared, parsed.participants, parsed.dirichlet_alpha, parsed.seed
     )
     names = participant_names(parsed)
     return MappingProxyType({n: len(share) for n, share in zip(names, shares, strict=True)})
@@ -72,18 +72,15 @@ def _violations(plan: training_pb2.RunPlan) -> Iterator[FieldViolation]:
             yield FieldViolation(field, "one attack a participant")
     yield from strategies.violations(plan)
     try:
-        model = family(plan.model)
-    except UnknownModel:
-        yield FieldViolation("plan.model", "no model family has this name")
-        return
-    try:
         data = load(plan.dataset)
     except UnknownDataset:
         yield FieldViolation("plan.dataset", "no data set has this name")
         return
-    if (data.features, data.classes) != (model.features, model.classes):
-        yield FieldViolation("plan.model", f"does not fit the data set {plan.dataset}")
     try:
-        partition(data.train, plan.participants, plan.dirichlet_alpha, plan.seed)
+        data.family(plan.model)
+    except UnknownModel:
+        yield FieldViolation("plan.model", "no model family has this name")
+    try:
+        partition(data.shared, plan.participants, plan.dirichlet_alpha, plan.seed)
     except ValueError as error:
         yield FieldViolation("plan.participants", str(error))

@@ -24,7 +24,7 @@ from aegis.serving.database import Connection, Database
 from aegis.v1 import training_pb2
 from aegis_learning import parameters
 from aegis_learning.aggregation.refusals import AssumptionBroken
-from aegis_learning.models import family
+from aegis_learning.datasets import load
 from aegis_server.blobs import BlobStore
 from aegis_server.review.updates import Base
 from aegis_server.training import plans, store, strategies
@@ -341,13 +341,17 @@ def require_steps(run: StoredRun, last: StoredRound | None, report: training_pb2
 def require_model(run: StoredRun, model: bytes) -> None:
     """Raises `InvalidArgument` (UPDATE_…) when the bytes are not a model of this run."""
     plan = training_pb2.RunPlan.FromString(run.plan)
-    _require_tensors(model, family(plan.model).shapes)
+    _require_tensors(model, load(plan.dataset).family(plan.model).shapes)
 
 
 def require_state(run: StoredRun, number: int, state: bytes) -> None:
     """Raises `InvalidArgument` unless a strategy that remembers brings its state, and no other."""
     plan = training_pb2.RunPlan.FromString(run.plan)
-    shapes = strategies.state_shapes(plan, family(plan.model).shapes) if number else {}
+    shapes = (
+        strategies.state_shapes(plan, load(plan.dataset).family(plan.model).shapes)
+        if number
+        else {}
+    )
     if bool(shapes) != bool(state):
         description = "a state is missing" if shapes else "there is nothing to remember"
         raise InvalidArgument(

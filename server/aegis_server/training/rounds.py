@@ -8,7 +8,7 @@ from aegis.v1 import training_pb2
 from aegis_learning import scores
 from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.datasets import load
-from aegis_learning.models import Family, family
+from aegis_learning.models import Family
 from aegis_learning.parameters import Parameters, flatten
 from aegis_server.training import strategies
 from aegis_server.training.flower import ConfigRecord
@@ -60,8 +60,9 @@ class Rounds:
         self._gate = gate
         self._sites: list[Site] = sites_of(plan)
         self._grid = LocalGrid({site.node_id: (site.app, site.config) for site in self._sites})
-        self._model: Family = family(plan.model)
-        self._test = load(plan.dataset).test
+        data = load(plan.dataset)
+        self._model: Family = data.family(plan.model)
+        self._test = data.test
         self._rooted = strategies.needs_root(plan)
 
     def train(
@@ -117,6 +118,8 @@ class Rounds:
         plan = self._plan
         config: dict[str, int | float | str | bool] = {
             "model": plan.model,
+            "features": self._model.features,
+            "classes": self._model.classes,
             "steps": plan.local_steps,
             "learning-rate": plan.learning_rate,
             "sample-rate": plan.sample_rate,

@@ -69,12 +69,13 @@ def root_update(plan: training_pb2.RunPlan, model: Parameters) -> Parameters:
     Without noise, because they are public (a plan with other golden rows is refused), so it is the
     same whenever it is repeated.
     """
+    data = load(plan.dataset)
     task = Task(
-        model=plan.model,
+        model=data.family(plan.model),
         steps=plan.local_steps,
         learning_rate=plan.learning_rate,
         sample_rate=1.0,
         clip_norm=plan.clip_norm,
         noise_multiplier=0.0,
     )
-    return train(task, model, load(plan.dataset).golden, KeyStream.secret()).delta
+    return train(task, model, data.golden, KeyStream.secret()).delta

@@ -37,7 +37,7 @@ async def _end_of(room: Any, run_id: str) -> training_pb2.Run:
 def _models_of(plan: training_pb2.RunPlan) -> list[bytes]:
     """The digests of a run nobody disturbs, trained in this process."""
     torch.set_num_threads(1)
-    rounds, model = Rounds(plan, noise_of(plan), None), family(plan.model).initial(plan.seed)
+    rounds, model = Rounds(plan, noise_of(plan), None), family(plan.model, 30, 2).initial(plan.seed)
     state = None
     digests = [digest(encode(model))]
     for number in range(1, plan.rounds + 1):

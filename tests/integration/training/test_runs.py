@@ -32,7 +32,7 @@ from aegis_server.training.coordinators import ClaimLost
 Run = training_pb2.Run
 Plan = Callable[..., training_pb2.RunPlan]
 COORDINATOR = "service:coordinator"
-MODEL = family("mlp")
+MODEL = family("mlp", 30, 2)
 
 
 def _model(seed: int) -> bytes:
@@ -323,7 +323,7 @@ def _not_finite() -> bytes:
     ("model", "reason"),
     [
         (b"not a model", "UPDATE_FORMAT_INVALID"),
-        (parameters.encode(family("logistic").initial(1)), "UPDATE_SHAPE_MISMATCH"),
+        (parameters.encode(family("logistic", 30, 2).initial(1)), "UPDATE_SHAPE_MISMATCH"),
         (_not_finite(), "UPDATE_NOT_FINITE"),
     ],
 )

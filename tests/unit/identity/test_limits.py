@@ -10,7 +10,7 @@ from aegis_server.identity.limits import _OF_METHOD, DEFAULTS, class_of, parse_l
 
 READERS = (
     *("Get", "List", "Watch", "Export", "WhoAmI", "Why", "Plan"),
-    *("Diff", "Lint", "Simulate", "Explain"),
+    *("Diff", "Lint", "Simulate", "Explain", "Compare", "Certify", "Download"),
 )
 
 

@@ -11,7 +11,7 @@ import safetensors.numpy
 from aegis_learning import parameters
 from aegis_learning.models import family
 
-MLP = family("mlp")
+MLP = family("mlp", 30, 2)
 
 
 def test_decoding_returns_what_was_encoded_and_bytes_are_canonical() -> None:

@@ -18,11 +18,11 @@ from aegis_participant.attacks import attacker
 from aegis_participant.randomness import KeyStream
 from aegis_participant.training import Task, train
 
-MLP = family("mlp")
+MLP = family("mlp", 30, 2)
 TASK = Task(
-    model="mlp", steps=4, learning_rate=1.0, sample_rate=0.3, clip_norm=1.0, noise_multiplier=1.4
+    model=MLP, steps=4, learning_rate=1.0, sample_rate=0.3, clip_norm=1.0, noise_multiplier=1.4
 )
-ROWS = partition(load("breast-cancer").train, 5, 1.0, 1)[0]
+ROWS = partition(load("breast-cancer").shared, 5, 1.0, 1)[0]
 
 
 def test_same_stream_gives_the_same_update_and_another_one_does_not() -> None:
@@ -96,6 +96,8 @@ def _message(base: Parameters, **changes: object) -> Message:
     config.update(
         {
             "model": "mlp",
+            "features": 30,
+            "classes": 2,
             "steps": 4,
             "learning-rate": 1.0,
             "sample-rate": 0.3,

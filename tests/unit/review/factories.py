@@ -10,7 +10,7 @@ from aegis_learning.parameters import Parameters
 from aegis_server.review.vetting import Case, Submission
 
 DATASET = datasets.load("breast-cancer")
-FAMILY = models.family("logistic")
+FAMILY = models.family("logistic", 30, 2)
 SITES = 5
 
 
@@ -52,7 +52,7 @@ def a_round(*, seed: int = 1, sites: int = SITES, **attackers: str) -> Case:
     base = FAMILY.initial(seed)
     random = np.random.default_rng(seed)
     submissions = []
-    for number, split in enumerate(datasets.partition(DATASET.train, sites, 1.0, seed), start=1):
+    for number, split in enumerate(datasets.partition(DATASET.shared, sites, 1.0, seed), start=1):
         kind = attackers.get(f"s{number}")
         update = attacked(kind, base, split, random) if kind else honest_update(base, split, random)
         submissions.append(Submission(f"s{number}", parameters.encode(update), len(split)))

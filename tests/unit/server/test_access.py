@@ -6,10 +6,14 @@ import pytest
 
 from aegis.v1 import (
     audit_pb2,
+    dataset_pb2,
     execution_pb2,
     identity_pb2,
+    model_pb2,
+    participant_pb2,
     policy_admin_pb2,
     policy_pb2,
+    privacy_pb2,
     review_pb2,
     service_account_pb2,
     session_pb2,
@@ -22,10 +26,14 @@ from aegis_server.access import ACCESS, DOMAIN, OPEN, Needs, in_scope
 
 MODULES = (
     audit_pb2,
+    dataset_pb2,
     execution_pb2,
     identity_pb2,
+    model_pb2,
+    participant_pb2,
     policy_admin_pb2,
     policy_pb2,
+    privacy_pb2,
     review_pb2,
     service_account_pb2,
     session_pb2,
@@ -70,9 +78,13 @@ def test_stranger_may_call_nothing_but_what_concerns_only_themselves():
 
 
 def test_only_ways_to_log_in_are_open_to_everybody():
-    """What needs no identity at all is one service."""
+    """What needs no identity at all is one service, and the way in for a site that was invited."""
     open_methods = {method for method, needs in ACCESS.items() if needs is OPEN}
-    assert {method.rsplit("/", 1)[0] for method in open_methods} == {"/aegis.v1.SessionService"}
+    assert {method.rsplit("/", 1)[0] for method in open_methods} == {
+        "/aegis.v1.SessionService",
+        "/aegis.v1.ParticipantService",
+    }
+    assert "/aegis.v1.ParticipantService/Enrol" in open_methods
 
 
 def test_admin_may_call_everything():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ from aegis.errors import InvalidArgument
 from aegis.plans import STRATEGIES, Strategy, default_plan
 from aegis.v1 import training_pb2
 from aegis_learning.aggregation.refusals import AssumptionBroken
-from aegis_learning.datasets import Dataset, load
+from aegis_learning.datasets import load
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, encode, flatten
 from aegis_server.training import strategies
@@ -19,7 +20,7 @@ from aegis_server.training.plans import noise_of
 from aegis_server.training.rounds import Rounds
 
 Outcome = training_pb2.ParticipantRound
-MLP = family("mlp")
+MLP = family("mlp", 30, 2)
 
 
 def _plan(
@@ -82,7 +83,7 @@ def test_assumption_has_to_hold_for_the_fewest_and_not_for_all() -> None:
 def test_root_of_trust_has_to_be_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """A root update has no noise, so rows that are a secret must not be in it."""
     data = load("breast-cancer")
-    secret = Dataset(data.name, data.train, data.golden, data.test, data.classes, public=False)
+    secret = dataclasses.replace(data, public=False)
     monkeypatch.setattr(strategies, "load", lambda name: secret)
     with pytest.raises(InvalidArgument, match="public"):
         noise_of(_plan("fl-trust"))
@@ -101,7 +102,7 @@ def _run(
     plan: training_pb2.RunPlan, stop: Callable[[int], bool] = lambda number: False
 ) -> tuple[Parameters, Rounds, list[list[Outcome]]]:
     rounds = Rounds(plan, noise_of(plan), None)
-    model, state, told = family(plan.model).initial(plan.seed), None, []
+    model, state, told = family(plan.model, 30, 2).initial(plan.seed), None, []
     for number in range(1, plan.rounds + 1):
         tried = rounds.train(number, model, repeat=0, attempt=1, state=state)
         assert tried.model is not None, tried.losses
@@ -158,7 +159,7 @@ def test_proximal_term_reaches_the_participants_and_shortens_updates() -> None:
     lengths = []
     for strategy in (Strategy(), Strategy("fed-prox", proximal=1.0)):
         plan = default_plan(seed=1, review=False, strategy=strategy)
-        start = family(plan.model).initial(plan.seed)
+        start = family(plan.model, 30, 2).initial(plan.seed)
         tried = Rounds(plan, noise_of(plan), None).train(1, start, repeat=0, attempt=1)
         assert tried.model is not None
         lengths.append(np.linalg.norm(flatten(tried.model) - flatten(start)))

@@ -21,7 +21,7 @@ from aegis_server.training.grid import LocalGrid
 from aegis_server.training.sites import Site
 from aegis_server.training.strategy import ReviewedStrategy, to_arrays
 
-MODEL = family("logistic")
+MODEL = family("logistic", 30, 2)
 Outcome = training_pb2.ParticipantRound
 Update = review_pb2.Update
 

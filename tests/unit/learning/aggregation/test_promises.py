@@ -72,7 +72,7 @@ def test_updates_are_not_changed(name: str) -> None:
 @ALL
 def test_named_parameters_give_what_their_vectors_give(name: str) -> None:
     """Tensors in order of their names, as `parameters.flatten` has them."""
-    updates = [family("mlp").initial(seed) for seed in range(15)]
+    updates = [family("mlp", 30, 2).initial(seed) for seed in range(15)]
     flat = [parameters.flatten(update) for update in updates]
     rule = RULES[name](15, 3, flat[0].size)
     expected = rule.aggregate(Updates.of(flat)).update
