@@ -110,14 +110,32 @@ class LocalGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Returns the answers that arrive within `timeout` seconds, by node."""
+        waiting = list(messages)
+        return self.gather(waiting, timeout=timeout, enough=len(waiting), grace=0.0)
+
+    def gather(
+        self, messages: Iterable[Message], *, timeout: float | None, enough: int, grace: float
+    ) -> list[Message]:
+        """Returns the answers, by node: all of them, or what came in time.
+
+        Once `enough` nodes have answered, the others have `grace` seconds more; nobody has more
+        than `timeout`. A node that failed answers with an error, which is not enough of anything.
+        """
         ids = list(self.push_messages(messages))
         began = time.monotonic()
+        until = began + (threading.TIMEOUT_MAX if timeout is None else timeout)
+
+        def answered() -> list[bool]:
+            return [reply.has_content() for i in ids if (reply := self._wanted[i]) is not None]
+
+        def done() -> bool:
+            return len(answered()) == len(ids)
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: all(self._wanted[i] is not None for i in ids), timeout=timeout
-            )
+            self._changed.wait_for(lambda: done() or sum(answered()) >= enough, _left(until))
+            self._changed.wait_for(done, min(grace, _left(until)))
         log.info("%.2f s for %d messages", time.monotonic() - began, len(ids))
-        replies = self.pull_messages(ids)
+        replies = list(self.pull_messages(ids))
         with self._changed:
             for i in ids:
                 self._wanted.pop(i, None)
@@ -133,6 +151,10 @@ class LocalGrid(Grid):
             if message_id in self._wanted:
                 self._wanted[message_id] = reply
                 self._changed.notify_all()
+
+
+def _left(until: float) -> float:
+    return min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 def _answer(node: _Node, message: Message) -> Message:
