@@ -170,6 +170,12 @@ class Unavailable(AegisError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class DataLoss(AegisError):
+    """What was stored is not there, or not as it was stored."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+
 class Internal(AegisError):
     """A defect of ours."""
 

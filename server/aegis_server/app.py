@@ -34,7 +34,6 @@ from aegis.v1 import (
     training_pb2_grpc,
 )
 from aegis_server.access import DOMAIN
-from aegis_server.blobs import BlobStore
 from aegis_server.entrance import Part, open_doors, serve_people
 from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.service import ExecutionService
@@ -42,6 +41,7 @@ from aegis_server.foundation import (
     Base,
     Clock,
     access_tokens_of,
+    blobs_of,
     buckets_of,
     cache_of,
     provider_of,
@@ -132,7 +132,7 @@ async def assemble(
             trust=trust,
             decisions=decisions,
             deeds=Deeds(),
-            blobs=BlobStore(settings.data_dir),
+            blobs=blobs_of(settings.storage),
             clock=clock,
         )
         port, revoking = open_doors(base, registry)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -13,16 +14,19 @@ from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.trusting import LiveTrust
-from aegis_server.blobs import BlobStore
 from aegis_server.identity.buckets import Buckets, LocalBuckets, RedisBuckets
 from aegis_server.identity.directory import Directory
 from aegis_server.identity.machines.verification import Uses
 from aegis_server.identity.openid.provider import Provider
 from aegis_server.identity.openid.settings import OpenIdSettings
 from aegis_server.identity.tokens import AccessTokens, TokenKeys
+from aegis_server.objects.blobs import BlobStore
+from aegis_server.objects.folder import Folder
+from aegis_server.objects.keys import LocalKeys, Wrapping
+from aegis_server.objects.places import Bucket, Place
 from aegis_server.policy.cache import DecisionCache
 from aegis_server.policy.decisions import Decisions
-from aegis_server.settings import Settings
+from aegis_server.settings import Settings, StorageSettings
 
 Clock = Callable[[], datetime]
 
@@ -74,6 +78,30 @@ def access_tokens_of(settings: Settings, clock: Clock) -> AccessTokens | None:
 def provider_of(settings: Settings) -> Provider | None:
     """Returns the OpenID provider whose tokens count, if there is one."""
     return Provider(OpenIdSettings.load(settings.oidc)) if settings.oidc is not None else None
+
+
+def blobs_of(settings: StorageSettings) -> BlobStore:
+    """Returns the store of blobs; ValueError for a key file that holds no keys."""
+    return BlobStore(place_of(settings.blobs, settings), _wrapping_of(settings))
+
+
+def place_of(where: Path | Bucket, settings: StorageSettings) -> Place:
+    """Returns a folder, or a bucket of S3; only who uses S3 needs the extra `s3`."""
+    if isinstance(where, Path):
+        return Folder(where)
+    from aegis_server.objects.s3 import S3
+
+    return S3(where, endpoint=settings.s3_endpoint, kms_key=settings.s3_kms_key)
+
+
+def _wrapping_of(settings: StorageSettings) -> Wrapping:
+    if settings.kms_key is not None:
+        from aegis_server.objects.kms import AwsKms
+
+        return AwsKms(settings.kms_key, endpoint=settings.kms_endpoint)
+    if settings.key is None:
+        raise ValueError("no key wraps the keys of blobs")
+    return LocalKeys(settings.key)
 
 
 def buckets_of(settings: Settings, stack: AsyncExitStack) -> Buckets:

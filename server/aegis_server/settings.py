@@ -13,6 +13,7 @@ from typing import Literal
 from aegis.secretfiles import text_of
 from aegis.serving.tls import TlsFiles
 from aegis.serving.trusting import TrustFiles, folder_of
+from aegis_server.objects.places import Bucket, parse_place
 
 _WORKERS_MAX = 64
 # Both waits together stay below the day that an approval may live.
@@ -58,6 +59,46 @@ class DecisionLogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageSettings:
+    """Where objects are, and which key wraps theirs: a file of ours, or one of AWS KMS."""
+
+    blobs: Path | Bucket
+    key: Path | None
+    kms_key: str | None
+    s3_endpoint: str | None
+    kms_endpoint: str | None
+    s3_kms_key: str | None
+    # Where participants write their metrics.
+    metrics: Path | Bucket | None
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], missing: list[str]) -> StorageSettings:
+        """Reads its variables; adds those that are wrong to `missing`."""
+
+        def place(name: str) -> Path | Bucket | None:
+            try:
+                return parse_place(environment[name]) if environment.get(name) else None
+            except ValueError as error:
+                missing.append(f"{name} ({error})")
+                return None
+
+        key, kms_key = environment.get("AEGIS_BLOB_KEY"), environment.get("AEGIS_BLOB_KMS_KEY")
+        if bool(key) == bool(kms_key):
+            missing.append("AEGIS_BLOB_KEY (exactly one of it and AEGIS_BLOB_KMS_KEY is needed)")
+        if key and not Path(key).is_file():
+            missing.append(f"AEGIS_BLOB_KEY (no file {key})")
+        return cls(
+            blobs=place("AEGIS_BLOBS") or Path(environment.get("AEGIS_DATA_DIR", "")) / "objects",
+            key=Path(key) if key else None,
+            kms_key=kms_key or None,
+            s3_endpoint=environment.get("AEGIS_S3_ENDPOINT") or None,
+            kms_endpoint=environment.get("AEGIS_KMS_ENDPOINT") or None,
+            s3_kms_key=environment.get("AEGIS_S3_KMS_KEY") or None,
+            metrics=place("AEGIS_METRICS"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything `aegis-server` can be told, each from the variable named in `from_environment`.
 
@@ -94,6 +135,7 @@ class Settings:
     policy_two_person: bool
     cache_use: Literal["auto", "redis"]
     decision_log: DecisionLogSettings
+    storage: StorageSettings
     # How long an action waits for people, and then for its issuer to sign for it again.
     approval_seconds: int = 900
     execution_seconds: int = 300
@@ -161,6 +203,7 @@ class Settings:
             cache_use=_cache_use(environment, missing),
             policy_two_person=_switch(environment, "AEGIS_POLICY_TWO_PERSON", missing),
             decision_log=DecisionLogSettings.read(environment, missing),
+            storage=StorageSettings.read(environment, missing),
             approval_seconds=_seconds(environment, "AEGIS_APPROVAL_SECONDS", 900, missing),
             execution_seconds=_seconds(environment, "AEGIS_EXECUTION_SECONDS", 300, missing),
             workers=_workers(environment.get("AEGIS_WORKERS", "1"), missing),

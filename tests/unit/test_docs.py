@@ -28,8 +28,9 @@ def section(heading: str) -> str:
 )
 def test_table_of_settings_names_what_the_program_reads(program: str, settings: str):
     """Every variable of the settings module has one row, and no row is of another one."""
-    rows = re.findall(r"^\| `(AEGIS_[A-Z_]+)` \|", section(f"Settings of {program}"), re.MULTILINE)
-    read = re.findall(r'"(AEGIS_[A-Z_]+)"', (ROOT / settings).read_text())
+    table = section(f"Settings of {program}")
+    rows = re.findall(r"^\| `(AEGIS_[A-Z0-9_]+)` \|", table, re.MULTILINE)
+    read = re.findall(r'"(AEGIS_[A-Z0-9_]+)"', (ROOT / settings).read_text())
     assert sorted(rows) == sorted(set(read))
 
 

@@ -49,8 +49,9 @@ def ensure(
             authority.issue(name, names, now, written, days=CERTIFICATE_DAYS)
     ensure_signing_keys(folder, now, written)
     ensure_token_keys(folder, written)
-    if not (folder / "cache.key").exists():
-        write_private(folder / "cache.key", secrets.token_bytes(32), written)
+    for name in ("cache.key", "blob.key"):
+        if not (folder / name).exists():
+            write_private(folder / name, secrets.token_bytes(32), written)
     return written
 
 

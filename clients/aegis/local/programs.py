@@ -38,15 +38,20 @@ _EXECUTOR_SETTINGS = (
 # And about the server.
 _SERVER_SETTINGS = (
     "AEGIS_APPROVAL_SECONDS",
+    "AEGIS_BLOBS",
     "AEGIS_CACHE",
     "AEGIS_DECISION_ATTRIBUTES",
     "AEGIS_DECISION_BUFFER",
     "AEGIS_DECISION_LOG",
     "AEGIS_DECISION_RETENTION_DAYS",
     "AEGIS_EXECUTION_SECONDS",
+    "AEGIS_KMS_ENDPOINT",
     "AEGIS_LIMITS",
+    "AEGIS_METRICS",
     "AEGIS_OIDC",
     "AEGIS_POLICY_TWO_PERSON",
+    "AEGIS_S3_ENDPOINT",
+    "AEGIS_S3_KMS_KEY",
     "AEGIS_SHARED_SECRETS",
     "AEGIS_WORKERS",
 )
@@ -174,6 +179,7 @@ def server_environment(
         "AEGIS_DECISION_KEY": str(pki / "decision.key"),
         "AEGIS_APPROVAL_KEY": str(pki / "approval.key"),
         "AEGIS_CACHE_KEY": str(pki / "cache.key"),
+        **_blob_key(pki, given),
         "AEGIS_TOKEN_KEYS": str(pki / "token-keys.json"),
         "AEGIS_MAIL": (home / "mail").as_uri(),
         "AEGIS_DATA_DIR": str(home / "blobs"),
@@ -184,6 +190,11 @@ def server_environment(
         "AEGIS_COORDINATOR_KEY": str(pki / "coordinator.key"),
         **{key: given[key] for key in _SERVER_SETTINGS if key in given},
     }
+
+
+def _blob_key(pki: Path, given: Mapping[str, str]) -> dict[str, str]:
+    name = "AEGIS_BLOB_KMS_KEY"
+    return {name: given[name]} if given.get(name) else {"AEGIS_BLOB_KEY": str(pki / "blob.key")}
 
 
 def witness_environment(home: Path) -> dict[str, str]:

@@ -359,6 +359,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DATA_LOSS: stored bytes do not have their digest, or their key is not here.
     Metadata: sha256.
     """
+    ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 118
+    """UNAVAILABLE: the object store, or the service of keys, does not answer or
+    refuses us. Metadata: cause.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -703,5 +707,9 @@ ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 107
 ERROR_REASON_DATA_DAMAGED: ErrorReason.ValueType  # 108
 """DATA_LOSS: stored bytes do not have their digest, or their key is not here.
 Metadata: sha256.
+"""
+ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 118
+"""UNAVAILABLE: the object store, or the service of keys, does not answer or
+refuses us. Metadata: cause.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

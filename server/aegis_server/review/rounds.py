@@ -17,7 +17,7 @@ from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Call
 from aegis.v1 import audit_pb2
-from aegis_server.blobs import BlobStore
+from aegis_server.objects.blobs import BlobStore
 from aegis_server.review import store
 from aegis_server.review.findings import encode, rows
 from aegis_server.review.updates import RESOURCE, RunLookup, Update, details, update_of

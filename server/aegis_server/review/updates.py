@@ -32,7 +32,7 @@ from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Call
 from aegis.v1 import audit_pb2
 from aegis_learning import datasets, parameters
-from aegis_server.blobs import BlobStore
+from aegis_server.objects.blobs import BlobStore
 from aegis_server.review import store
 from aegis_server.review.findings import Finding, from_rows
 from aegis_server.review.vetting import Verdict

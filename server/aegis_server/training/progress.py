@@ -25,7 +25,7 @@ from aegis.v1 import training_pb2
 from aegis_learning import parameters
 from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.datasets import load
-from aegis_server.blobs import BlobStore
+from aegis_server.objects.blobs import BlobStore
 from aegis_server.review.updates import Base
 from aegis_server.training import plans, store, strategies
 from aegis_server.training.budget import Budget, epsilon_of, steps_paid, steps_so_far

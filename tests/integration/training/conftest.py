@@ -14,6 +14,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from prometheus_client import CollectorRegistry
+from tests.blobs import blobs_in
 
 from aegis.channel import Identity, connect
 from aegis.local import pki
@@ -26,7 +27,7 @@ from aegis.serving.port import Port
 from aegis.serving.tls import TlsFiles
 from aegis.v1 import review_pb2_grpc, training_pb2, training_pb2_grpc
 from aegis_server.access import Access
-from aegis_server.blobs import BlobStore
+from aegis_server.objects.blobs import BlobStore
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
 from aegis_server.review.rounds import Rounds
@@ -137,7 +138,7 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
     decisions = Decisions(database, cache=None, clock=_now, registry=registry)
     await Revisions(database, audit=audit, decisions=decisions, clock=_now).ensure_first()
     await decisions.open()
-    blobs, changes, deeds = BlobStore(folder / "blobs"), Changes(), Deeds()
+    blobs, changes, deeds = blobs_in(folder / "blobs"), Changes(), Deeds()
     budget = Budget(epsilon=20.0)
     runs = Runs(database, audit, decisions, clock=_now, changes=changes, budget=budget)
     progress = Progress(database, audit, blobs, clock=_now, changes=changes, budget=budget)

@@ -1,0 +1,1 @@
+"""Bytes that outlive us: named, encrypted, in a folder or in S3."""
