@@ -30,10 +30,13 @@ from aegis.v1 import (
     audit_pb2_grpc,
     execution_pb2_grpc,
     identity_pb2_grpc,
+    model_pb2_grpc,
     review_pb2_grpc,
     training_pb2_grpc,
 )
 from aegis_server.access import DOMAIN
+from aegis_server.checkpoints.models import Models
+from aegis_server.checkpoints.service import ModelService
 from aegis_server.entrance import Part, open_doors, serve_people
 from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.service import ExecutionService
@@ -244,6 +247,9 @@ def _training_and_review(base: Base, port: Port, stack: AsyncExitStack) -> tuple
     )
     # Spawn, because gRPC does not survive a fork; half of the cores, because training needs some,
     # shared with those who serve beside us.
+    model_pb2_grpc.add_ModelServiceServicer_to_server(
+        ModelService(Models(base.database, base.blobs)), port.server
+    )
     workers = Workers(max(1, (os.cpu_count() or 2) // 2 // base.settings.workers))
     stack.callback(workers.close)
     updates = Updates(

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aegis.v1 import review_pb2 as _review_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -39,6 +40,9 @@ class Model(_message.Message):
     CODE_VERSION_FIELD_NUMBER: _builtins.int
     PLAN_SHA256_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    OTHER_RUNS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Its SHA-256 in hex, of the safetensors file."""
     run_id: _builtins.str
@@ -60,11 +64,21 @@ class Model(_message.Message):
     """SHA-256 of the run's plan in hex."""
     key_id: _builtins.str
     """Key that wraps the data key of the stored file."""
+    actor: _builtins.str
+    """Who started the run."""
+    loss: _builtins.float
+    """Of the model on the test set, as accuracy."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def ingredients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ingredient]:
         """Updates that are part of it, and whose they were."""
+
+    @_builtins.property
+    def other_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other runs that made the very same bytes, newest first; at most 20. Filled
+        by GetModel, GetModelLineage and DownloadModel, for the model that was asked for.
+        """
 
     def __init__(
         self,
@@ -85,10 +99,13 @@ class Model(_message.Message):
         code_version: _builtins.str = ...,
         plan_sha256: _builtins.str = ...,
         key_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        loss: _builtins.float = ...,
+        other_runs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "code_version", b"code_version", "create_time", b"create_time", "dataset", b"dataset", "epsilon", b"epsilon", "family", b"family", "ingredients", b"ingredients", "key_id", b"key_id", "model_id", b"model_id", "parent_id", b"parent_id", "plan_sha256", b"plan_sha256", "policy_revision", b"policy_revision", "round", b"round", "rule_id", b"rule_id", "run_id", b"run_id", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "actor", b"actor", "code_version", b"code_version", "create_time", b"create_time", "dataset", b"dataset", "epsilon", b"epsilon", "family", b"family", "ingredients", b"ingredients", "key_id", b"key_id", "loss", b"loss", "model_id", b"model_id", "other_runs", b"other_runs", "parent_id", b"parent_id", "plan_sha256", b"plan_sha256", "policy_revision", b"policy_revision", "round", b"round", "rule_id", b"rule_id", "run_id", b"run_id", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,12 +119,20 @@ class Ingredient(_message.Message):
     UPDATE_ID_FIELD_NUMBER: _builtins.int
     UPDATE_SHA256_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    REVIEW_TIME_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     update_id: _builtins.str
     """Empty for a run without review."""
     update_sha256: _builtins.str
     """SHA-256 of the update in hex; empty for a run without review."""
     examples: _builtins.int
+    verdict: _review_pb2.Update.Verdict.ValueType
+    """What the review made of it; unset for a run without review."""
+    score: _builtins.float
+    @_builtins.property
+    def review_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -115,10 +140,13 @@ class Ingredient(_message.Message):
         update_id: _builtins.str = ...,
         update_sha256: _builtins.str = ...,
         examples: _builtins.int = ...,
+        verdict: _review_pb2.Update.Verdict.ValueType = ...,
+        score: _builtins.float = ...,
+        review_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["review_time", b"review_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "participant", b"participant", "update_id", b"update_id", "update_sha256", b"update_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "participant", b"participant", "review_time", b"review_time", "score", b"score", "update_id", b"update_id", "update_sha256", b"update_sha256", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -129,16 +157,20 @@ class GetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The whole SHA-256 in hex, or at least its first eight digits."""
+    run_id: _builtins.str
+    """Of which run, where several made the same bytes; unset means the newest."""
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,18 +252,22 @@ class GetModelLineageRequest(_message.Message):
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     limit: _builtins.int
     """At most so many; zero means all."""
+    run_id: _builtins.str
+    """Of which run, where several made the same bytes; unset means the newest."""
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
         limit: _builtins.int = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "model_id", b"model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "model_id", b"model_id", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,17 +299,21 @@ class DownloadModelRequest(_message.Message):
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     offset: _builtins.int
+    run_id: _builtins.str
+    """Of which run, where several made the same bytes; unset means the newest."""
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
         offset: _builtins.int = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "offset", b"offset", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

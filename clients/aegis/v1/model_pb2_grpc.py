@@ -65,7 +65,7 @@ class ModelServiceServicer:
         """Returns what is known of one model.
 
         Who: subjects with action "read" on /training/models.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; FIELD_INVALID for digits that fit several models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,10 +83,11 @@ class ModelServiceServicer:
 
     def GetModelLineage(self, request, context):
         """Returns the chain of models that led to this one, newest first, each with
-        the updates, reviews and decisions it was made by.
+        the updates, reviews and decisions it was made by. It ends before a model that
+        was stored before there were checkpoints.
 
         Who: as GetModel.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: as GetModel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,7 +98,7 @@ class ModelServiceServicer:
         broke off goes on where it was.
 
         Who: subjects with action "download" on /training/models.
-        Errors: RESOURCE_NOT_FOUND; FIELD_INVALID for an offset beyond the end;
+        Errors: as GetModel; FIELD_INVALID for an offset beyond the end;
         DATA_DAMAGED when the stored bytes do not have their digest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

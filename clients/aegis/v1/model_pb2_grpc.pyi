@@ -20,7 +20,7 @@ class ModelServiceStub:
     """Returns what is known of one model.
 
     Who: subjects with action "read" on /training/models.
-    Errors: RESOURCE_NOT_FOUND.
+    Errors: RESOURCE_NOT_FOUND; FIELD_INVALID for digits that fit several models.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
     """Lists models, newest first.
@@ -30,17 +30,18 @@ class ModelServiceStub:
     """
     GetModelLineage: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelLineageRequest, _model_pb2.GetModelLineageResponse]
     """Returns the chain of models that led to this one, newest first, each with
-    the updates, reviews and decisions it was made by.
+    the updates, reviews and decisions it was made by. It ends before a model that
+    was stored before there were checkpoints.
 
     Who: as GetModel.
-    Errors: RESOURCE_NOT_FOUND.
+    Errors: as GetModel.
     """
     DownloadModel: _aio.UnaryStreamMultiCallable[_model_pb2.DownloadModelRequest, _model_pb2.DownloadModelResponse]
     """Streams the safetensors file from an offset on, so that a download that
     broke off goes on where it was.
 
     Who: subjects with action "download" on /training/models.
-    Errors: RESOURCE_NOT_FOUND; FIELD_INVALID for an offset beyond the end;
+    Errors: as GetModel; FIELD_INVALID for an offset beyond the end;
     DATA_DAMAGED when the stored bytes do not have their digest.
     """
 
@@ -56,7 +57,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns what is known of one model.
 
         Who: subjects with action "read" on /training/models.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; FIELD_INVALID for digits that fit several models.
         """
 
     @_abc_1.abstractmethod
@@ -78,10 +79,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_model_pb2.GetModelLineageRequest, _abc.Awaitable[_model_pb2.GetModelLineageResponse]],
     ) -> _abc.Awaitable[_model_pb2.GetModelLineageResponse]:
         """Returns the chain of models that led to this one, newest first, each with
-        the updates, reviews and decisions it was made by.
+        the updates, reviews and decisions it was made by. It ends before a model that
+        was stored before there were checkpoints.
 
         Who: as GetModel.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: as GetModel.
         """
 
     @_abc_1.abstractmethod
@@ -94,7 +96,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         broke off goes on where it was.
 
         Who: subjects with action "download" on /training/models.
-        Errors: RESOURCE_NOT_FOUND; FIELD_INVALID for an offset beyond the end;
+        Errors: as GetModel; FIELD_INVALID for an offset beyond the end;
         DATA_DAMAGED when the stored bytes do not have their digest.
         """
 

@@ -15,3 +15,4 @@ create table aegis.model (
     foreign key (run_id, round) references aegis.run_round
 );
 create index model_by_digest on aegis.model (model_sha256);
+create index model_by_time on aegis.model (created_at, run_id, round);

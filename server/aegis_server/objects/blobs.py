@@ -74,6 +74,11 @@ class BlobStore:
         """Returns the bytes; raises `BlobMissing`, `BlobDamaged` or `BlobLocked`."""
         return await asyncio.to_thread(self._get, sha256)
 
+    async def key_of(self, sha256: bytes) -> str:
+        """Returns which key wraps this blob's; raises as `get`, but does not open it."""
+        sealed = await asyncio.to_thread(self._read, sha256, 0, envelope.HEAD_MAX)
+        return _head(sha256, sealed).key_id
+
     async def pieces(self, sha256: bytes, start: int = 0) -> AsyncIterator[bytes]:
         """Yields the bytes from `start` on, chunk by chunk, and reads no more than it yields.
 

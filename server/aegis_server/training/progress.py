@@ -25,6 +25,7 @@ from aegis.v1 import training_pb2
 from aegis_learning import parameters
 from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.datasets import load
+from aegis_server.checkpoints.models import Ingredient, record
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.review.updates import Base
 from aegis_server.training import plans, store, strategies
@@ -131,6 +132,7 @@ class Progress:
         require_state(run, report.round, state)
         # Before the transaction: bytes nobody points to cost space, not correctness.
         await self._blobs.put(model)
+        key_id = await self._blobs.key_of(report.model_sha256)
         if state:
             await self._blobs.put(state)
         async with self._database.transaction() as connection:
@@ -142,6 +144,21 @@ class Progress:
                 return run.state == State.STATE_STOPPING
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
             await self._append(connection, run, last, report, actor, state_sha256)
+            await record(
+                connection,
+                run_id=run_id,
+                round=report.round,
+                model_sha256=report.model_sha256,
+                parent_sha256=last.model_sha256 if last else None,
+                size_bytes=len(model),
+                key_id=key_id,
+                at=self._clock(),
+                ingredients=[
+                    Ingredient(each.participant, each.update_id, each.examples)
+                    for each in report.participants
+                    if each.outcome == training_pb2.ParticipantRound.OUTCOME_AGGREGATED
+                ],
+            )
         await self._changes.tell()
         return run.state == State.STATE_STOPPING
 

@@ -25,8 +25,10 @@ from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.tls import TlsFiles
-from aegis.v1 import review_pb2_grpc, training_pb2, training_pb2_grpc
+from aegis.v1 import model_pb2_grpc, review_pb2_grpc, training_pb2, training_pb2_grpc
 from aegis_server.access import Access
+from aegis_server.checkpoints.models import Models
+from aegis_server.checkpoints.service import ModelService
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
@@ -169,6 +171,9 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
     )
     training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
         CoordinatorService(progress, deeds), port.server
+    )
+    model_pb2_grpc.add_ModelServiceServicer_to_server(
+        ModelService(Models(database, blobs)), port.server
     )
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
         _review(stack, database, audit, blobs, progress, deeds), port.server

@@ -1,0 +1,1 @@
+"""Models that runs made, and where each comes from."""
