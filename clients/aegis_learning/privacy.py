@@ -27,7 +27,8 @@ def rdp(noise_multiplier: float, sample_rate: float, steps: int) -> NDArray[np.f
     return steps * _step(noise_multiplier, sample_rate)
 
 
-@lru_cache(maxsize=256)
+# A data set at many participants sees many kinds of steps; one entry is 1.2 KB.
+@lru_cache(maxsize=4096)
 def _step(sigma: float, q: float) -> NDArray[np.float64]:
     if q == 1:
         return ORDERS / (2 * sigma**2)

@@ -31,6 +31,7 @@ from aegis.v1 import (
     execution_pb2_grpc,
     identity_pb2_grpc,
     model_pb2_grpc,
+    privacy_pb2_grpc,
     review_pb2_grpc,
     training_pb2_grpc,
 )
@@ -55,12 +56,14 @@ from aegis_server.identity.machines.verification import Uses
 from aegis_server.identity.service import IdentityService
 from aegis_server.policies import decision_log, serve_policy
 from aegis_server.policy.decisions import Decisions
+from aegis_server.privacy.books import Books
+from aegis_server.privacy.ledger import Ledger
+from aegis_server.privacy.service import PrivacyService
 from aegis_server.remedies import grounds_of, room_of
 from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Updates
 from aegis_server.settings import Settings
-from aegis_server.training.budget import Budget
 from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
 from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs
@@ -222,14 +225,14 @@ def _execution(
 
 def _training_and_review(base: Base, port: Port, stack: AsyncExitStack) -> tuple[Progress, Changes]:
     changes = Changes()
-    budget = Budget()
+    ledger = Ledger()
     runs = Runs(
         base.database,
         base.audit,
         base.decisions,
         clock=base.clock,
         changes=changes,
-        budget=budget,
+        ledger=ledger,
     )
     progress = Progress(
         base.database,
@@ -237,13 +240,17 @@ def _training_and_review(base: Base, port: Port, stack: AsyncExitStack) -> tuple
         base.blobs,
         clock=base.clock,
         changes=changes,
-        budget=budget,
+        ledger=ledger,
     )
     training_pb2_grpc.add_TrainingServiceServicer_to_server(
         TrainingService(runs, base.deeds), port.server
     )
     training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
         CoordinatorService(progress, base.deeds), port.server
+    )
+    privacy_pb2_grpc.add_PrivacyServiceServicer_to_server(
+        PrivacyService(Books(base.database, base.audit, ledger, clock=base.clock), base.deeds),
+        port.server,
     )
     # Spawn, because gRPC does not survive a fork; half of the cores, because training needs some,
     # shared with those who serve beside us.

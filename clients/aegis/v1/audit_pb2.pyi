@@ -41,7 +41,9 @@ class _AuditKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditKind.V
     AUDIT_KIND_POLICY_CHANGE: _AuditKind.ValueType  # 3
     """The rules changed."""
     AUDIT_KIND_RUN: _AuditKind.ValueType  # 4
-    """A run changed its state or finished a round."""
+    """A run changed its state or finished a round; what runs may cost the rows of
+    a data set changed.
+    """
     AUDIT_KIND_REVIEW: _AuditKind.ValueType  # 5
     """A model update was received or judged."""
     AUDIT_KIND_ACTION: _AuditKind.ValueType  # 6
@@ -75,7 +77,9 @@ which needs no permission.
 AUDIT_KIND_POLICY_CHANGE: AuditKind.ValueType  # 3
 """The rules changed."""
 AUDIT_KIND_RUN: AuditKind.ValueType  # 4
-"""A run changed its state or finished a round."""
+"""A run changed its state or finished a round; what runs may cost the rows of
+a data set changed.
+"""
 AUDIT_KIND_REVIEW: AuditKind.ValueType  # 5
 """A model update was received or judged."""
 AUDIT_KIND_ACTION: AuditKind.ValueType  # 6

@@ -206,8 +206,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DIGEST_MISMATCH: _ErrorReason.ValueType  # 63
     """INVALID_ARGUMENT: the bytes do not have the announced SHA-256 or size."""
     ERROR_REASON_PRIVACY_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 64
-    """RESOURCE_EXHAUSTED: the run would overdraw the privacy budget. Metadata:
-    dataset, participant, epsilon_spent, epsilon_limit.
+    """FAILED_PRECONDITION: the run would overdraw the privacy budget of this
+    participant, or of everybody ("*"). Metadata: dataset, participant,
+    epsilon_spent, epsilon_limit.
     """
     ERROR_REASON_AUDIT_FORKED: _ErrorReason.ValueType  # 65
     """FAILED_PRECONDITION: the log shows another past than it did before. The
@@ -362,6 +363,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 118
     """UNAVAILABLE: the object store, or the service of keys, does not answer or
     refuses us. Metadata: cause.
+    """
+    ERROR_REASON_CERTIFICATE_UNAVAILABLE: _ErrorReason.ValueType  # 117
+    """FAILED_PRECONDITION: the tighter figure cannot be computed: the accountant
+    is not installed, or cannot compose this account. The ledger's own holds.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -555,8 +560,9 @@ ERROR_REASON_UPDATE_NOT_FINITE: ErrorReason.ValueType  # 62
 ERROR_REASON_DIGEST_MISMATCH: ErrorReason.ValueType  # 63
 """INVALID_ARGUMENT: the bytes do not have the announced SHA-256 or size."""
 ERROR_REASON_PRIVACY_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 64
-"""RESOURCE_EXHAUSTED: the run would overdraw the privacy budget. Metadata:
-dataset, participant, epsilon_spent, epsilon_limit.
+"""FAILED_PRECONDITION: the run would overdraw the privacy budget of this
+participant, or of everybody ("*"). Metadata: dataset, participant,
+epsilon_spent, epsilon_limit.
 """
 ERROR_REASON_AUDIT_FORKED: ErrorReason.ValueType  # 65
 """FAILED_PRECONDITION: the log shows another past than it did before. The
@@ -711,5 +717,9 @@ Metadata: sha256.
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 118
 """UNAVAILABLE: the object store, or the service of keys, does not answer or
 refuses us. Metadata: cause.
+"""
+ERROR_REASON_CERTIFICATE_UNAVAILABLE: ErrorReason.ValueType  # 117
+"""FAILED_PRECONDITION: the tighter figure cannot be computed: the accountant
+is not installed, or cannot compose this account. The ledger's own holds.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -38,8 +38,8 @@ class PrivacyAccount(_message.Message):
     participant: _builtins.str
     """"*" is what every participant has to bear: sites without identities."""
     epsilon_spent: _builtins.float
-    """Everything reserved or spent in this account, at `delta`, by Renyi
-    differential privacy.
+    """Everything reserved or spent in this account and in that of "*", at `delta`,
+    by Renyi differential privacy: what it costs each record.
     """
     epsilon_reserved: _builtins.float
     """The part of it that open runs have reserved and not yet used."""
@@ -97,7 +97,7 @@ class PrivacyEntry(_message.Message):
     simulation: _builtins.bool
     model: _builtins.str
     epsilon: _builtins.float
-    """Of this entry alone, at the account's delta."""
+    """Of this entry alone, at the account's delta: what it costs each record."""
     unit: _builtins.str
     """One record of the data set, or all rows of a participant."""
     @_builtins.property

@@ -68,7 +68,7 @@ class PrivacyServiceServicer:
         runs have written into it.
 
         Who: subjects with action "read" on /training/privacy.
-        Errors: RESOURCE_NOT_FOUND for an unknown data set.
+        Errors: RESOURCE_NOT_FOUND for an unknown data set or participant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,8 +91,8 @@ class PrivacyServiceServicer:
         Entries of the old account stay, and stay readable.
 
         Who: subjects with action "reset" on /training/privacy.
-        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while a run on the data set is
-        open.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while a run that is charged to the
+        data set is open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +104,8 @@ class PrivacyServiceServicer:
         limit is held by the faster and larger figure.
 
         Who: as GetPrivacyLedger.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; CERTIFICATE_UNAVAILABLE where the accountant is
+        not installed or cannot compose the account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,7 @@ class PrivacyServiceStub:
     runs have written into it.
 
     Who: subjects with action "read" on /training/privacy.
-    Errors: RESOURCE_NOT_FOUND for an unknown data set.
+    Errors: RESOURCE_NOT_FOUND for an unknown data set or participant.
     """
     SetPrivacyLimit: _aio.UnaryUnaryMultiCallable[_privacy_pb2.SetPrivacyLimitRequest, _privacy_pb2.SetPrivacyLimitResponse]
     """Sets the limit of a data set, for one participant or for all that have none
@@ -38,8 +38,8 @@ class PrivacyServiceStub:
     Entries of the old account stay, and stay readable.
 
     Who: subjects with action "reset" on /training/privacy.
-    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while a run on the data set is
-    open.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while a run that is charged to the
+    data set is open.
     """
     CertifyPrivacy: _aio.UnaryUnaryMultiCallable[_privacy_pb2.CertifyPrivacyRequest, _privacy_pb2.CertifyPrivacyResponse]
     """Computes the tighter certificate of what is spent (Gopi, Lee, Wutschitz
@@ -47,7 +47,8 @@ class PrivacyServiceStub:
     limit is held by the faster and larger figure.
 
     Who: as GetPrivacyLedger.
-    Errors: RESOURCE_NOT_FOUND.
+    Errors: RESOURCE_NOT_FOUND; CERTIFICATE_UNAVAILABLE where the accountant is
+    not installed or cannot compose the account.
     """
 
 class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,7 +66,7 @@ class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
         runs have written into it.
 
         Who: subjects with action "read" on /training/privacy.
-        Errors: RESOURCE_NOT_FOUND for an unknown data set.
+        Errors: RESOURCE_NOT_FOUND for an unknown data set or participant.
         """
 
     @_abc_1.abstractmethod
@@ -92,8 +93,8 @@ class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
         Entries of the old account stay, and stay readable.
 
         Who: subjects with action "reset" on /training/privacy.
-        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while a run on the data set is
-        open.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while a run that is charged to the
+        data set is open.
         """
 
     @_abc_1.abstractmethod
@@ -107,7 +108,8 @@ class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
         limit is held by the faster and larger figure.
 
         Who: as GetPrivacyLedger.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; CERTIFICATE_UNAVAILABLE where the accountant is
+        not installed or cannot compose the account.
         """
 
 def add_PrivacyServiceServicer_to_server(servicer: PrivacyServiceServicer, server: _aio.Server) -> None: ...

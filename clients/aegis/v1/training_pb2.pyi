@@ -171,6 +171,9 @@ class _PrivacyUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PrivacyUn
     PRIVACY_UNIT_PARTICIPANT: _PrivacyUnit.ValueType  # 2
     """With or without all rows of one participant, by noise at the server (McMahan
     et al. 2018, "Learning Differentially Private Recurrent Language Models").
+    Needs FED_AVG, update_clip_norm and no review, whose verdict on one update
+    depends on the others. EMBEDDED sites then add no noise of their own, which
+    public data allows; ENROLLED and FLOWER sites keep theirs for each record.
     """
 
 class PrivacyUnit(_PrivacyUnit, metaclass=_PrivacyUnitEnumTypeWrapper):
@@ -182,6 +185,9 @@ PRIVACY_UNIT_RECORD: PrivacyUnit.ValueType  # 1
 PRIVACY_UNIT_PARTICIPANT: PrivacyUnit.ValueType  # 2
 """With or without all rows of one participant, by noise at the server (McMahan
 et al. 2018, "Learning Differentially Private Recurrent Language Models").
+Needs FED_AVG, update_clip_norm and no review, whose verdict on one update
+depends on the others. EMBEDDED sites then add no noise of their own, which
+public data allows; ENROLLED and FLOWER sites keep theirs for each record.
 """
 Global___PrivacyUnit: _TypeAlias = PrivacyUnit  # noqa: Y015
 

@@ -1,61 +1,14 @@
-"""The privacy budget of a data set: how much all runs on it together may cost.
-
-Reserved when a run starts, settled when it ends. The cost of a run is a vector over the orders of
-Renyi differential privacy; vectors of runs add up, and only the sum becomes an epsilon. How many
-steps a run pays for is decided here, for the ledger and for what is shown alike.
-"""
+"""How many private steps a run pays for: for the ledger and for what is shown alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-import numpy as np
-
-from aegis.errors import ResourceExhausted
 from aegis.v1 import training_pb2
-from aegis_learning import privacy
+from aegis_server.privacy.book import ALL
+from aegis_server.training import units
 from aegis_server.training.plans import planned_steps
-from aegis_server.training.store import Spending, StoredRound, StoredRun
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The most that the runs on any one data set may cost together, as (epsilon, delta)."""
-
-    epsilon: float = 20.0
-    delta: float = 1e-3
-
-    def spent(self, ledger: Iterable[Spending]) -> float:
-        """Returns epsilon at the budget's delta of everything reserved or used."""
-        cost = np.zeros_like(privacy.ORDERS)
-        for line in ledger:
-            cost += privacy.rdp(line.noise_multiplier, line.sample_rate, line.steps)
-        return privacy.epsilon_of(cost, self.delta)
-
-    def statement(self, ledger: Iterable[Spending]) -> dict[str, str]:
-        """Returns what audit records say of a data set's budget."""
-        return {
-            "budget_limit_epsilon": f"{self.epsilon:g}",
-            "budget_delta": f"{self.delta:g}",
-            "budget_spent_epsilon": f"{self.spent(ledger):.6f}",
-        }
-
-    def check(self, ledger: list[Spending], wanted: Spending) -> None:
-        """Raises `ResourceExhausted` (PRIVACY_BUDGET_EXHAUSTED) when `wanted` would overdraw."""
-        if wanted.simulation:
-            return
-        if self.spent([*ledger, wanted]) > self.epsilon:
-            spent = self.spent(ledger)
-            raise ResourceExhausted(
-                "PRIVACY_BUDGET_EXHAUSTED",
-                f"{wanted.dataset} has spent epsilon {spent:.2f} of {self.epsilon:g} at delta"
-                f" {self.delta:g}: this run would exceed the limit",
-                dataset=wanted.dataset,
-                participant="every site",
-                epsilon_spent=f"{spent:.4f}",
-                epsilon_limit=f"{self.epsilon:g}",
-            )
+from aegis_server.training.store import StoredRound, StoredRun
 
 
 def steps_so_far(run: StoredRun, last: StoredRound | None) -> int:
@@ -82,9 +35,13 @@ def steps_paid(run: StoredRun, last: StoredRound | None) -> int:
     return steps_so_far(run, last)
 
 
+def settlement(run: StoredRun, steps: int) -> Mapping[str, int]:
+    """Returns what `Ledger.settle` is told of a run that pays for `steps`."""
+    plan = training_pb2.RunPlan.FromString(run.plan)
+    return {ALL: units.mechanism_of(plan, run.noise_multiplier, steps).steps}
+
+
 def epsilon_of(run: StoredRun, steps: int) -> float:
     """Returns what so many steps of a run cost each participant."""
-    if steps == 0:
-        return 0.0
     plan = training_pb2.RunPlan.FromString(run.plan)
-    return privacy.epsilon(run.noise_multiplier, plan.sample_rate, steps, plan.delta)
+    return units.epsilon_of(plan, run.noise_multiplier, steps)

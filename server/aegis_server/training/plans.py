@@ -12,7 +12,7 @@ from aegis.v1 import training_pb2
 from aegis_learning import privacy
 from aegis_learning.datasets import UnknownDataset, load, partition
 from aegis_learning.models import UnknownModel
-from aegis_server.training import strategies
+from aegis_server.training import strategies, units
 
 
 def participant_names(plan: training_pb2.RunPlan) -> list[str]:
@@ -50,9 +50,11 @@ def noise_of(plan: training_pb2.RunPlan) -> float:
     violations = list(_violations(plan))
     noise = 0.0
     try:
-        noise = privacy.noise_multiplier(
-            plan.target_epsilon, plan.delta, plan.sample_rate, planned_steps(plan)
-        )
+        noise = units.server_noise(plan)
+        if not units.only_at_server(plan):
+            noise = privacy.noise_multiplier(
+                plan.target_epsilon, plan.delta, plan.sample_rate, planned_steps(plan)
+            )
     except ValueError as error:
         violations.append(FieldViolation("plan.target_epsilon", str(error)))
     if violations:

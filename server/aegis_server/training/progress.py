@@ -27,9 +27,10 @@ from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.datasets import load
 from aegis_server.checkpoints.models import Ingredient, record
 from aegis_server.objects.blobs import BlobStore
+from aegis_server.privacy.ledger import Ledger
 from aegis_server.review.updates import Base
 from aegis_server.training import plans, store, strategies
-from aegis_server.training.budget import Budget, epsilon_of, steps_paid, steps_so_far
+from aegis_server.training.budget import epsilon_of, settlement, steps_paid, steps_so_far
 from aegis_server.training.runs import RunView
 from aegis_server.training.states import (
     OPEN_STATES,
@@ -69,7 +70,7 @@ class Progress:
         *,
         clock: Callable[[], datetime],
         changes: Changes,
-        budget: Budget | None = None,
+        ledger: Ledger | None = None,
         server: str = "server:aegis",
     ) -> None:
         self._database = database
@@ -77,7 +78,7 @@ class Progress:
         self._blobs = blobs
         self._clock = clock
         self._changes = changes
-        self._budget = budget or Budget()
+        self._ledger = ledger or Ledger()
         self._server = server
 
     async def assignment(self, run_id: str, *, attempt: int, actor: str) -> Assignment:
@@ -277,8 +278,8 @@ class Progress:
                     state=f"round {last.round}" if last else "no round",
                 )
             steps = steps_paid(replace(run, state=state), last)
-            await store.settle(connection, run_id, steps)
-            ledger = await store.lock_ledger(connection, plan.dataset)
+            at = self._clock()
+            await self._ledger.settle(connection, run_id, settlement(run, steps), at)
             stopped_by = run.reason if state == State.STATE_STOPPED else ""
             run = await move(
                 connection,
@@ -288,12 +289,12 @@ class Progress:
                 reason=reason or stopped_by,
                 actor=actor,
                 action="finish",
-                at=self._clock(),
+                at=at,
                 details={
                     "dataset": plan.dataset,
                     "steps": str(steps),
                     "epsilon": f"{epsilon_of(run, steps):.6f}",
-                    **self._budget.statement(ledger),
+                    **await self._ledger.statement(connection, plan.dataset),
                 },
             )
         await self._changes.tell()

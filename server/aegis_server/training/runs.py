@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from aegis.errors import (
-    AlreadyExists,
-    PermissionDenied,
-    ResourceExhausted,
-)
+from aegis.errors import AlreadyExists, FailedPrecondition, PermissionDenied
 from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection, Database
 from aegis.v1 import audit_pb2, training_pb2
 from aegis_learning.parameters import digest
 from aegis_server.policy.decisions import Decision, Decisions, Question
-from aegis_server.training import plans, store
-from aegis_server.training.budget import Budget, epsilon_of, steps_paid
+from aegis_server.privacy.book import ALL
+from aegis_server.privacy.ledger import Ledger
+from aegis_server.training import plans, store, units
+from aegis_server.training.budget import epsilon_of, steps_paid
 from aegis_server.training.states import (
     OPEN_STATES,
     RESOURCE,
@@ -35,7 +33,7 @@ from aegis_server.training.states import (
     move,
     require,
 )
-from aegis_server.training.store import Spending, StoredParticipant, StoredRound, StoredRun
+from aegis_server.training.store import StoredParticipant, StoredRound, StoredRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class RunView:
 
 
 class Runs:
-    """The runs. `budget` bounds what all runs on one data set may cost."""
+    """The runs. `ledger` holds what all runs on one data set may cost."""
 
     def __init__(
         self,
@@ -71,19 +69,19 @@ class Runs:
         *,
         clock: Callable[[], datetime],
         changes: Changes,
-        budget: Budget | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._database = database
         self._audit = audit
         self._decisions = decisions
         self._clock = clock
         self._changes = changes
-        self._budget = budget or Budget()
+        self._ledger = ledger or Ledger()
 
     async def start(self, *, request_id: UUID, plan: training_pb2.RunPlan, actor: str) -> RunView:
         """Records a run that a coordinator will take up; a repeated request finds its run.
 
-        Raises `InvalidArgument`, `PermissionDenied`, `ResourceExhausted`
+        Raises `InvalidArgument`, `PermissionDenied`, `FailedPrecondition`
         (PRIVACY_BUDGET_EXHAUSTED), `AlreadyExists` (REQUEST_ID_REUSED) or `Unavailable`.
         """
         earlier = await self._earlier(request_id, plan, actor)
@@ -109,7 +107,7 @@ class Runs:
         try:
             async with self._database.transaction() as connection:
                 inserted = await self._insert(connection, run, plan)
-        except ResourceExhausted as error:
+        except FailedPrecondition as error:
             await self._audit.record(
                 _start_entry(actor, plan, decision, outcome="refused", reason=error.reason)
             )
@@ -156,20 +154,16 @@ class Runs:
     ) -> bool:
         if not await store.insert_run(connection, run):
             return False
-        spending = Spending(
+        await self._ledger.reserve(
+            connection,
             run_id=run.run_id,
             dataset=plan.dataset,
+            participants=(ALL,),
+            mechanism=units.mechanism_of(plan, run.noise_multiplier, plans.planned_steps(plan)),
             simulation=plan.simulation,
-            noise_multiplier=run.noise_multiplier,
-            sample_rate=plan.sample_rate,
-            steps=plans.planned_steps(plan),
-            settled=False,
+            model=plan.model,
+            at=run.created_at,
         )
-        ledger = await store.lock_ledger(connection, plan.dataset)
-        self._budget.check(ledger, spending)
-        await store.reserve(connection, spending)
-        if not spending.simulation:
-            ledger.append(spending)
         await self._audit.record_in(
             connection,
             entry(
@@ -179,7 +173,7 @@ class Runs:
                 outcome="starting",
                 details={
                     **{name: str(value) for name, value in _attributes(plan).items()},
-                    **self._budget.statement(ledger),
+                    **await self._ledger.statement(connection, plan.dataset),
                     "noise_multiplier": str(run.noise_multiplier),
                     "plan_sha256": digest(run.plan).hex(),
                 },

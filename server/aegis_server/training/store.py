@@ -13,7 +13,6 @@ from psycopg.rows import class_row
 from aegis.serving.database import Connection
 
 _CLAIM = 0x72756E  # "run"
-_LEDGER = 0x6C646772  # "ldgr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +63,6 @@ class StoredParticipant:
     outcome: int
     update_id: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """A row of aegis.privacy_spending."""
-
-    run_id: str
-    dataset: str
-    simulation: bool
-    noise_multiplier: float
-    sample_rate: float
-    steps: int
-    settled: bool
 
 
 async def _insert(connection: Connection, table: str, rows: Sequence[Any]) -> int:
@@ -237,33 +223,3 @@ async def participants_after(
             (run_id, after),
         )
         return await cursor.fetchall()
-
-
-async def lock_ledger(connection: Connection, dataset: str) -> list[Spending]:
-    """Returns what counts against a data set's budget; nobody adds to it before we commit."""
-    await connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", (_LEDGER, dataset))
-    async with connection.cursor(row_factory=class_row(Spending)) as cursor:
-        await cursor.execute(
-            """
-            select run_id, dataset, simulation, noise_multiplier, sample_rate, steps, settled
-            from aegis.privacy_spending where dataset = %s and not simulation
-            """,
-            (dataset,),
-        )
-        return await cursor.fetchall()
-
-
-async def reserve(connection: Connection, spending: Spending) -> None:
-    """Writes a run's reservation into the ledger."""
-    await _insert(connection, "privacy_spending", [spending])
-
-
-async def settle(connection: Connection, run_id: str, steps: int) -> None:
-    """Replaces a run's reservation by what it used."""
-    await connection.execute(
-        """
-        update aegis.privacy_spending set steps = least(steps, %s), settled = true
-        where run_id = %s and not settled
-        """,
-        (steps, run_id),
-    )

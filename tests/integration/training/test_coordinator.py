@@ -80,7 +80,7 @@ async def test_run_completes_with_a_model_a_round_and_an_audit_trail(room: Any, 
         )
         assert await cursor.fetchone() == (7,)  # start, run, four rounds, finish
         ((spent,),) = await (
-            await connection.execute("select steps from aegis.privacy_spending")
+            await connection.execute("select steps from aegis.privacy_entry")
         ).fetchall()
     assert spent == 6
 
@@ -156,7 +156,7 @@ async def test_coordinator_that_keeps_dying_fails_its_run_with_its_last_words(
     assert "died 4 times without progress" in run.reason
     assert "FileNotFoundError" in run.reason
     async with room.database.transaction() as connection:
-        cursor = await connection.execute("select steps, settled from aegis.privacy_spending")
+        cursor = await connection.execute("select steps, settled from aegis.privacy_entry")
         assert await cursor.fetchone() == (6, True)  # what was reserved counts as spent
 
 

@@ -19,7 +19,6 @@ from aegis.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
-    ResourceExhausted,
     from_rpc_error,
 )
 from aegis.plans import Strategy
@@ -97,7 +96,7 @@ async def test_repeated_request_returns_the_run_it_started(room: Any, plan: Plan
     ]
     views = await asyncio.gather(*starts)
     assert len({view.run.run_id for view in views}) == 1
-    assert await _count(room, "select count(*) from aegis.privacy_spending") == 1
+    assert await _count(room, "select count(*) from aegis.privacy_entry") == 1
     assert await _count(room, "select count(*) from aegis.audit_record where kind = 4") == 1
 
 
@@ -132,15 +131,16 @@ def _private(plan: Plan, **changes: Any) -> training_pb2.RunPlan:
 async def test_budget_of_a_data_set_is_enforced_over_runs(room: Any, plan: Plan) -> None:
     """Some runs of epsilon 8 fit into 20 by composition; then no more, but simulations."""
     reviewed = _private(plan, review=True)
-    with pytest.raises(ResourceExhausted) as refused:
+    with pytest.raises(FailedPrecondition) as refused:
         for _ in range(10):
             await room.start(reviewed)
     assert refused.value.reason == "PRIVACY_BUDGET_EXHAUSTED"
     assert refused.value.metadata["dataset"] == "breast-cancer"
+    assert refused.value.metadata["participant"] == "*"
     assert 8 < float(refused.value.metadata["epsilon_spent"]) <= 20
     started = await _count(room, "select count(*) from aegis.run")
     assert 2 <= started < 10
-    assert started == await _count(room, "select count(*) from aegis.privacy_spending")
+    assert started == await _count(room, "select count(*) from aegis.privacy_entry")
     await room.start(plan())  # a simulation spends nothing that is private
 
 
@@ -150,10 +150,9 @@ async def test_concurrent_starts_do_not_overdraw_the_budget(room: Any, plan: Pla
     results = await asyncio.gather(
         *(room.start(reviewed) for _ in range(8)), return_exceptions=True
     )
-    assert all(isinstance(result, str | ResourceExhausted) for result in results)
+    assert all(isinstance(result, str | FailedPrecondition) for result in results)
     async with room.database.transaction() as connection:
-        ledger = await store.lock_ledger(connection, "breast-cancer")
-    assert room.runs._budget.spent(ledger) <= 20
+        assert 9 < await room.runs._ledger.spent(connection, "breast-cancer", "*") <= 20
 
 
 @pytest.mark.parametrize(
@@ -265,7 +264,7 @@ async def test_failed_run_shows_the_epsilon_it_pays(room: Any, plan: Plan) -> No
     stub = await room.as_admin()
     run = (await stub.GetRun(training_pb2.GetRunRequest(run_id=run_id), timeout=5)).run
     assert 7.9 < run.epsilon <= 8
-    assert await _count(room, "select steps from aegis.privacy_spending") == 6
+    assert await _count(room, "select steps from aegis.privacy_entry") == 6
 
 
 async def _told(room: Any, action: str) -> audit_pb2.AuditRecord:
@@ -438,7 +437,7 @@ async def test_stop_is_told_to_the_coordinator_with_its_next_round(room: Any, pl
     )
     view = await room.runs.get(run_id)
     assert (view.run.state, view.run.reason) == (Run.STATE_STOPPED, "enough")
-    assert await _count(room, "select steps from aegis.privacy_spending") == 2
+    assert await _count(room, "select steps from aegis.privacy_entry") == 2
 
 
 async def test_watch_gives_the_past_then_every_round_then_ends(room: Any, plan: Plan) -> None:
@@ -649,7 +648,7 @@ async def test_plan_whose_strategy_cannot_keep_its_promise_is_refused_at_the_doo
     refusal = await _refusal(stub.StartRun(request, timeout=5))
     assert refusal.reason == "FIELD_INVALID"
     assert [v.field for v in refusal.violations] == ["plan.min_participants"]
-    assert await _count(room, "select count(*) from aegis.privacy_spending") == 0
+    assert await _count(room, "select count(*) from aegis.privacy_entry") == 0
 
 
 async def test_attack_outside_a_simulation_is_refused_at_the_door(room: Any, plan: Plan) -> None:
@@ -685,4 +684,4 @@ async def test_start_survives_the_client_that_hangs_up(room: Any, plan: Plan) ->
     response = await stub.StartRun(request, timeout=5)
     assert response.run.state == Run.STATE_STARTING
     assert await _count(room, "select count(*) from aegis.run") == 1
-    assert await _count(room, "select count(*) from aegis.privacy_spending") == 1
+    assert await _count(room, "select count(*) from aegis.privacy_entry") == 1
