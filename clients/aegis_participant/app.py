@@ -3,7 +3,7 @@
 What a site knows by itself comes from its `node_config`, what it is asked to do from the message:
 
     node_config  dataset, partition-id, num-partitions, dirichlet-alpha, seed: which rows are here
-                 public-data: whether noise that others could predict is acceptable here
+                 public-data: whether noise that others could predict, or none, is acceptable here
     arrays       the global model
     config       the fields of `Task`, with dashes; server-round; simulation, seed and repeat
 
@@ -67,12 +67,15 @@ class Order:
     def stream(self, context: Context) -> KeyStream:
         """Returns the randomness for this order.
 
-        Raises PermissionError when the order wants noise that others can predict, and the data of
-        this site is not public.
+        Raises PermissionError when the order wants no noise, or noise that others can predict, and
+        the data of this site is not public.
         """
+        public = context.node_config.get("public-data") is True
+        if not self.task.noise_multiplier > 0 and not public:
+            raise PermissionError("this site's data is not public: no training without noise")
         if not self.simulation:
             return KeyStream.secret()
-        if context.node_config.get("public-data") is not True:
+        if not public:
             raise PermissionError("this site's data is not public: no simulation with it")
         site = int(context.node_config["partition-id"])
         return KeyStream.seeded(self.seed, self.round, self.repeat, site)

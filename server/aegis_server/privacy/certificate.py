@@ -19,8 +19,8 @@ from aegis.errors import FailedPrecondition
 from aegis_learning import privacy
 from aegis_server.workers import Workers
 
-# What the mesh may add to epsilon: absolute, and of the Renyi figure where that is more. A finer one
-# takes half a minute for an account of twenty kinds of steps.
+# What the mesh may add to epsilon: absolute, or of the Renyi figure where that is more. A finer
+# one takes half a minute for an account of twenty kinds of steps.
 _EPSILON_ERROR, _RELATIVE_ERROR = 0.01, 1 / 500
 # Of delta: what truncation and discretisation may add.
 _DELTA_ERROR = 1e-3

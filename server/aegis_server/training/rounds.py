@@ -10,10 +10,10 @@ from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.datasets import load
 from aegis_learning.models import Family
 from aegis_learning.parameters import Parameters, flatten
-from aegis_server.training import strategies
+from aegis_server.training import strategies, units
 from aegis_server.training.flower import ConfigRecord
 from aegis_server.training.grid import LocalGrid
-from aegis_server.training.sites import Site, root_update, sites_of
+from aegis_server.training.sites import Site, noise_of, root_update, sites_of
 from aegis_server.training.strategy import ReviewedStrategy, ReviewGate, to_arrays
 
 Outcome = training_pb2.ParticipantRound
@@ -82,7 +82,9 @@ class Rounds:
             self._gate.attempt = attempt
         root = flatten(root_update(self._plan, model)) if self._rooted else None
         try:
-            rule = strategies.rule_of(self._plan, state=state, root=root)
+            rule = strategies.rule_of(
+                self._plan, state=state, root=root, noise=noise_of(self._plan, number, repeat)
+            )
         except AssumptionBroken as broken:
             # The plan was checked, so it is the root update: the golden rows teach nothing here.
             return Tried(None, reason=f"the strategy cannot work: {broken}")
@@ -124,7 +126,7 @@ class Rounds:
             "learning-rate": plan.learning_rate,
             "sample-rate": plan.sample_rate,
             "clip-norm": plan.clip_norm,
-            "noise-multiplier": self._noise_multiplier,
+            "noise-multiplier": units.site_noise(plan, self._noise_multiplier),
             "proximal": strategies.proximal_of(plan),
             "simulation": plan.simulation,
             "repeat": repeat,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aegis.v1 import training_pb2
+from aegis_learning.aggregation.private_mean import Noise
 from aegis_learning.datasets import load
 from aegis_learning.parameters import Parameters
 from aegis_participant.app import app as honest
@@ -23,6 +24,9 @@ _KINDS: dict[int, Kind] = {
     training_pb2.ATTACK_KIND_NOISE: "noise",
     training_pb2.ATTACK_KIND_SCALE: "scale",
 }
+
+
+_SERVER = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,15 @@ def sites_of(plan: training_pb2.RunPlan) -> list[Site]:
             )
         )
     return sites
+
+
+def noise_of(plan: training_pb2.RunPlan, number: int, repeat: int) -> Noise:
+    """Returns the server's own noise for a try of a round: secret, but for a simulation's."""
+    stream = KeyStream.secret()
+    if plan.simulation:
+        # No site has this number.
+        stream = KeyStream.seeded(plan.seed, number, repeat, _SERVER)
+    return lambda count: stream.normal((count,))
 
 
 def root_update(plan: training_pb2.RunPlan, model: Parameters) -> Parameters:

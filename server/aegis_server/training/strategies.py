@@ -19,11 +19,13 @@ from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.krum import Krum
 from aegis_learning.aggregation.median import FedMedian
 from aegis_learning.aggregation.multi_krum import MultiKrum
+from aegis_learning.aggregation.private_mean import Noise, PrivateMean
 from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.aggregation.rule import Rule
 from aegis_learning.aggregation.trimmed_mean import TrimmedMean
 from aegis_learning.datasets import UnknownDataset, load
 from aegis_learning.parameters import Array, Parameters, Shapes
+from aegis_server.training import units
 
 Plan = training_pb2.RunPlan
 
@@ -50,12 +52,20 @@ _FIELDS = {
 }
 
 
-def rule_of(plan: Plan, *, state: Parameters | None = None, root: Array | None = None) -> Rule:
+def rule_of(
+    plan: Plan,
+    *,
+    state: Parameters | None = None,
+    root: Array | None = None,
+    noise: Noise | None = None,
+) -> Rule:
     """Returns the plan's rule for one round.
 
-    `state` is what FedAdam remembers, `root` the coordinator's own update for FLTrust. Raises
-    `AssumptionBroken`.
+    `state` is what FedAdam remembers, `root` the coordinator's own update for FLTrust, `noise`
+    where a plan that protects participants has it from. Raises `AssumptionBroken`.
     """
+    if units.protects_participants(plan):
+        return _private_mean(plan, noise)
     tuned, strategy = plan.settings, plan.strategy
     share_max = tuned.share_max or 1.0
     if strategy == training_pb2.STRATEGY_FED_AVG:
@@ -88,6 +98,14 @@ def rule_of(plan: Plan, *, state: Parameters | None = None, root: Array | None =
     return robust[strategy]()
 
 
+def _private_mean(plan: Plan, noise: Noise | None) -> Rule:
+    if noise is None:
+        raise AssumptionBroken("noise", "a mean that hides participants needs noise")
+    return PrivateMean(
+        clip_norm=plan.update_clip_norm, noise_multiplier=units.server_noise(plan), noise=noise
+    )
+
+
 def needs_root(plan: Plan) -> bool:
     """Whether the coordinator has to train an update of its own in every round."""
     return plan.strategy == training_pb2.STRATEGY_FL_TRUST
@@ -114,6 +132,9 @@ def violations(plan: Plan) -> Iterator[FieldViolation]:
     for field, _ in plan.settings.ListFields():
         if field.name not in _SETTINGS[plan.strategy]:
             yield FieldViolation(f"plan.settings.{field.name}", f"is no setting of {name}")
+    yield from units.violations(plan)
+    if units.protects_participants(plan):
+        return
     if needs_root(plan):
         yield from _rootless(plan)
         return

@@ -11,10 +11,13 @@ round follows from quorums, quarantine and a seed, so nobody's absence is a secr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
+from aegis.errors import FieldViolation
 from aegis.v1 import training_pb2
 from aegis_learning import privacy
+from aegis_learning.datasets import UnknownDataset, load
 from aegis_server.privacy.book import PARTICIPANT, RECORD, Mechanism
 
 Plan = training_pb2.RunPlan
@@ -87,3 +90,36 @@ def epsilon_of(plan: Plan, noise_multiplier: float, steps: int) -> float:
     return privacy.epsilon(
         mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps, mechanism.delta
     )
+
+
+def violations(plan: Plan) -> Iterator[FieldViolation]:
+    """Yields what keeps a plan from protecting whom it says it protects."""
+    if not protects_participants(plan):
+        if plan.update_clip_norm:
+            yield FieldViolation("plan.update_clip_norm", "is for privacy_unit PARTICIPANT")
+        return
+    if plan.strategy != training_pb2.STRATEGY_FED_AVG:
+        yield FieldViolation(
+            "plan.privacy_unit", "PARTICIPANT needs FED_AVG: no other rule has its bound"
+        )
+    if not plan.update_clip_norm:
+        yield FieldViolation("plan.update_clip_norm", "is needed: it bounds what the noise hides")
+    if plan.review:
+        yield FieldViolation(
+            "plan.review", "a verdict depends on all updates, so the noise would not cover it"
+        )
+    if plan.settings.share_max:
+        yield FieldViolation("plan.settings.share_max", "with PARTICIPANT all weigh the same")
+    if plan.delta * plan.participants >= 1:
+        yield FieldViolation("plan.delta", "must be below 1 / participants")
+    if embedded(plan) and not _public(plan.dataset):
+        yield FieldViolation(
+            "plan.privacy_unit", "embedded sites add no noise, so their rows have to be public"
+        )
+
+
+def _public(dataset: str) -> bool:
+    try:
+        return load(dataset).public
+    except UnknownDataset:
+        return True  # said elsewhere

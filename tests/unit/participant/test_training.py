@@ -137,6 +137,14 @@ def test_site_with_private_data_refuses_a_simulation() -> None:
         app(_message(MLP.initial(1)), _context(public=False))
 
 
+def test_site_with_private_data_refuses_to_train_without_noise() -> None:
+    """Whatever the server promises to add later: what is sent is seen first."""
+    quiet = {"noise-multiplier": 0.0, "simulation": False}
+    with pytest.raises(PermissionError, match="without noise"):
+        app(_message(MLP.initial(1), **quiet), _context(public=False))
+    assert not app(_message(MLP.initial(1), **quiet), _context()).has_error()
+
+
 def test_site_does_not_send_exact_figures_about_private_rows() -> None:
     """Loss and accuracy leave a site in simulations only."""
     base = MLP.initial(1)
