@@ -9,12 +9,16 @@ attacks on low-order bits of Mironov 2012; the float32 update an outsider sees i
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from scipy.special import ndtri  # type: ignore[import-untyped]
+
+_BLOCK = 1 << 15  # numbers at a time: a quarter of a megabyte stays in the cache
+_ZEROS = bytes(8 * _BLOCK)
 
 
 class KeyStream:
@@ -36,10 +40,20 @@ class KeyStream:
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Returns numbers strictly between 0 and 1."""
-        words = np.frombuffer(self._cipher.update(bytes(8 * count)), dtype="<u8")
-        return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+        values = np.empty(count)
+        words, memory = values.view("<u8"), values.data.cast("B")
+        for start in range(0, count, _BLOCK):
+            # The key's words become numbers where they are: the memory is passed once.
+            stop = min(start + _BLOCK, count)
+            zeros = memoryview(_ZEROS)[: 8 * (stop - start)]
+            self._cipher.update_into(zeros, memory[8 * start : 8 * stop])
+            words[start:stop] >>= np.uint64(12)
+            np.add(words[start:stop], 0.5, out=values[start:stop])
+            values[start:stop] *= 2.0**-52
+        return values
 
     def normal(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Returns standard normal numbers, by inversion."""
-        values: NDArray[np.float64] = ndtri(self.uniform(int(np.prod(shape)))).reshape(shape)
-        return values
+        values = self.uniform(math.prod(shape))
+        normal: NDArray[np.float64] = ndtri(values, out=values).reshape(shape)
+        return normal

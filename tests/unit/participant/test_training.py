@@ -90,6 +90,16 @@ def test_key_stream_is_uniform_and_normal() -> None:
     assert not np.array_equal(stream.uniform(4), stream.uniform(4))
 
 
+def test_key_stream_does_not_depend_on_how_much_is_asked_for_at_once() -> None:
+    """Numbers are the key's, wherever a block of the implementation ends."""
+    whole = KeyStream.seeded(4).uniform(100_001)
+    stream = KeyStream.seeded(4)
+    pieces = [stream.uniform(count) for count in (1, 0, 32_767, 32_768, 32_769, 1_696)]
+    assert np.array_equal(whole, np.concatenate(pieces))
+    words = (whole[:3] * 2.0**52 - 0.5).tolist()
+    assert words == [391933822478502.0, 1795511303104179.0, 94328266432784.0]
+
+
 def _message(base: Parameters, **changes: object) -> Message:
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
     config = ConfigRecord()
@@ -143,6 +153,14 @@ def test_site_with_private_data_refuses_to_train_without_noise() -> None:
     with pytest.raises(PermissionError, match="without noise"):
         app(_message(MLP.initial(1), **quiet), _context(public=False))
     assert not app(_message(MLP.initial(1), **quiet), _context()).has_error()
+
+
+def test_noise_on_private_data_is_never_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same order twice gives two updates, and nothing asks for a seeded stream."""
+    monkeypatch.delattr(KeyStream, "seeded")
+    message = _message(MLP.initial(1), simulation=False)
+    first, second = (_delta(app(message, _context(public=False))) for _ in range(2))
+    assert not np.allclose(first, second)
 
 
 def test_site_does_not_send_exact_figures_about_private_rows() -> None:
