@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from torch.nn.functional import cross_entropy
+from opacus.optimizers.optimizer_fast_gradient_clipping import DPOptimizerFastGradientClipping
 
 from aegis_learning.datasets import Split
 from aegis_learning.models import Family
 from aegis_learning.parameters import Parameters, subtract
 from aegis_learning.scores import accuracy, log_loss
+from aegis_participant.clipping import GHOST_FROM, Clipping, Ghost, Hooks, size
+from aegis_participant.layers import dense_layers
 from aegis_participant.randomness import KeyStream
 
 
@@ -83,35 +84,57 @@ class _StreamNoise(DPOptimizer):  # type: ignore[misc]
             p.grad += self._proximal * (p.detach() - begin)
 
 
+class _GhostNoise(_StreamNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]
+    """The same noise on sums that come clipped."""
+
+
 def train(task: Task, base: Parameters, data: Split, stream: KeyStream) -> Result:
     """Trains `steps` private steps from `base` on the site's rows."""
     model = task.model
     module = model.torch_module()
     module.load_state_dict({name: torch.tensor(values) for name, values in base.items()})
-    # The wrapper shares its parameters with `module`; reading them there avoids its name prefix.
-    # Gradients are those of a sum, and the optimizer divides by the *expected* batch size: the
-    # actual one is private.
-    private = GradSampleModule(module, loss_reduction="sum")
-    optimizer = _StreamNoise(
-        torch.optim.SGD(private.parameters(), lr=task.learning_rate),
-        stream=stream,
-        task=task,
-        rows=len(data),
-    )
-    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
-    for _ in range(task.steps):
-        drawn = torch.from_numpy(stream.uniform(len(data)) < task.sample_rate)
-        optimizer.zero_grad()
-        cross_entropy(private(x[drawn]), y[drawn], reduction="sum").backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    rows_max = fit(module, task, data, stream)
     after = {
         name: values.numpy().astype(np.float32, copy=True)
         for name, values in module.state_dict().items()
     }
-    logits = model.logits(after, data.x)
+    logits = np.concatenate(
+        [
+            model.logits(after, data.x[start : start + rows_max])
+            for start in range(0, max(len(data), 1), rows_max)
+        ]
+    )
     return Result(
         delta=subtract(after, base),
         loss=log_loss(logits, data.y),
         accuracy=accuracy(logits, data.y),
         steps=task.steps,
     )
+
+
+def fit(module: torch.nn.Module, task: Task, data: Split, stream: KeyStream) -> int:
+    """Trains a module where it is, and returns how many rows it took at a time.
+
+    A larger sample is clipped in parts and makes one step. Raises `ModelNotPrivate` before any row
+    is looked at.
+    """
+    dense_layers(module)
+    plain = torch.optim.SGD(module.parameters(), lr=task.learning_rate)
+    clipping: Clipping
+    if size(module) < GHOST_FROM:
+        clipping, kind = Hooks(module), _StreamNoise
+    else:
+        clipping, kind = Ghost(module, task.clip_norm), _GhostNoise
+    optimizer = kind(plain, stream=stream, task=task, rows=len(data))
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    for _ in range(task.steps):
+        drawn = np.flatnonzero(stream.uniform(len(data)) < task.sample_rate)
+        # An empty sample is one part without rows.
+        starts = range(0, max(len(drawn), 1), clipping.rows_max)
+        for start in starts:
+            part = drawn[start : start + clipping.rows_max]
+            optimizer.zero_grad()
+            clipping.backward(x[part], y[part])
+            optimizer.signal_skip_step(start != starts[-1])
+            optimizer.step()
+    return clipping.rows_max
