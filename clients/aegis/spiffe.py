@@ -97,8 +97,13 @@ def certificate_name(issuer: x509.Name, serial_number: int) -> str:
     Names are compared as TLS compares them (RFC 5280, section 7.1): neither the kind of string nor
     case and white space make another issuer, so a list reaches whatever a handshake lets in.
     """
+    return f"{issuer_name(issuer)}:{serial_number:x}"
+
+
+def issuer_name(issuer: x509.Name) -> str:
+    """Returns what stands for an issuer in the names of its certificates."""
     parts = (f"{each.oid.dotted_string}={_plain(each.value)}" for each in issuer)
-    return f"{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:16]}:{serial_number:x}"
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
 
 
 def _plain(value: str | bytes) -> str:

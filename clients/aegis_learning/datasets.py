@@ -134,12 +134,7 @@ def _breast_cancer() -> Dataset:
     x = (2 * (raw_x.clip(_LOW, _HIGH) - _LOW) / (_HIGH - _LOW) - 1).astype(np.float32)
     whole = Split(x, raw_y.astype(np.int64))
     random = np.random.default_rng(_SPLIT_SEED)
-    # Stratified: every split has the classes in the proportion of the whole.
-    keys = np.empty(len(whole))
-    for label in (0, 1):
-        rows = np.flatnonzero(whole.y == label)
-        keys[random.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
-    order = np.argsort(keys, kind="stable")
+    order = _stratified(whole.y, random)
     golden, test, train = np.split(order, [_GOLDEN_ROWS, _GOLDEN_ROWS + _TEST_ROWS])
     return Dataset(
         name="breast-cancer",
@@ -149,6 +144,29 @@ def _breast_cancer() -> Dataset:
         public=True,
         train=whole.take(train),
     )
+
+
+def split_evaluation(rows: Split, golden_share: float) -> tuple[Split, Split]:
+    """Returns the golden and the test rows of a data set: always the same ones of the same rows.
+
+    Raises ValueError when a class would be missing from one of them.
+    """
+    order = _stratified(rows.y, np.random.default_rng(_SPLIT_SEED))
+    count = round(golden_share * len(rows))
+    golden, test = rows.take(order[:count]), rows.take(order[count:])
+    classes = set(rows.y.tolist())
+    if set(golden.y.tolist()) != classes or set(test.y.tolist()) != classes:
+        raise ValueError("there are too few rows for each class to be in both parts")
+    return golden, test
+
+
+def _stratified(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+    """Returns an order in which every beginning has the classes in the proportion of the whole."""
+    keys = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        keys[random.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.argsort(keys, kind="stable")
 
 
 def _breast_cancer_file() -> bytes:

@@ -145,6 +145,15 @@ class Schema:
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"not a schema: {error}") from error
 
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Schema:
+        """Reads JSON, canonical or not; raises `SchemaError`."""
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise SchemaError(f"not a schema: {error}") from error
+        return cls.from_json(value)
+
     @cached_property
     def canonical(self) -> bytes:
         """Bytes that are equal for equal schemas."""

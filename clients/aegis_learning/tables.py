@@ -19,19 +19,30 @@ from aegis_learning.schema import RowError, Schema
 
 
 class TableError(ValueError):
-    """The file is no table of this schema at all."""
+    """The file is no table of this schema at all; `row` and `problem` are of its first row, when
+    none fits.
+    """
+
+    def __init__(
+        self, message: str, *, row: int | None = None, problem: RowError | None = None
+    ) -> None:
+        super().__init__(message)
+        self.row = row
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows that fit, in order; `dropped` counts the others by "column: problem".
 
-    `first` is the number of the first row that was dropped (the header is row 1), or None.
+    `first` is the number of the first row that was dropped (the header is row 1), or None, and
+    `first_problem` what was wrong with it.
     """
 
     rows: Split
     dropped: Mapping[str, int]
     first: int | None = None
+    first_problem: RowError | None = None
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -61,17 +72,20 @@ def read_csv(text: str, schema: Schema) -> Table:
 def _table(reader: Iterable[dict[str, str]], schema: Schema) -> Table:
     features, labels = [], []
     dropped: Counter[str] = Counter()
-    first = None
+    first, first_problem = None, None
     for number, row in enumerate(reader, 2):
         try:
             x, y = schema.encode(row)
         except RowError as error:
             dropped[str(error)] += 1
-            first = number if first is None else first
+            if first is None:
+                first, first_problem = number, error
             continue
         features.append(x)
         labels.append(y)
     if not labels:
-        raise TableError("no row fits the schema" if dropped else "there are no rows")
+        if not dropped:
+            raise TableError("there are no rows")
+        raise TableError("no row fits the schema", row=first, problem=first_problem)
     rows = Split(np.stack(features), np.array(labels, dtype=np.int64))
-    return Table(rows, dict(dropped), first)
+    return Table(rows, dict(dropped), first, first_problem)

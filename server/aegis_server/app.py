@@ -45,6 +45,7 @@ from aegis_server.foundation import (
     Base,
     Clock,
     access_tokens_of,
+    authority_of,
     blobs_of,
     buckets_of,
     cache_of,
@@ -54,6 +55,8 @@ from aegis_server.foundation import (
 from aegis_server.identity.directory import Directory
 from aegis_server.identity.machines.verification import Uses
 from aegis_server.identity.service import IdentityService
+from aegis_server.participants.registry import Registry
+from aegis_server.participation import Unattended, held_roles_of, serve_participants
 from aegis_server.policies import decision_log, serve_policy
 from aegis_server.policy.decisions import Decisions
 from aegis_server.privacy.books import Books
@@ -116,13 +119,18 @@ async def assemble(
             stack.push_async_callback(cache.close)
         directory = Directory(database, clock=clock)
         await directory.open()
+        authority = authority_of(settings)
+        participants = Registry(
+            database, clock=clock, authorities=authority.names if authority else frozenset()
+        )
+        await participants.open()
         log = decision_log(settings, database, audit, clock=clock, registry=registry)
         decisions = Decisions(
             database,
             cache=cache,
             clock=clock,
             registry=registry,
-            held_roles=directory.held_roles,
+            held_roles=held_roles_of(directory, participants),
             cache_use=settings.cache_use,
             next_id=log.next_id,
         )
@@ -131,6 +139,8 @@ async def assemble(
             database=database,
             audit=audit,
             directory=directory,
+            participants=participants,
+            authority=authority,
             access_tokens=access_tokens_of(settings, clock),
             key_uses=Uses(database),
             provider=provider_of(settings),
@@ -149,7 +159,9 @@ async def assemble(
         around = _keep_the_record(base, port, us, executor, stack, registry)
         people = await serve_people(base, port, stack)
         remedying = _execution(base, port, executor, registry)
-        progress, changes = _training_and_review(base, port, stack)
+        workers = _workers(base, stack)
+        taking_part = serve_participants(base, port, workers, streams=Unattended())
+        progress, changes = _training_and_review(base, port, workers)
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, _DRAIN_SECONDS)
         address = await port.open(settings.listen, settings.token_listen)
@@ -171,6 +183,7 @@ async def assemble(
             base.trust.run(),
             record_trust(base.trust, base.audit, actor=SERVER),
             revoking(),
+            *taking_part.parts,
             _attend(base, port),
             *remedying,
             coordinators.run(_reachable(address)),
@@ -223,7 +236,15 @@ def _execution(
     return [settlement.run(), room.pauses.run(), room.endings.run()]
 
 
-def _training_and_review(base: Base, port: Port, stack: AsyncExitStack) -> tuple[Progress, Changes]:
+def _workers(base: Base, stack: AsyncExitStack) -> Workers:
+    # Spawn, because gRPC does not survive a fork; half of the cores, because training needs some,
+    # shared with those who serve beside us.
+    workers = Workers(max(1, (os.cpu_count() or 2) // 2 // base.settings.workers))
+    stack.callback(workers.close)
+    return workers
+
+
+def _training_and_review(base: Base, port: Port, workers: Workers) -> tuple[Progress, Changes]:
     changes = Changes()
     ledger = Ledger()
     runs = Runs(
@@ -252,13 +273,9 @@ def _training_and_review(base: Base, port: Port, stack: AsyncExitStack) -> tuple
         PrivacyService(Books(base.database, base.audit, ledger, clock=base.clock), base.deeds),
         port.server,
     )
-    # Spawn, because gRPC does not survive a fork; half of the cores, because training needs some,
-    # shared with those who serve beside us.
     model_pb2_grpc.add_ModelServiceServicer_to_server(
         ModelService(Models(base.database, base.blobs)), port.server
     )
-    workers = Workers(max(1, (os.cpu_count() or 2) // 2 // base.settings.workers))
-    stack.callback(workers.close)
     updates = Updates(
         database=base.database,
         audit=base.audit,
@@ -311,7 +328,7 @@ async def _watch_health(base: Base, port: Port) -> None:
     healthy = True
     while True:
         await asyncio.sleep(_PROBE_SECONDS)
-        now = not (base.decisions.problem or base.directory.problem)
+        now = not (base.decisions.problem or base.directory.problem or base.participants.problem)
         if now != healthy:
             healthy = now
             await port.set_healthy(healthy)

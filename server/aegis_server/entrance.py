@@ -54,6 +54,8 @@ _LARGER = {
     "/aegis.v1.PolicyAdminService/DiffPolicy": _RULE_FILE,
     "/aegis.v1.PolicyAdminService/LintPolicy": _RULE_FILE,
     "/aegis.v1.PolicyAdminService/SimulatePolicy": _RULE_FILE,
+    # 16 MiB of rows, and a schema of 4,096 columns.
+    "/aegis.v1.DatasetService/RegisterDataset": 18 * _MIB,
 }
 
 
@@ -65,7 +67,9 @@ def open_doors(base: Base, registry: CollectorRegistry) -> tuple[Port, Callable[
         metrics=CallMetrics(registry),
         authenticate=Authentication(
             base.directory,
-            certificates=revocations.guard(by_certificate(base.settings.trust_domain)),
+            certificates=base.participants.guard(
+                revocations.guard(by_certificate(base.settings.trust_domain))
+            ),
             access_tokens=base.access_tokens,
             api_keys=KeyVerification(base.directory, base.key_uses, clock=base.clock),
             openid=_openid(base),
@@ -79,6 +83,7 @@ def open_doors(base: Base, registry: CollectorRegistry) -> tuple[Port, Callable[
         },
     )
     base.directory.on_change(doors.leashes.expel)
+    base.participants.on_change(doors.leashes.expel)
     port = Port(
         doors=doors,
         tls=base.settings.tls,
@@ -103,11 +108,7 @@ async def serve_people(base: Base, port: Port, stack: AsyncExitStack) -> list[Ou
     outbox = Outbox(mailer(settings.mail, settings.mail_password) if settings.mail else None)
     passwords = Passwords()
     stack.callback(passwords.close)
-    throttle = AttemptThrottle(
-        base.buckets,
-        key=hmac.digest(key, b"aegis identity: devices", hashlib.sha256),
-        clock=base.clock,
-    )
+    throttle = throttle_of(base)
     resets = Resets(register, passwords, throttle, outbox)
     rights = Rights(base.decisions)
     user_pb2_grpc.add_UserServiceServicer_to_server(
@@ -137,6 +138,16 @@ async def serve_people(base: Base, port: Port, stack: AsyncExitStack) -> list[Ou
         port.server,
     )
     return [outbox, sessions]
+
+
+def throttle_of(base: Base) -> AttemptThrottle:
+    """Returns what slows guessing down."""
+    key = base.settings.cache_key.read_bytes()
+    return AttemptThrottle(
+        base.buckets,
+        key=hmac.digest(key, b"aegis identity: devices", hashlib.sha256),
+        clock=base.clock,
+    )
 
 
 def _openid(base: Base) -> OpenIdVerification | None:

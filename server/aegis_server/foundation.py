@@ -24,6 +24,8 @@ from aegis_server.objects.blobs import BlobStore
 from aegis_server.objects.folder import Folder
 from aegis_server.objects.keys import LocalKeys, Wrapping
 from aegis_server.objects.places import Bucket, Place
+from aegis_server.participants.authority import Authority
+from aegis_server.participants.registry import Registry
 from aegis_server.policy.cache import DecisionCache
 from aegis_server.policy.decisions import Decisions
 from aegis_server.settings import Settings, StorageSettings
@@ -39,6 +41,8 @@ class Base:
     database: Database
     audit: AuditLog
     directory: Directory
+    participants: Registry
+    authority: Authority | None
     access_tokens: AccessTokens | None
     key_uses: Uses
     provider: Provider | None
@@ -73,6 +77,14 @@ def access_tokens_of(settings: Settings, clock: Clock) -> AccessTokens | None:
         audience=settings.audience,
         clock=clock,
     )
+
+
+def authority_of(settings: Settings) -> Authority | None:
+    """Returns who signs for participants, if anybody does."""
+    certificate, key = settings.participants_certificate, settings.participants_key
+    if certificate is None or key is None:
+        return None
+    return Authority(certificate, key, others=settings.tls.roots)
 
 
 def provider_of(settings: Settings) -> Provider | None:

@@ -16,6 +16,13 @@ from aegis.serving.trusting import TrustFiles, folder_of
 from aegis_server.objects.places import Bucket, parse_place
 
 _WORKERS_MAX = 64
+_ADDRESSES = (
+    "AEGIS_LISTEN",
+    "AEGIS_METRICS_LISTEN",
+    "AEGIS_TOKEN_LISTEN",
+    "AEGIS_ADVERTISE",
+    "AEGIS_TOKEN_ADVERTISE",
+)
 # Both waits together stay below the day that an approval may live.
 _WAIT_SECONDS_MAX = 36_000
 
@@ -136,6 +143,11 @@ class Settings:
     cache_use: Literal["auto", "redis"]
     decision_log: DecisionLogSettings
     storage: StorageSettings
+    # Who signs for participants, and how sites reach us where that is not how we are bound.
+    participants_certificate: Path | None = None
+    participants_key: Path | None = None
+    advertise: str | None = None
+    token_advertise: str | None = None
     # How long an action waits for people, and then for its issuer to sign for it again.
     approval_seconds: int = 900
     execution_seconds: int = 300
@@ -172,6 +184,7 @@ class Settings:
                 file("AEGIS_TLS_KEY"),
                 file("AEGIS_TLS_CA"),
                 optional_file("AEGIS_TLS_CRL"),
+                optional_file("AEGIS_PARTICIPANTS_CA_CERT"),
             ),
             trust_domain=environment.get("AEGIS_TRUST_DOMAIN", "aegis.local"),
             trust=TrustFiles(
@@ -204,17 +217,20 @@ class Settings:
             policy_two_person=_switch(environment, "AEGIS_POLICY_TWO_PERSON", missing),
             decision_log=DecisionLogSettings.read(environment, missing),
             storage=StorageSettings.read(environment, missing),
+            participants_certificate=optional_file("AEGIS_PARTICIPANTS_CA_CERT"),
+            participants_key=optional_file("AEGIS_PARTICIPANTS_CA_KEY"),
+            advertise=environment.get("AEGIS_ADVERTISE") or None,
+            token_advertise=environment.get("AEGIS_TOKEN_ADVERTISE") or None,
             approval_seconds=_seconds(environment, "AEGIS_APPROVAL_SECONDS", 900, missing),
             execution_seconds=_seconds(environment, "AEGIS_EXECUTION_SECONDS", 300, missing),
             workers=_workers(environment.get("AEGIS_WORKERS", "1"), missing),
         )
         missing += [
             f"{name} ({environment[name]!r} is not host:port)"
-            for name in ("AEGIS_LISTEN", "AEGIS_METRICS_LISTEN", "AEGIS_TOKEN_LISTEN")
+            for name in _ADDRESSES
             if re.fullmatch(r"\S+:\d{1,5}", environment.get(name) or "host:0") is None
         ]
-        if settings.token_listen is not None and settings.token_keys is None:
-            missing.append("AEGIS_TOKEN_KEYS (AEGIS_TOKEN_LISTEN needs it)")
+        missing += settings._lacks()
         if not settings.database_url:
             missing.append("AEGIS_DATABASE_URL")
         if profile not in ("development", "production"):
@@ -222,6 +238,15 @@ class Settings:
         if missing:
             raise SettingsError("missing or wrong settings: " + ", ".join(missing))
         return settings
+
+    def _lacks(self) -> list[str]:
+        """Returns the variables without which another one makes no sense."""
+        lacking = []
+        if self.token_listen is not None and self.token_keys is None:
+            lacking.append("AEGIS_TOKEN_KEYS (AEGIS_TOKEN_LISTEN needs it)")
+        if (self.participants_certificate is None) != (self.participants_key is None):
+            lacking.append("AEGIS_PARTICIPANTS_CA_CERT and _KEY (one needs the other)")
+        return lacking
 
 
 def _workers(text: str, missing: list[str]) -> int:

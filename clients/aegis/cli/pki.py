@@ -14,6 +14,7 @@ from cryptography import x509
 
 from aegis.cli.session import Output, OutputOption, err, fail, out, show_json, show_table, target
 from aegis.local.authority import AUTHORITY_DAYS, CERTIFICATE_DAYS, Authority, Names
+from aegis.local.pki import PARTICIPANTS
 from aegis.local.sockets import private_directory
 from aegis.spiffe import spiffe_id
 
@@ -25,11 +26,13 @@ FolderOption = Annotated[
 ]
 
 
+_OF_PARTICIPANTS = "authority of participants"
 _EARLIER = "of an earlier authority"
 # What a list of ours cannot end, and what does.
 _NOT_OURS = {
     _EARLIER: "`aegis pki rotate --retire` ends it",
     "authority": "`aegis pki rotate --authority` replaces it",
+    _OF_PARTICIPANTS: "`aegis participant revoke` ends a participation",
 }
 
 
@@ -199,11 +202,15 @@ def _listed(authority: Authority) -> list[_Listed]:
     found = []
     for file in sorted(authority.folder.glob("*.crt")):
         certificate = _certificate(authority, file.stem)
-        found.append(_Listed(file.stem, certificate, _state(authority, certificate, revoked)))
+        found.append(
+            _Listed(file.stem, certificate, _state(authority, file.stem, certificate, revoked))
+        )
     return found
 
 
-def _state(authority: Authority, certificate: x509.Certificate, revoked: set[int]) -> str:
+def _state(
+    authority: Authority, name: str, certificate: x509.Certificate, revoked: set[int]
+) -> str:
     if certificate == authority.certificate:
         return "authority"
     if not authority.has_issued(certificate):
@@ -246,7 +253,10 @@ def _folder(folder: Path | None) -> Path:
 
 
 def _checked(name: str) -> str:
-    if re.fullmatch("[A-Za-z0-9][A-Za-z0-9._@-]{0,127}", name) is None or name == "ca":
+    if re.fullmatch("[A-Za-z0-9][A-Za-z0-9._@-]{0,127}", name) is None or name in (
+        "ca",
+        PARTICIPANTS,
+    ):
         fail(f"{name!r} is no name of a certificate here", "choose another with --name")
     return name
 

@@ -216,6 +216,22 @@ def _has_signed(authority: x509.Certificate, listed: x509.CertificateRevocationL
     return isinstance(key, ec.EllipticCurvePublicKey) and listed.is_signature_valid(key)
 
 
+def ensure_pair(folder: Path, name: str, now: datetime, written: list[str]) -> None:
+    """Makes NAME.key and NAME.crt, an authority beside the folder's own that lists nothing.
+
+    One that is getting old is followed by the next; its certificate counts on beside that.
+    """
+    before = read_pair(folder, name)
+    if before is not None and before.lasts(now):
+        return
+    fresh = _new_authority(now, AUTHORITY_DAYS)
+    kept = [before.certificate] if before is not None else []
+    roots = (each.public_bytes(Encoding.PEM) for each in (fresh.certificate, *kept))
+    # Peers read at any moment: the root before what only it vouches for.
+    write_private(folder / f"{name}.crt", b"".join(roots), written)
+    write_private(folder / f"{name}.key", pem(fresh.key), written)
+
+
 def _new_authority(now: datetime, days: int) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name(

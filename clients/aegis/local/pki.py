@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from aegis.local.authority import CERTIFICATE_DAYS, Authority, Names, read_pair
+from aegis.local.authority import CERTIFICATE_DAYS, Authority, Names, ensure_pair, read_pair
 from aegis.local.keys import ensure_signing_keys, ensure_token_keys, write_private
 from aegis.local.sockets import private_directory
 from aegis.spiffe import spiffe_id
@@ -30,6 +30,10 @@ PROGRAMS: Mapping[str, str] = {
 }
 
 
+# Signs for participants, and for nobody else; only the server trusts it.
+PARTICIPANTS = "participants-ca"
+
+
 def ensure(
     folder: Path, *, trust_domain: str = "aegis.local", now: datetime | None = None
 ) -> list[str]:
@@ -43,6 +47,7 @@ def ensure(
     else:
         authority = Authority.create(folder, now, written)
     authority.ensure_list(now, written)
+    ensure_pair(folder, PARTICIPANTS, now, written)
     for name, subject in PROGRAMS.items():
         names = Names(spiffe_id(subject, trust_domain), ("localhost",), ("127.0.0.1",))
         if not _is_good(folder, name, names, authority, now):

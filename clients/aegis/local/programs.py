@@ -37,6 +37,7 @@ _EXECUTOR_SETTINGS = (
 )
 # And about the server.
 _SERVER_SETTINGS = (
+    "AEGIS_ADVERTISE",
     "AEGIS_APPROVAL_SECONDS",
     "AEGIS_BLOBS",
     "AEGIS_CACHE",
@@ -53,6 +54,7 @@ _SERVER_SETTINGS = (
     "AEGIS_S3_ENDPOINT",
     "AEGIS_S3_KMS_KEY",
     "AEGIS_SHARED_SECRETS",
+    "AEGIS_TOKEN_ADVERTISE",
     "AEGIS_WORKERS",
 )
 
@@ -188,6 +190,8 @@ def server_environment(
         "AEGIS_AUDIENCE": "aegis",
         "AEGIS_COORDINATOR_CERT": str(pki / "coordinator.crt"),
         "AEGIS_COORDINATOR_KEY": str(pki / "coordinator.key"),
+        "AEGIS_PARTICIPANTS_CA_CERT": str(pki / "participants-ca.crt"),
+        "AEGIS_PARTICIPANTS_CA_KEY": str(pki / "participants-ca.key"),
         **{key: given[key] for key in _SERVER_SETTINGS if key in given},
     }
 

@@ -116,6 +116,7 @@ class Port:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
             ),
         )
+        self.address = ""
         self.token_address = ""
         self._tls = tls
         self._services = tuple(services)
@@ -128,15 +129,15 @@ class Port:
     async def open(self, address: str, token_address: str | None = None) -> str:
         """Listens on host:port, 0 meaning any free port; returns the address it is bound to.
 
-        `token_address` is for callers without a certificate; where that is bound, `token_address`
-        of this object says. Raises RuntimeError when an address is taken.
+        `token_address` is for callers without a certificate; where both are bound, `address` and
+        `token_address` of this object say. Raises RuntimeError when an address is taken.
         """
-        bound = self._bind(address, client_certificates=True)
+        self.address = self._bind(address, client_certificates=True)
         if token_address is not None:
             self.token_address = self._bind(token_address, client_certificates=False)
         await self.server.start()
         await self.set_healthy(True)
-        return bound
+        return self.address
 
     def _bind(self, address: str, *, client_certificates: bool) -> str:
         credentials = server_credentials(self._tls, client_certificates=client_certificates)

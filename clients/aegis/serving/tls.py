@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 
 from aegis.channel import Identity
 
@@ -19,16 +20,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of a PEM certificate, its key, the roots peers must chain to, and what they revoked."""
+    """Paths of a PEM certificate, its key, the roots peers must chain to, and what they revoked.
+
+    `more_roots` count for who calls us, and for nobody whom we call.
+    """
 
     certificate: Path
     key: Path
     roots: Path
     revoked: Path | None = None
+    more_roots: Path | None = None
 
     def versions(self) -> tuple[int, ...]:
         """Changes whenever one of the files does."""
-        return tuple(p.stat().st_mtime_ns for p in (self.certificate, self.key, self.roots))
+        files = (self.certificate, self.key, self.roots, self.more_roots)
+        return tuple(path.stat().st_mtime_ns for path in files if path is not None)
+
+    def callers_roots(self) -> bytes:
+        """Returns the roots that who calls us must chain to."""
+        more = self.more_roots.read_bytes() if self.more_roots is not None else b""
+        return self.roots.read_bytes() + b"\n" + more
 
 
 class _Reloading:
@@ -39,7 +50,7 @@ class _Reloading:
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         pair = (self._files.key.read_bytes(), self._files.certificate.read_bytes())
         return grpc.ssl_server_certificate_configuration(
-            [pair], root_certificates=self._files.roots.read_bytes()
+            [pair], root_certificates=self._files.callers_roots()
         )
 
     def fetch(self) -> grpc.ServerCertificateConfiguration | None:
@@ -50,6 +61,7 @@ class _Reloading:
                 return None
             files = self._files
             Identity(files.certificate, files.key, files.roots).check()
+            x509.load_pem_x509_certificates(files.callers_roots())
             fresh = self.configuration()
         except (OSError, ValueError) as error:
             log.warning("keeping the old certificate: %s", error)

@@ -49,7 +49,10 @@ class _AuditKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditKind.V
     AUDIT_KIND_ACTION: _AuditKind.ValueType  # 6
     """An action was decided, dispatched, or came to its end."""
     AUDIT_KIND_IDENTITY: _AuditKind.ValueType  # 7
-    """Somebody logged in or out, an account, a role, an API key changed."""
+    """Somebody logged in or out, an account, a role, an API key changed. A
+    participant was invited, enrolled or revoked, or said what it holds; a data
+    set was registered.
+    """
     AUDIT_KIND_KEY_CHANGE: _AuditKind.ValueType  # 8
     """A signing key or the trust bundle changed."""
     AUDIT_KIND_CHECKPOINT_PEER: _AuditKind.ValueType  # 9
@@ -85,7 +88,10 @@ AUDIT_KIND_REVIEW: AuditKind.ValueType  # 5
 AUDIT_KIND_ACTION: AuditKind.ValueType  # 6
 """An action was decided, dispatched, or came to its end."""
 AUDIT_KIND_IDENTITY: AuditKind.ValueType  # 7
-"""Somebody logged in or out, an account, a role, an API key changed."""
+"""Somebody logged in or out, an account, a role, an API key changed. A
+participant was invited, enrolled or revoked, or said what it holds; a data
+set was registered.
+"""
 AUDIT_KIND_KEY_CHANGE: AuditKind.ValueType  # 8
 """A signing key or the trust bundle changed."""
 AUDIT_KIND_CHECKPOINT_PEER: AuditKind.ValueType  # 9

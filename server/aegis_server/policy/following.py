@@ -1,4 +1,4 @@
-"""Hears of new revisions the moment they are committed.
+"""Hears of new revisions, and of other news, the moment they are committed.
 
 Postgres tells every server over a connection that does nothing else. It is a hint and no more: what
 is heard is looked up, and whoever polls as well, as `Decisions` does, misses nothing while this
@@ -24,11 +24,18 @@ _PAUSE_SECONDS_MAX = 5.0
 
 
 class Following:
-    """Calls `on_news` for new revisions, and whenever it may have missed one."""
+    """Calls `on_news` for what is told on a channel, and whenever it may have missed something."""
 
-    def __init__(self, database_url: str, on_news: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        on_news: Callable[[], Awaitable[object]],
+        *,
+        channel: str = CHANNEL,
+    ) -> None:
         self._database_url = database_url
         self._on_news = on_news
+        self._channel = channel
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -41,14 +48,16 @@ class Following:
         pause = _PAUSE_SECONDS_MIN
         while True:
             try:
-                messages = listen(self._database_url, CHANNEL, application=_APPLICATION)
+                messages = listen(self._database_url, self._channel, application=_APPLICATION)
                 async with contextlib.aclosing(messages):
                     async for _ in messages:
                         # The first comes with the connection: what was told before it is news.
                         pause = _PAUSE_SECONDS_MIN
                         self._news.set()
             except Unavailable as error:
-                log.debug("not listening for revisions, polling remains: %s", error.__cause__)
+                log.debug(
+                    "not listening on %s, polling remains: %s", self._channel, error.__cause__
+                )
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE_SECONDS_MAX)
 
@@ -60,4 +69,4 @@ class Following:
             try:
                 await self._on_news()
             except AegisError as error:
-                log.debug("news of a revision could not be followed: %s", error)
+                log.debug("news on %s could not be followed: %s", self._channel, error)

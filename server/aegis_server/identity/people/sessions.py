@@ -35,8 +35,9 @@ _SWEEP_SECONDS = 3600.0
 # What has ended is kept for a day, so that its holder is told why and not that it never was.
 _KEPT = timedelta(days=1)
 
-# What is guessed at: a password to log in or to change it, a token from a mail, a mail to somebody.
-Attempt: TypeAlias = Literal["bootstrap", "login", "password", "reset", "reset-request"]
+# What is guessed at: a password to log in or to change it, a token from a mail, a mail to somebody,
+# the secret of an invitation.
+Attempt: TypeAlias = Literal["bootstrap", "enrol", "login", "password", "reset", "reset-request"]
 # With the key of the account, the caller's host and its device token.
 AttemptBy: TypeAlias = tuple[Attempt, str, str, str]
 
