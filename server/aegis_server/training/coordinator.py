@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import logging
 import os
-import signal
-import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,6 +28,7 @@ import grpc
 from aegis.channel import Identity
 from aegis.errors import AegisError, FailedPrecondition, Unavailable, from_rpc_error
 from aegis.following import Following
+from aegis.serving.lineage import die_with_parent
 from aegis.v1 import review_pb2_grpc, training_pb2, training_pb2_grpc
 from aegis_learning import parameters
 from aegis_learning.datasets import load
@@ -52,7 +50,6 @@ _CALL_SECONDS = 30.0
 # reach for longer than this has lost the run to another coordinator or is gone.
 _UNREACHABLE_SECONDS = 60.0
 _TRIES = 2
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -250,18 +247,6 @@ async def _next_round(
         f" {position.plan.min_participants} are needed; {tried.losses}"
     )
     return Run.STATE_FAILED, reason
-
-
-def die_with_parent(parent: int | None) -> None:
-    """Asks Linux to kill this process when the one that started it ends.
-
-    `parent` is that process' id: when it is already another, it has ended before we could ask.
-    """
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit("the server that started this coordinator has ended")
 
 
 async def run(run_id: str, attempt: int) -> int:

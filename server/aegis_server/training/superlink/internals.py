@@ -1,0 +1,77 @@
+"""The parts of Flower 1.41 and uvicorn that are not their public face, in one place.
+
+They may move with any release, so Flower is pinned to 1.41 and `tests/unit/training/superlink`
+holds each of them to what we rely on.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from flwr.common.serde import user_config_to_proto
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    StreamLogsRequest,
+    UnregisterNodeRequest,
+)
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    PushTaskOutputRequest,
+)
+from flwr.supercore.auth.typing import AccountInfo
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TaskType
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+from httpx import HTTPStatusError
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = [
+    "FLEET_HTTP_PUBLIC_KEY_HEADER",
+    "AccountInfo",
+    "AcquireTaskRequest",
+    "ControlHttpClient",
+    "FastAPI",
+    "H11Protocol",
+    "HTTPStatusError",
+    "ListNodesRequest",
+    "ListRunsRequest",
+    "NoOpControlAuthnPlugin",
+    "NodeInfo",
+    "ProtobufCall",
+    "ProtobufRequestContext",
+    "PullTaskInputRequest",
+    "PushMessagesRequest",
+    "PushTaskOutputRequest",
+    "RegisterNodeRequest",
+    "RuntimeHttpClient",
+    "RuntimeTokenHttpInterceptor",
+    "RuntimeVersionHttpInterceptor",
+    "StartRunRequest",
+    "StopRunRequest",
+    "StreamLogsRequest",
+    "SuperExecAuthHttpInterceptor",
+    "SuperLinkLifespan",
+    "SuperLinkLifespanConfig",
+    "TaskType",
+    "UnregisterNodeRequest",
+    "create_app",
+    "public_key_to_bytes",
+    "user_config_to_proto",
+]

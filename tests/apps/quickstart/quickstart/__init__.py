@@ -1,0 +1,1 @@
+"""Logistic regression over several sites: a Flower application as its users write them."""
