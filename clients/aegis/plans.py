@@ -18,6 +18,8 @@ STRATEGIES = tuple(
     name.removeprefix("STRATEGY_").lower().replace("_", "-")
     for name in training_pb2.Strategy.keys()[1:]
 )
+SITES = ("embedded", "enrolled", "flower")
+PRIVACY_UNITS = ("record", "participant")
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,10 +67,13 @@ from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Updates
 from aegis_server.settings import Settings
+from aegis_server.training.budget import Budget
+from aegis_server.training.coordination import CoordinatorService
 from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
 from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs
-from aegis_server.training.service import CoordinatorService, TrainingService
+from aegis_server.training.service import TrainingService
+from aegis_server.training.starting import shipped
 from aegis_server.training.states import Changes
 from aegis_server.workers import Workers
 
@@ -247,13 +250,15 @@ def _workers(base: Base, stack: AsyncExitStack) -> Workers:
 def _training_and_review(base: Base, port: Port, workers: Workers) -> tuple[Progress, Changes]:
     changes = Changes()
     ledger = Ledger()
+    budget = Budget(ledger)
     runs = Runs(
         base.database,
         base.audit,
         base.decisions,
         clock=base.clock,
         changes=changes,
-        ledger=ledger,
+        budget=budget,
+        find=shipped,
     )
     progress = Progress(
         base.database,
@@ -261,7 +266,8 @@ def _training_and_review(base: Base, port: Port, workers: Workers) -> tuple[Prog
         base.blobs,
         clock=base.clock,
         changes=changes,
-        ledger=ledger,
+        budget=budget,
+        find=shipped,
     )
     training_pb2_grpc.add_TrainingServiceServicer_to_server(
         TrainingService(runs, base.deeds), port.server

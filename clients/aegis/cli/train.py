@@ -1,16 +1,24 @@
-"""`aegis train`: start runs and watch them learn."""
+"""`aegis train`: create runs, start them, watch them learn, pause and compare them."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.padding import Padding
 
+from aegis.cli.planfiles import written
+from aegis.cli.planning import Wanted, plan_of, with_plan
+from aegis.cli.run_tables import (
+    headline,
+    show_comparison,
+    show_participants,
+    show_rounds,
+    show_runs,
+    state_of,
+)
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -18,126 +26,113 @@ from aegis.cli.session import (
     as_dict,
     channel,
     fail,
-    name_of,
     out,
     run,
     show_json,
-    show_table,
-    when,
 )
-from aegis.plans import ATTACKS, FED_AVG, STRATEGIES, Attacker, Strategy, default_plan
+from aegis.cli.watching import shown
 from aegis.v1 import training_pb2, training_pb2_grpc
-from aegis_learning.plans import DEFAULTS
 
-app = typer.Typer(no_args_is_help=True, help="Start runs and watch them learn.")
-
-# What the plan's field can hold.
-SEED_MAX = 2**63 - 1
+app = typer.Typer(no_args_is_help=True, help="Create runs, start them, and watch them learn.")
 
 RunIdArgument = Annotated[str, typer.Argument(help="As `aegis train list` shows it.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; kept with the run.")]
+
+
+@app.command("plan")
+@with_plan
+def plan_(wanted: Wanted, output: OutputOption = Output.table) -> None:
+    """Print a plan to start from, as YAML; every command with --plan reads it."""
+    if output is Output.json:
+        show_json(plan_of(wanted))
+    else:
+        typer.echo(written(plan_of(wanted)), nl=False)
 
 
 @app.command()
+@with_plan
+def create(wanted: Wanted, output: OutputOption = Output.table) -> None:
+    """Check a plan and record its run, to be started later."""
+    created = run(_create(plan_of(wanted)))
+    if output is Output.json:
+        show_json(created)
+        return
+    out.print(f"[bold]{created.run_id}[/] created: {len(created.participants)} participants")
+    out.print(f"  next: aegis train start {created.run_id}", highlight=False)
+
+
+@app.command()
+@with_plan
 def start(
-    rounds: Annotated[int | None, typer.Option(min=1, max=500, help="Rounds of training.")] = None,
-    participants: Annotated[
-        int, typer.Option(min=2, max=1000, help="Simulated sites.")
-    ] = DEFAULTS.participants,
-    epsilon: Annotated[float | None, typer.Option(help="Privacy the run may cost.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Repeats a run exactly.")] = 0,
-    review: Annotated[bool, typer.Option(help="Judge every update first.")] = True,
-    attack: Annotated[
-        str | None, typer.Option(help=f"Let the last site attack: {', '.join(ATTACKS)}")
+    wanted: Wanted,
+    run_id: Annotated[
+        str | None, typer.Argument(help="One that was created; else a new one.")
     ] = None,
-    strategy: Annotated[
-        str, typer.Option(help=f"How updates become one: {', '.join(STRATEGIES)}")
-    ] = FED_AVG.name,
-    malicious: Annotated[
-        int, typer.Option(min=0, max=500, help="Robust strategies: sites that may lie.")
-    ] = 0,
-    selected: Annotated[
-        int, typer.Option(min=0, max=1000, help="multi-krum: updates that are averaged.")
-    ] = 0,
-    proximal: Annotated[float, typer.Option(min=0, help="fed-prox: how near sites stay.")] = 0,
-    server_rate: Annotated[float, typer.Option(min=0, help="fed-adam: its learning rate.")] = 0,
-    share_max: Annotated[
-        float, typer.Option(min=0, max=1, help="Means: the largest part of one site.")
-    ] = 0,
     watch_it: Annotated[bool, typer.Option("--watch/--no-watch", help="Follow it.")] = True,
     output: OutputOption = Output.table,
 ) -> None:
-    """Start a simulated run on the breast cancer data."""
-    plan = default_plan(
-        seed=seed,
-        review=review,
-        attacker=attacker_named(attack) if attack else None,
-        participants=participants,
-        strategy=strategy_named(
-            strategy,
-            malicious=malicious,
-            selected=selected,
-            proximal=proximal,
-            server_learning_rate=server_rate,
-            share_max=share_max,
-        ),
-    )
-    if rounds is not None:
-        plan.rounds = rounds
-    if epsilon is not None:
-        plan.target_epsilon = epsilon
-    started = run(_start(plan))
+    """Start a run: one that was created, or a new one, simulated unless you say otherwise."""
+    if run_id is not None and not wanted.empty:
+        fail("a run that was created has its plan", f"say `aegis train start {run_id}` only")
+    request = training_pb2.StartRunRequest(request_id=str(uuid.uuid4()), run_id=run_id or "")
+    if run_id is None:
+        request.plan.CopyFrom(plan_of(wanted))
+    started = run(_start(request))
     if output is Output.json and not watch_it:
         show_json(started)
         return
     if output is Output.table:
         out.print(f"[bold]{started.run_id}[/] started")
     if watch_it:
-        _finish(run(follow(started.run_id, _printer(output))), output)
+        _finish(run(shown(started.run_id, output)), output)
 
 
 @app.command()
 def watch(run_id: RunIdArgument, output: OutputOption = Output.table) -> None:
     """Follow a run to its end; exits 1 when it failed. JSON comes one document a line."""
-    _finish(run(follow(run_id, _printer(output))), output)
+    _finish(run(shown(run_id, output)), output)
+
+
+@app.command()
+def pause(
+    run_id: RunIdArgument, reason: ReasonOption = "", output: OutputOption = Output.table
+) -> None:
+    """Pause a run after its current round."""
+    _tell(run(_pause(run_id, reason)), output)
+
+
+@app.command()
+def resume(run_id: RunIdArgument, output: OutputOption = Output.table) -> None:
+    """Go on with a paused run behind its last round."""
+    _tell(run(_resume(run_id)), output)
 
 
 @app.command()
 def stop(
-    run_id: RunIdArgument,
-    reason: Annotated[str, typer.Option(help="Why; kept with the run.")] = "",
-    output: OutputOption = Output.table,
+    run_id: RunIdArgument, reason: ReasonOption = "", output: OutputOption = Output.table
 ) -> None:
     """Stop a run after its current round."""
-    stopped = run(_stop(run_id, reason))
-    if output is Output.json:
-        show_json(stopped)
-    else:
-        out.print(f"{stopped.run_id} is {state_of(stopped)}")
+    _tell(run(_stop(run_id, reason)), output)
 
 
 @app.command()
-def show(run_id: RunIdArgument, output: OutputOption = Output.table) -> None:
+def show(
+    run_id: RunIdArgument,
+    participants: Annotated[
+        bool, typer.Option("--participants", help="What happened to each in every round.")
+    ] = False,
+    output: OutputOption = Output.table,
+) -> None:
     """Show one run, round by round."""
     found = run(_get(run_id))
     if output is Output.json:
         show_json(found)
         return
-    out.print(f"[bold]{found.run_id}[/] {state_of(found)} {escape(found.reason)}".rstrip())
-    show_table(
-        "rounds",
-        ["round", "accuracy", "loss", "epsilon", "aggregated", "rejected"],
-        [
-            (
-                round_.round,
-                f"{round_.accuracy:.3f}",
-                f"{round_.loss:.3f}",
-                f"{round_.epsilon:.2f}",
-                outcome_count(round_, training_pb2.ParticipantRound.OUTCOME_AGGREGATED),
-                outcome_count(round_, training_pb2.ParticipantRound.OUTCOME_REJECTED),
-            )
-            for round_ in found.rounds
-        ],
-    )
+    headline(found)
+    if participants:
+        show_participants(found)
+    else:
+        show_rounds(found)
 
 
 @app.command("list")
@@ -149,72 +144,30 @@ def list_(
     runs = run(_list(limit))
     if output is Output.json:
         show_json(runs)
-        return
-    show_table(
-        "runs",
-        ["run", "state", "rounds", "accuracy", "epsilon", "review", "started", "by"],
-        [
-            (
-                found.run_id,
-                state_of(found),
-                f"{found.rounds_completed}/{found.plan.rounds}",
-                f"{found.accuracy:.3f}",
-                f"{found.epsilon:.2f}",
-                "on" if found.plan.review else "off",
-                when(found, "create_time"),
-                found.actor,
-            )
-            for found in runs
-        ],
-        spare=["by", "started"],
-    )
+    else:
+        show_runs(runs)
 
 
-def attacker_named(kind: str, scale: float | None = None) -> Attacker:
-    """Returns the attacker of a command line; ends the command for an unknown kind."""
-    try:
-        return Attacker(kind.replace("_", "-"), scale)
-    except ValueError as error:
-        fail(str(error), f"choose one of {', '.join(ATTACKS)}")
+@app.command()
+def compare(
+    run_ids: Annotated[list[str], typer.Argument(help="Two runs or more.")],
+    output: OutputOption = Output.table,
+) -> None:
+    """Set runs side by side: how they did, and what their plans differ in."""
+    if len(set(run_ids)) < 2:
+        fail("one run has nothing to be compared with", "name two runs or more")
+    compared = run(_compare(run_ids))
+    if output is Output.json:
+        show_json(compared)
+    else:
+        show_comparison(compared)
 
 
-def strategy_named(name: str, **settings: float) -> Strategy:
-    """Returns the strategy of a command line; ends the command for an unknown name."""
-    try:
-        return Strategy(name.replace("_", "-"), **settings)  # type: ignore[arg-type]
-    except ValueError as error:
-        fail(str(error), f"choose one of {', '.join(STRATEGIES)}")
-
-
-def state_of(found: training_pb2.Run) -> str:
-    """Returns a run's state as people write it."""
-    return name_of(training_pb2.Run.State, found.state, "STATE_")
-
-
-def outcome_count(
-    round_: training_pb2.Round, outcome: training_pb2.ParticipantRound.Outcome.ValueType
-) -> int:
-    """Returns how many participants of a round came to that outcome."""
-    return sum(participant.outcome == outcome for participant in round_.participants)
-
-
-def _printer(output: Output) -> Callable[[training_pb2.Round], None]:
-    def line(round_: training_pb2.Round) -> None:
-        out.print(
-            f"  round {round_.round:3d}  accuracy {round_.accuracy:.3f}"
-            f"  loss {round_.loss:.3f}  epsilon {round_.epsilon:.2f}",
-            highlight=False,
-        )
-        for site in round_.participants:
-            if site.outcome != training_pb2.ParticipantRound.OUTCOME_AGGREGATED:
-                outcome = name_of(training_pb2.ParticipantRound.Outcome, site.outcome, "OUTCOME_")
-                words = f"[red]{site.participant} {outcome}[/]: {escape(site.reason)}"
-                out.print(Padding(words, (0, 0, 0, 6)))
-
-    def document(round_: training_pb2.Round) -> None:
-        typer.echo(json.dumps(as_dict(round_)))
-
-    return document if output is Output.json else line
+def _tell(found: training_pb2.Run, output: Output) -> None:
+    if output is Output.json:
+        show_json(found)
+    else:
+        out.print(f"{found.run_id} is {state_of(found)}")
 
 
 def _finish(final: training_pb2.Run, output: Output) -> None:
@@ -225,23 +178,31 @@ def _finish(final: training_pb2.Run, output: Output) -> None:
     raise typer.Exit(0 if final.state != training_pb2.Run.STATE_FAILED else 1)
 
 
-async def follow(run_id: str, each: Callable[[training_pb2.Round], None]) -> training_pb2.Run:
-    """Calls `each` for every round of a run, past and to come; returns the run at its end."""
-    final = training_pb2.Run()
+async def _create(plan: training_pb2.RunPlan) -> training_pb2.Run:
     async with channel() as opened:
         stub = training_pb2_grpc.TrainingServiceStub(opened)
-        async for event in stub.WatchRun(training_pb2.WatchRunRequest(run_id=run_id)):
-            final = event.run
-            if event.HasField("round"):
-                each(event.round)
-    return final
+        request = training_pb2.CreateRunRequest(request_id=str(uuid.uuid4()), plan=plan)
+        return (await stub.CreateRun(request, timeout=SECONDS)).run
 
 
-async def _start(plan: training_pb2.RunPlan) -> training_pb2.Run:
+async def _start(request: training_pb2.StartRunRequest) -> training_pb2.Run:
     async with channel() as opened:
         stub = training_pb2_grpc.TrainingServiceStub(opened)
-        request = training_pb2.StartRunRequest(request_id=str(uuid.uuid4()), plan=plan)
         return (await stub.StartRun(request, timeout=SECONDS)).run
+
+
+async def _pause(run_id: str, reason: str) -> training_pb2.Run:
+    async with channel() as opened:
+        stub = training_pb2_grpc.TrainingServiceStub(opened)
+        request = training_pb2.PauseRunRequest(run_id=run_id, reason=reason)
+        return (await stub.PauseRun(request, timeout=SECONDS)).run
+
+
+async def _resume(run_id: str) -> training_pb2.Run:
+    async with channel() as opened:
+        stub = training_pb2_grpc.TrainingServiceStub(opened)
+        request = training_pb2.ResumeRunRequest(run_id=run_id)
+        return (await stub.ResumeRun(request, timeout=SECONDS)).run
 
 
 async def _stop(run_id: str, reason: str) -> training_pb2.Run:
@@ -262,3 +223,11 @@ async def _list(limit: int) -> list[training_pb2.Run]:
         stub = training_pb2_grpc.TrainingServiceStub(opened)
         request = training_pb2.ListRunsRequest(page_size=limit)
         return list((await stub.ListRuns(request, timeout=SECONDS)).runs)
+
+
+async def _compare(run_ids: list[str]) -> training_pb2.CompareRunsResponse:
+    async with channel() as opened:
+        stub = training_pb2_grpc.TrainingServiceStub(opened)
+        return await stub.CompareRuns(
+            training_pb2.CompareRunsRequest(run_ids=run_ids), timeout=SECONDS
+        )

@@ -550,7 +550,9 @@ class Run(_message.Message):
     """Server-assigned, e.g. "run-01j…"."""
     state: Global___Run.State.ValueType
     reason: _builtins.str
-    """Why it failed or was stopped; empty otherwise."""
+    """Why it failed, was stopped or paused, or was complete before its last round;
+    empty otherwise.
+    """
     rounds_completed: _builtins.int
     actor: _builtins.str
     """Who started it."""
@@ -581,7 +583,9 @@ class Run(_message.Message):
 
     @_builtins.property
     def participants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Site]:
-        """Who takes part, as settled when the run was created."""
+        """Who takes part, as settled when the run was created. Not in lists and
+        streams.
+        """
 
     def __init__(
         self,
@@ -1360,6 +1364,26 @@ class GetAssignmentResponse(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
+        @_typing.final
+        class SpentEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.int
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.int = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
         RUN_FIELD_NUMBER: _builtins.int
         LAST_ROUND_FIELD_NUMBER: _builtins.int
         ATTEMPT_FIELD_NUMBER: _builtins.int
@@ -1370,6 +1394,7 @@ class GetAssignmentResponse(_message.Message):
         DATASET_FIELD_NUMBER: _builtins.int
         EVALUATION_SIZE_BYTES_FIELD_NUMBER: _builtins.int
         ROUNDS_FIELD_NUMBER: _builtins.int
+        SPENT_FIELD_NUMBER: _builtins.int
         last_round: _builtins.int
         """-1 when not even the initial model is stored."""
         attempt: _builtins.int
@@ -1391,6 +1416,12 @@ class GetAssignmentResponse(_message.Message):
         def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Round]:
             """What became of participants so far: who is quarantined follows from it."""
 
+        @_builtins.property
+        def spent(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+            """Private steps each participant was asked for so far, those of lost rounds
+            included; `steps` is the most of any.
+            """
+
         def __init__(
             self,
             *,
@@ -1404,10 +1435,11 @@ class GetAssignmentResponse(_message.Message):
             dataset: _dataset_pb2.Dataset | None = ...,
             evaluation_size_bytes: _builtins.int = ...,
             rounds: _abc.Iterable[Global___Round] | None = ...,
+            spent: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "run", b"run"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "evaluation_size_bytes", b"evaluation_size_bytes", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "rounds", b"rounds", "run", b"run", "state_size_bytes", b"state_size_bytes", "steps", b"steps"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "evaluation_size_bytes", b"evaluation_size_bytes", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "rounds", b"rounds", "run", b"run", "spent", b"spent", "state_size_bytes", b"state_size_bytes", "steps", b"steps"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,8 +32,10 @@ class TrainingServiceStub:
 
     Who: subjects with action "submit" on /training/runs; the plan itself is
     decided as "start" on /training/runs, where conditions see
-    ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon and
-    ctx.dataset.
+    ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon,
+    ctx.dataset, ctx.sites ("embedded", "enrolled" or "flower"),
+    ctx.participants (how many), ctx.privacy_unit ("record" or "participant") and
+    ctx.app (its name, or "").
     Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
     PARTICIPANTS_MISSING; RESOURCE_NOT_FOUND; STATE_CONFLICT when the run is not
     CREATED; REQUEST_ID_REUSED. A repeated request_id returns the run it started.
@@ -120,8 +122,10 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "submit" on /training/runs; the plan itself is
         decided as "start" on /training/runs, where conditions see
-        ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon and
-        ctx.dataset.
+        ctx.review ("on" or "off"), ctx.simulation, ctx.target_epsilon,
+        ctx.dataset, ctx.sites ("embedded", "enrolled" or "flower"),
+        ctx.participants (how many), ctx.privacy_unit ("record" or "participant") and
+        ctx.app (its name, or "").
         Errors: FIELD_INVALID; POLICY_DENIED; PRIVACY_BUDGET_EXHAUSTED;
         PARTICIPANTS_MISSING; RESOURCE_NOT_FOUND; STATE_CONFLICT when the run is not
         CREATED; REQUEST_ID_REUSED. A repeated request_id returns the run it started.
@@ -248,17 +252,19 @@ class CoordinatorServiceStub:
     Who: as GetAssignment.
     Errors: RESOURCE_NOT_FOUND; DIGEST_MISMATCH; REQUEST_TOO_LARGE;
     UPDATE_FORMAT_INVALID, UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is
-    not a model of this run; FIELD_INVALID for steps beyond the plan or without
-    a header; STATE_CONFLICT when the round is not the next, the run has ended
+    not a model of this run; FIELD_INVALID for steps beyond the plan, for
+    participants that are none, or without a header; STORAGE_FULL;
+    STATE_CONFLICT when the round is not the next, the run has ended
     or a later coordinator has taken over.
     """
     FinishRun: _aio.UnaryUnaryMultiCallable[_training_pb2.FinishRunRequest, _training_pb2.FinishRunResponse]
-    """Ends the run.
+    """Ends the run, or this coordinator's part of it: PAUSED is not taken when the
+    pause was taken back meanwhile, and the run that is returned says so.
 
     Who: as GetAssignment.
     Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has already ended
     otherwise, a later coordinator has taken over, or it is to be COMPLETED
-    before its last round.
+    before its last round and without an early stop of its plan.
     """
     DispatchTasks: _aio.StreamUnaryMultiCallable[_training_pb2.DispatchTasksRequest, _training_pb2.DispatchTasksResponse]
     """Puts one content before participants, each as a task of its own. The task of
@@ -315,8 +321,9 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         Who: as GetAssignment.
         Errors: RESOURCE_NOT_FOUND; DIGEST_MISMATCH; REQUEST_TOO_LARGE;
         UPDATE_FORMAT_INVALID, UPDATE_SHAPE_MISMATCH or UPDATE_NOT_FINITE when it is
-        not a model of this run; FIELD_INVALID for steps beyond the plan or without
-        a header; STATE_CONFLICT when the round is not the next, the run has ended
+        not a model of this run; FIELD_INVALID for steps beyond the plan, for
+        participants that are none, or without a header; STORAGE_FULL;
+        STATE_CONFLICT when the round is not the next, the run has ended
         or a later coordinator has taken over.
         """
 
@@ -326,12 +333,13 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.FinishRunRequest,
         context: _aio.ServicerContext[_training_pb2.FinishRunRequest, _abc.Awaitable[_training_pb2.FinishRunResponse]],
     ) -> _abc.Awaitable[_training_pb2.FinishRunResponse]:
-        """Ends the run.
+        """Ends the run, or this coordinator's part of it: PAUSED is not taken when the
+        pause was taken back meanwhile, and the run that is returned says so.
 
         Who: as GetAssignment.
         Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT when the run has already ended
         otherwise, a later coordinator has taken over, or it is to be COMPLETED
-        before its last round.
+        before its last round and without an early stop of its plan.
         """
 
     @_abc_1.abstractmethod

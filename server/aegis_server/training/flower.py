@@ -18,6 +18,7 @@ from flwr.app import (
     Context,
     Error,
     Message,
+    MessageType,
     MetricRecord,
     RecordDict,
 )
@@ -30,7 +31,13 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
+# Codes of `Error`: Flower's own for an application that raised, and ours for a site that will not.
+CLIENT_APP_RAISED = 2
+SITE_REFUSED = 1_000
+
 __all__ = [
+    "CLIENT_APP_RAISED",
+    "SITE_REFUSED",
     "Array",
     "ArrayRecord",
     "ClientApp",
@@ -41,6 +48,7 @@ __all__ = [
     "FlowerRun",
     "Grid",
     "Message",
+    "MessageType",
     "MetricRecord",
     "RecordDict",
     "TaskIdentity",

@@ -1,18 +1,16 @@
-"""What a plan promises, and whether it can be kept: checks that a .proto cannot express."""
+"""What a plan promises: who takes part in it, how many private steps it has, how much noise."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
 from aegis.errors import FieldViolation, InvalidArgument
 from aegis.v1 import training_pb2
 from aegis_learning import privacy
-from aegis_learning.datasets import UnknownDataset, load, partition
-from aegis_learning.models import UnknownModel
-from aegis_server.training import strategies, units
+from aegis_learning.datasets import Dataset, UnknownDataset, load, partition
+from aegis_server.training import checks, units
 
 
 def participant_names(plan: training_pb2.RunPlan) -> list[str]:
@@ -22,18 +20,21 @@ def participant_names(plan: training_pb2.RunPlan) -> list[str]:
 
 def planned_steps(plan: training_pb2.RunPlan) -> int:
     """Returns the private steps of one participant in the whole run; never to be exceeded."""
-    return plan.rounds * plan.local_steps
+    return min(plan.rounds, plan.rounds_each or plan.rounds) * plan.local_steps
+
+
+def dealt(plan: training_pb2.RunPlan, data: Dataset) -> dict[str, int]:
+    """Returns how many rows each embedded site has: counted by us, never claimed."""
+    shares = partition(data.shared, plan.participants, plan.dirichlet_alpha, plan.seed)
+    names = participant_names(plan)
+    return {name: len(share) for name, share in zip(names, shares, strict=True)}
 
 
 @lru_cache(maxsize=32)
 def enrolled(plan: bytes) -> Mapping[str, int]:
-    """Returns how many rows each site of a serialised plan has: counted by us, never claimed."""
+    """Returns `dealt` of a serialised plan about a data set that ships."""
     parsed = training_pb2.RunPlan.FromString(plan)
-    shares = partition(
-        load(parsed.dataset).shared, parsed.participants, parsed.dirichlet_alpha, parsed.seed
-    )
-    names = participant_names(parsed)
-    return MappingProxyType({n: len(share) for n, share in zip(names, shares, strict=True)})
+    return MappingProxyType(dealt(parsed, load(parsed.dataset)))
 
 
 def canonical(plan: training_pb2.RunPlan) -> bytes:
@@ -41,14 +42,20 @@ def canonical(plan: training_pb2.RunPlan) -> bytes:
     return plan.SerializeToString(deterministic=True)
 
 
-def noise_of(plan: training_pb2.RunPlan) -> float:
+def noise_of(plan: training_pb2.RunPlan, data: Dataset | None = None) -> float:
     """Returns the noise multiplier that keeps all planned steps within the target.
 
-    Takes tens of milliseconds. Raises `InvalidArgument` (FIELD_INVALID) naming every field of the
-    plan that cannot be met.
+    `data` is what the plan is about; without it, what ships under that name. Takes tens of
+    milliseconds. Raises `InvalidArgument` (FIELD_INVALID) naming every field of the plan that
+    cannot be met.
     """
-    violations = list(_violations(plan))
+    violations: list[FieldViolation] = []
     noise = 0.0
+    try:
+        found = data or load(plan.dataset)
+        violations += checks.violations(plan, found, participant_names(plan))
+    except UnknownDataset:
+        violations.append(FieldViolation("plan.dataset", "no data set has this name"))
     try:
         noise = units.server_noise(plan)
         if not units.only_at_server(plan):
@@ -58,31 +65,11 @@ def noise_of(plan: training_pb2.RunPlan) -> float:
     except ValueError as error:
         violations.append(FieldViolation("plan.target_epsilon", str(error)))
     if violations:
-        text = "; ".join(f"{v.field}: {v.description}" for v in violations[:3])
-        raise InvalidArgument("FIELD_INVALID", text, violations=violations)
+        raise refused(violations)
     return noise
 
 
-def _violations(plan: training_pb2.RunPlan) -> Iterator[FieldViolation]:
-    names = Counter(attack.participant for attack in plan.attacks)
-    known = set(participant_names(plan))
-    for index, attack in enumerate(plan.attacks):
-        field = f"plan.attacks[{index}].participant"
-        if attack.participant not in known:
-            yield FieldViolation(field, f"the plan has site-1 to site-{plan.participants}")
-        elif names[attack.participant] > 1:
-            yield FieldViolation(field, "one attack a participant")
-    yield from strategies.violations(plan)
-    try:
-        data = load(plan.dataset)
-    except UnknownDataset:
-        yield FieldViolation("plan.dataset", "no data set has this name")
-        return
-    try:
-        data.family(plan.model)
-    except UnknownModel:
-        yield FieldViolation("plan.model", "no model family has this name")
-    try:
-        partition(data.shared, plan.participants, plan.dirichlet_alpha, plan.seed)
-    except ValueError as error:
-        yield FieldViolation("plan.participants", str(error))
+def refused(violations: list[FieldViolation]) -> InvalidArgument:
+    """Returns the error that names these fields of a plan."""
+    text = "; ".join(f"{v.field}: {v.description}" for v in violations[:3])
+    return InvalidArgument("FIELD_INVALID", text, violations=violations)

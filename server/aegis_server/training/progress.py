@@ -1,62 +1,40 @@
 """What coordinators do to a run: take it up, complete rounds, end it.
 
-A coordinator is believed as little as possible: the model must be a model, the steps must fit the
-plan, and epsilon is computed here from noise, rate and steps. Each coordinator of a run has a
-number; an earlier one that is still alive somewhere is refused.
+Each coordinator of a run has a number; an earlier one that is still alive somewhere is refused.
+What is believed of a report is in `reports.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-from aegis.errors import (
-    FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
-)
+from aegis.errors import FailedPrecondition, InvalidArgument, NotFound
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Connection, Database
 from aegis.v1 import training_pb2
 from aegis_learning import parameters
-from aegis_learning.aggregation.refusals import AssumptionBroken
-from aegis_learning.datasets import load
 from aegis_server.checkpoints.models import Ingredient, record
 from aegis_server.objects.blobs import BlobStore
-from aegis_server.privacy.ledger import Ledger
 from aegis_server.review.updates import Base
-from aegis_server.training import plans, store, strategies
-from aegis_server.training.budget import epsilon_of, settlement, steps_paid, steps_so_far
-from aegis_server.training.runs import RunView
+from aegis_server.training import reports, store
+from aegis_server.training.assignments import Assignment, Wishes
+from aegis_server.training.budget import Budget, lost_steps, steps_so_far
+from aegis_server.training.endings import Endings, require_completed
+from aegis_server.training.plans import planned_steps
+from aegis_server.training.seats.settling import sites_of
+from aegis_server.training.seats.store import StoredSite, task_steps
+from aegis_server.training.starting import Find, shipped
 from aegis_server.training.states import (
     OPEN_STATES,
     Changes,
     State,
-    ended,
-    entry,
     move,
     require,
+    require_current,
 )
-from aegis_server.training.store import StoredParticipant, StoredRound, StoredRun
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """Where a coordinator goes on.
-
-    `model` is the model after `last`, empty before round 0, and `state` what the strategy
-    remembered then.
-    """
-
-    run: StoredRun
-    last: StoredRound | None
-    steps: int
-    model: bytes
-    state: bytes = b""
+from aegis_server.training.store import StoredRound, StoredRun
+from aegis_server.training.views import RunView, rounds_of
 
 
 class Progress:
@@ -70,16 +48,18 @@ class Progress:
         *,
         clock: Callable[[], datetime],
         changes: Changes,
-        ledger: Ledger | None = None,
+        budget: Budget | None = None,
         server: str = "server:aegis",
+        find: Find = shipped,
     ) -> None:
         self._database = database
         self._audit = audit
         self._blobs = blobs
         self._clock = clock
         self._changes = changes
-        self._ledger = ledger or Ledger()
+        self._endings = Endings(audit, budget or Budget(), clock=clock)
         self._server = server
+        self._find = find
 
     async def assignment(self, run_id: str, *, attempt: int, actor: str) -> Assignment:
         """Returns where to go on, and marks a starting run as running.
@@ -91,6 +71,11 @@ class Progress:
             run = await require(connection, run_id, lock=True)
             require_current(run, attempt)
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
+            plan = training_pb2.RunPlan.FromString(run.plan)
+            sites = await sites_of(connection, run_id, plan)
+            rounds = await rounds_of(connection, run_id)
+            stored = await store.steps_of(connection, run_id)
+            spent = self._least(run, last, plan, sites, stored, {})
             if run.state == State.STATE_STARTING:
                 run = await move(
                     connection,
@@ -105,7 +90,17 @@ class Progress:
         await self._changes.tell()
         model = await self._blobs.get(last.model_sha256) if last else b""
         state = await self._blobs.get(last.state_sha256) if last and last.state_sha256 else b""
-        return Assignment(run, last, steps_so_far(run, last), model, state)
+        return Assignment(
+            run=run,
+            last=last,
+            steps=steps_so_far(run, last),
+            data=await self._find(plan.dataset),
+            model=model,
+            state=state,
+            sites=tuple(sites),
+            rounds=rounds,
+            spent=spent,
+        )
 
     async def complete_round(
         self,
@@ -117,11 +112,11 @@ class Progress:
         actor: str,
         state: bytes = b"",
         state_sha256: bytes = b"",
-    ) -> bool:
-        """Stores a round and the model after it; returns whether to stop now.
+    ) -> Wishes:
+        """Stores a round and the model after it; returns what to do now.
 
-        Raises `InvalidArgument` (DIGEST_MISMATCH, UPDATE_…, FIELD_INVALID), `NotFound`, or
-        `FailedPrecondition` (STATE_CONFLICT).
+        Raises `InvalidArgument` (DIGEST_MISMATCH, UPDATE_…, FIELD_INVALID), `NotFound`,
+        `FailedPrecondition` (STATE_CONFLICT), or `ResourceExhausted` (STORAGE_FULL).
         """
         if parameters.digest(model) != report.model_sha256:
             raise InvalidArgument("DIGEST_MISMATCH", "the model does not have its SHA-256")
@@ -129,8 +124,10 @@ class Progress:
             raise InvalidArgument("DIGEST_MISMATCH", "the state does not have its SHA-256")
         async with self._database.transaction() as connection:
             run = await require(connection, run_id)
-        require_model(run, model)
-        require_state(run, report.round, state)
+        plan = training_pb2.RunPlan.FromString(run.plan)
+        data = await self._find(plan.dataset)
+        reports.require_model(plan, data, model)
+        reports.require_state(plan, data, report.round, state)
         # Before the transaction: bytes nobody points to cost space, not correctness.
         await self._blobs.put(model)
         key_id = await self._blobs.key_of(report.model_sha256)
@@ -142,7 +139,7 @@ class Progress:
             require_current(run, attempt)
             stored = await store.round_of(connection, run_id, report.round)
             if stored is not None and stored.model_sha256 == report.model_sha256:
-                return run.state == State.STATE_STOPPING
+                return Wishes.of(run)
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
             await self._append(connection, run, last, report, actor, state_sha256)
             await record(
@@ -161,7 +158,7 @@ class Progress:
                 ],
             )
         await self._changes.tell()
-        return run.state == State.STATE_STOPPING
+        return Wishes.of(run)
 
     async def _append(
         self,
@@ -179,61 +176,38 @@ class Progress:
                 resource=run.run_id,
                 state=f"round {last.round}" if last else "no round",
             )
-        require_steps(run, last, report)
-        epsilon = epsilon_of(run, report.steps)
-        # Exact figures about private rows would escape the accountant, whoever sent them.
-        public = training_pb2.RunPlan.FromString(run.plan).simulation
-        stored = StoredRound(
-            run_id=run.run_id,
-            round=report.round,
-            attempt=run.attempt,
-            model_sha256=report.model_sha256,
-            accuracy=report.accuracy,
-            loss=report.loss,
-            epsilon=epsilon,
-            steps=report.steps,
-            completed_at=self._clock(),
+        plan = training_pb2.RunPlan.FromString(run.plan)
+        sites = await sites_of(connection, run.run_id, plan)
+        before = await store.steps_of(connection, run.run_id)
+        tasks = await task_steps(connection, run.run_id, report.round)
+        stored, participants = reports.read(
+            run,
+            plan,
+            report,
+            sites=sites,
+            accounts=reports.Accounts(before, self._least(run, last, plan, sites, before, tasks)),
+            at=self._clock(),
             state_sha256=state_sha256,
         )
-        participants = [
-            StoredParticipant(
-                run_id=run.run_id,
-                round=report.round,
-                participant=p.participant,
-                loss=p.loss if public else 0.0,
-                accuracy=p.accuracy if public else 0.0,
-                epsilon=epsilon,
-                examples=p.examples,
-                outcome=p.outcome,
-                update_id=p.update_id,
-                reason=p.reason,
-            )
-            for p in report.participants
-        ]
         await store.insert_round(connection, stored, participants)
-        aggregated = training_pb2.ParticipantRound.OUTCOME_AGGREGATED
-        await self._audit.record_in(
-            connection,
-            entry(
-                run,
-                actor=actor,
-                action="complete_round",
-                outcome="completed",
-                details={
-                    "round": str(report.round),
-                    "model_sha256": report.model_sha256.hex(),
-                    "accuracy": f"{report.accuracy:.6f}",
-                    "epsilon": f"{epsilon:.6f}",
-                    "aggregated": str(sum(p.outcome == aggregated for p in participants)),
-                    "left_out": str(sum(p.outcome != aggregated for p in participants)),
-                    "update_ids": ",".join(
-                        p.update_id for p in participants if p.outcome == aggregated and p.update_id
-                    ),
-                },
-                # Whose data the model was trained on, and who was left out.
-                evidence={"participants.json": _by_outcome(participants)},
-            ),
-        )
+        told = reports.entry_of(run, stored, participants, actor=actor)
+        await self._audit.record_in(connection, told)
+
+    def _least(
+        self,
+        run: StoredRun,
+        last: StoredRound | None,
+        plan: training_pb2.RunPlan,
+        sites: Iterable[StoredSite],
+        stored: Mapping[str, int],
+        tasks: Mapping[str, int],
+    ) -> dict[str, int]:
+        """Returns what each participant was asked for by now, whatever a coordinator says."""
+        lost, most = lost_steps(run, last, plan), planned_steps(plan)
+        return {
+            site.name: min(stored.get(site.name, 0) + max(lost, tasks.get(site.name, 0)), most)
+            for site in sites
+        }
 
     async def finish(
         self,
@@ -244,154 +218,58 @@ class Progress:
         reason: str,
         actor: str,
     ) -> RunView:
-        """Ends a run; ending it again the same way changes nothing.
+        """Ends a run, or pauses it; doing it again the same way changes nothing.
 
+        A pause that was taken back meanwhile leaves the run as it is: the coordinator goes on.
         Raises `NotFound` or `FailedPrecondition` (STATE_CONFLICT).
         """
-        run, last = await self._end(run_id, attempt, state, reason, actor)
-        return RunView(run, last)
-
-    async def give_up(self, run_id: str, reason: str) -> None:
-        """Fails a run whose coordinators keep dying."""
-        await self._end(run_id, None, State.STATE_FAILED, reason, self._server)
-
-    async def _end(
-        self,
-        run_id: str,
-        attempt: int | None,
-        state: training_pb2.Run.State.ValueType,
-        reason: str,
-        actor: str,
-    ) -> tuple[StoredRun, StoredRound | None]:
         async with self._database.transaction() as connection:
             run = await require(connection, run_id, lock=True)
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
             if run.state == state:
-                return run, last
-            require_current(run, run.attempt if attempt is None else attempt)
-            plan = training_pb2.RunPlan.FromString(run.plan)
-            if state == State.STATE_COMPLETED and (last is None or last.round < plan.rounds):
-                raise FailedPrecondition(
-                    "STATE_CONFLICT",
-                    f"{run_id} has not completed its rounds",
-                    resource=run_id,
-                    state=f"round {last.round}" if last else "no round",
-                )
-            steps = steps_paid(replace(run, state=state), last)
-            at = self._clock()
-            await self._ledger.settle(connection, run_id, settlement(run, steps), at)
-            stopped_by = run.reason if state == State.STATE_STOPPED else ""
-            run = await move(
-                connection,
-                self._audit,
-                run,
-                state=state,
-                reason=reason or stopped_by,
-                actor=actor,
-                action="finish",
-                at=at,
-                details={
-                    "dataset": plan.dataset,
-                    "steps": str(steps),
-                    "epsilon": f"{epsilon_of(run, steps):.6f}",
-                    **await self._ledger.statement(connection, plan.dataset),
-                },
+                return RunView(run, last)
+            require_current(run, attempt)
+            if state == State.STATE_PAUSED:
+                if run.state == State.STATE_PAUSING:
+                    run = await self._endings.pause(connection, run, last, actor=actor)
+            elif state == State.STATE_COMPLETED:
+                early = await require_completed(connection, run, last)
+                run = await self._endings.end(connection, run, state, reason=early, actor=actor)
+            else:
+                why = reason or (run.reason if state == State.STATE_STOPPED else "")
+                run = await self._endings.end(connection, run, state, reason=why, actor=actor)
+        await self._changes.tell()
+        return RunView(run, last)
+
+    async def give_up(self, run_id: str, reason: str) -> None:
+        """Fails a run whose coordinators keep dying."""
+        async with self._database.transaction() as connection:
+            run = await require(connection, run_id, lock=True)
+            if run.state == State.STATE_FAILED:
+                return
+            require_current(run, run.attempt)
+            await self._endings.end(
+                connection, run, State.STATE_FAILED, reason=reason, actor=self._server
             )
         await self._changes.tell()
-        return run, last
 
     async def base_of(self, run_id: str, round: int) -> Base:  # noqa: A002
         """Returns what the updates of a round change; raises `NotFound`."""
         async with self._database.transaction() as connection:
             run = await require(connection, run_id)
             before = await store.round_of(connection, run_id, round - 1)
+            plan = training_pb2.RunPlan.FromString(run.plan)
+            sites = await sites_of(connection, run_id, plan)
         if before is None:
             raise NotFound(
                 "RESOURCE_NOT_FOUND",
                 f"{run_id} has no model before round {round}",
                 resource=f"{run_id} round {round}",
             )
-        plan = training_pb2.RunPlan.FromString(run.plan)
         return Base(
             plan.dataset,
             plan.model,
             before.model_sha256,
-            examples=await asyncio.to_thread(plans.enrolled, run.plan),
+            examples={site.name: site.examples for site in sites},
             open=run.state in OPEN_STATES,
         )
-
-
-def _by_outcome(participants: Iterable[StoredParticipant]) -> bytes:
-    names: dict[str, list[str]] = {}
-    for each in participants:
-        outcome = training_pb2.ParticipantRound.Outcome.keys()[each.outcome]
-        names.setdefault(outcome.removeprefix("OUTCOME_").lower(), []).append(each.participant)
-    return json.dumps(names, sort_keys=True).encode()
-
-
-def require_current(run: StoredRun, attempt: int) -> None:
-    """Raises `FailedPrecondition` (STATE_CONFLICT) for an ended run or a replaced coordinator."""
-    if run.state not in OPEN_STATES:
-        raise ended(run)
-    if run.attempt != attempt:
-        raise FailedPrecondition(
-            "STATE_CONFLICT",
-            f"coordinator {run.attempt} has taken over {run.run_id}",
-            resource=run.run_id,
-            state=f"attempt {run.attempt}",
-        )
-
-
-def require_steps(run: StoredRun, last: StoredRound | None, report: training_pb2.Round) -> None:
-    """Raises `InvalidArgument` (FIELD_INVALID) when the steps do not fit the plan."""
-    plan = training_pb2.RunPlan.FromString(run.plan)
-    least = steps_so_far(run, last) + (plan.local_steps if report.round else 0)
-    most = plans.planned_steps(plan) if report.round else 0
-    if not least <= report.steps <= most:
-        description = f"must be between {least} and {most}"
-        raise InvalidArgument(
-            "FIELD_INVALID",
-            f"round.steps {description}",
-            violations=[FieldViolation("header.round.steps", description)],
-        )
-
-
-def require_model(run: StoredRun, model: bytes) -> None:
-    """Raises `InvalidArgument` (UPDATE_…) when the bytes are not a model of this run."""
-    plan = training_pb2.RunPlan.FromString(run.plan)
-    _require_tensors(model, load(plan.dataset).family(plan.model).shapes)
-
-
-def require_state(run: StoredRun, number: int, state: bytes) -> None:
-    """Raises `InvalidArgument` unless a strategy that remembers brings its state, and no other."""
-    plan = training_pb2.RunPlan.FromString(run.plan)
-    shapes = (
-        strategies.state_shapes(plan, load(plan.dataset).family(plan.model).shapes)
-        if number
-        else {}
-    )
-    if bool(shapes) != bool(state):
-        description = "a state is missing" if shapes else "there is nothing to remember"
-        raise InvalidArgument(
-            "FIELD_INVALID",
-            f"state: {description}",
-            violations=[FieldViolation("header.state_size_bytes", description)],
-        )
-    if not state:
-        return
-    _require_tensors(state, shapes)
-    try:
-        strategies.rule_of(plan, state=parameters.decode(state, shapes))
-    except AssumptionBroken as error:
-        raise InvalidArgument("UPDATE_FORMAT_INVALID", str(error)) from error
-
-
-def _require_tensors(data: bytes, shapes: parameters.Shapes) -> None:
-    try:
-        parameters.decode(data, shapes)
-    except parameters.FormatError as error:
-        raise InvalidArgument("UPDATE_FORMAT_INVALID", str(error)) from error
-    except parameters.ShapeError as error:
-        raise InvalidArgument("UPDATE_SHAPE_MISMATCH", str(error), tensor=error.tensor) from error
-    except parameters.NotFiniteError as error:
-        raise InvalidArgument("UPDATE_NOT_FINITE", str(error), tensor=error.tensor) from error

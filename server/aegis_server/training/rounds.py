@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aegis.v1 import training_pb2
 from aegis_learning import scores
 from aegis_learning.aggregation.refusals import AssumptionBroken
-from aegis_learning.datasets import load
+from aegis_learning.datasets import Dataset, load
 from aegis_learning.models import Family
 from aegis_learning.parameters import Parameters, flatten
 from aegis_server.training import strategies, units
+from aegis_server.training.asking import Asking, Gathering, Question, Tally
 from aegis_server.training.flower import ConfigRecord
 from aegis_server.training.grid import LocalGrid
-from aegis_server.training.sites import Site, noise_of, root_update, sites_of
-from aegis_server.training.strategy import ReviewedStrategy, ReviewGate, to_arrays
+from aegis_server.training.selection import Choice
+from aegis_server.training.sites import noise_of, root_update, sites_of
+from aegis_server.training.strategy import Gate, ReviewedStrategy, Site, to_arrays
 
 Outcome = training_pb2.ParticipantRound
 
@@ -40,8 +43,9 @@ class Tried:
 
     @property
     def losses(self) -> str:
-        """What became of the others, for people."""
-        lost = [p for p in self.participants if p.outcome != Outcome.OUTCOME_AGGREGATED]
+        """What became of the others that were asked, for people."""
+        told = (Outcome.OUTCOME_AGGREGATED, Outcome.OUTCOME_NOT_ASKED)
+        lost = [p for p in self.participants if p.outcome not in told]
         return self.reason or "; ".join(
             f"{p.participant} {Outcome.Outcome.Name(p.outcome).removeprefix('OUTCOME_').lower()}"
             + (f" ({p.reason})" if p.reason else "")
@@ -50,20 +54,38 @@ class Tried:
 
 
 class Rounds:
-    """Runs the rounds of one plan over its sites."""
+    """Runs the rounds of one plan over its sites.
+
+    `data` is what the plan is about, what ships under its name if it is not given; `sites` take
+    part over `grid`, the plan's embedded ones in this process if there is none.
+    """
 
     def __init__(
-        self, plan: training_pb2.RunPlan, noise_multiplier: float, gate: ReviewGate | None
+        self,
+        plan: training_pb2.RunPlan,
+        noise_multiplier: float,
+        gate: Gate | None,
+        *,
+        data: Dataset | None = None,
+        sites: Sequence[Site] = (),
+        grid: Gathering | None = None,
     ) -> None:
         self._plan = plan
         self._noise_multiplier = noise_multiplier
         self._gate = gate
-        self._sites: list[Site] = sites_of(plan)
-        self._grid = LocalGrid({site.node_id: (site.app, site.config) for site in self._sites})
-        data = load(plan.dataset)
-        self._model: Family = data.family(plan.model)
-        self._test = data.test
+        self._data = data or load(plan.dataset)
+        if grid is None:
+            embedded = sites_of(plan, self._data)
+            sites = embedded
+            grid = LocalGrid({site.node_id: (site.app, site.config) for site in embedded})
+        self._sites, self._grid = tuple(sites), grid
+        self._model: Family = self._data.family(plan.model)
         self._rooted = strategies.needs_root(plan)
+
+    @property
+    def names(self) -> list[str]:
+        """Who takes part."""
+        return [site.name for site in self._sites]
 
     def train(
         self,
@@ -73,14 +95,18 @@ class Rounds:
         repeat: int,
         attempt: int,
         state: Parameters | None = None,
+        choice: Choice | None = None,
+        left: Mapping[str, int] | None = None,
     ) -> Tried:
         """Tries round `number` from `model`, where the strategy remembers `state`.
 
-        `attempt` names this try in the review.
+        `attempt` names this try in the review, `repeat` says how often the round was tried before;
+        `choice` is who is asked, everybody if it is not given, and `left` the private steps each
+        may still be asked for.
         """
         if self._gate is not None:
             self._gate.attempt = attempt
-        root = flatten(root_update(self._plan, model)) if self._rooted else None
+        root = flatten(root_update(self._plan, model, self._data)) if self._rooted else None
         try:
             rule = strategies.rule_of(
                 self._plan, state=state, root=root, noise=noise_of(self._plan, number, repeat)
@@ -88,14 +114,18 @@ class Rounds:
         except AssumptionBroken as broken:
             # The plan was checked, so it is the root update: the golden rows teach nothing here.
             return Tried(None, reason=f"the strategy cannot work: {broken}")
+        choice = choice or Choice(tuple(self.names))
         strategy = ReviewedStrategy(self._sites, self._model.shapes, self._gate, rule)
-        messages = strategy.configure_train(
-            number, to_arrays(model), self._config(repeat), self._grid
+        asking = Asking(self._plan, self._grid, strategy, self._sites)
+        question = Question(
+            round=number,
+            arrays=to_arrays(model),
+            config=self._config,
+            first=repeat * (1 + self._plan.retries),
+            left=left or {},
         )
-        deadline = self._plan.round_deadline.ToTimedelta().total_seconds()
-        replies = self._grid.send_and_receive(messages=messages, timeout=deadline)
-        arrays, _ = strategy.aggregate_train(number, replies)
-        participants = list(strategy.outcomes.values())
+        arrays, _ = strategy.aggregate_train(number, asking.ask(question, choice))
+        participants = list(self._told(strategy.outcomes, asking.tallies, choice))
         if arrays is None:
             return Tried(None, participants)
         tried = Tried(
@@ -103,15 +133,34 @@ class Rounds:
         )
         return tried if tried.accepted >= self._plan.min_participants else Tried(None, participants)
 
+    def _told(
+        self, outcomes: Mapping[str, Outcome], tallies: Mapping[str, Tally], choice: Choice
+    ) -> Iterable[Outcome]:
+        """Yields what became of every participant, in their order."""
+        for site in self._sites:
+            if site.name not in outcomes:
+                yield Outcome(
+                    participant=site.name,
+                    outcome=Outcome.OUTCOME_NOT_ASKED,
+                    reason=choice.others.get(site.name, ""),
+                )
+                continue
+            outcome, tally = outcomes[site.name], tallies[site.name]
+            outcome.tries, outcome.steps = tally.tries, tally.steps
+            outcome.seconds = tally.seconds
+            outcome.bytes_sent, outcome.bytes_received = tally.bytes_sent, tally.bytes_received
+            yield outcome
+
     def report(
         self, number: int, model: Parameters, participants: list[Outcome], *, steps: int
     ) -> training_pb2.Round:
         """Returns how the model does on the test set, ready to be stored."""
-        logits = self._model.logits(model, self._test.x)
+        test = self._data.test
+        logits = self._model.logits(model, test.x)
         return training_pb2.Round(
             round=number,
-            accuracy=scores.accuracy(logits, self._test.y),
-            loss=scores.log_loss(logits, self._test.y),
+            accuracy=scores.accuracy(logits, test.y),
+            loss=scores.log_loss(logits, test.y),
             participants=participants,
             steps=steps,
         )

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from aegis.v1 import training_pb2
 from aegis_learning.aggregation.private_mean import Noise
-from aegis_learning.datasets import load
+from aegis_learning.datasets import Dataset
 from aegis_learning.parameters import Parameters
 from aegis_participant.app import app as honest
 from aegis_participant.attacks import Kind, attacker
 from aegis_participant.randomness import KeyStream
 from aegis_participant.training import Task, train
 from aegis_server.training.flower import ClientApp, UserConfig
-from aegis_server.training.plans import canonical, enrolled
+from aegis_server.training.plans import dealt
 
 _KINDS: dict[int, Kind] = {
     training_pb2.ATTACK_KIND_SIGN_FLIP: "sign-flip",
@@ -24,7 +24,6 @@ _KINDS: dict[int, Kind] = {
     training_pb2.ATTACK_KIND_NOISE: "noise",
     training_pb2.ATTACK_KIND_SCALE: "scale",
 }
-
 
 _SERVER = -1
 
@@ -40,10 +39,9 @@ class Site:
     config: UserConfig
 
 
-def sites_of(plan: training_pb2.RunPlan) -> list[Site]:
+def sites_of(plan: training_pb2.RunPlan, data: Dataset) -> list[Site]:
     """Returns the plan's sites; node ids start at 1."""
-    data = load(plan.dataset)
-    rows = enrolled(canonical(plan))
+    rows = dealt(plan, data)
     attacks = {attack.participant: attack for attack in plan.attacks}
     sites = []
     for index, (name, examples) in enumerate(rows.items()):
@@ -76,13 +74,12 @@ def noise_of(plan: training_pb2.RunPlan, number: int, repeat: int) -> Noise:
     return lambda count: stream.normal((count,))
 
 
-def root_update(plan: training_pb2.RunPlan, model: Parameters) -> Parameters:
+def root_update(plan: training_pb2.RunPlan, model: Parameters, data: Dataset) -> Parameters:
     """Returns the update of the golden rows: the plan's training, on all of them in every step.
 
     Without noise, because they are public (a plan with other golden rows is refused), so it is the
     same whenever it is repeated.
     """
-    data = load(plan.dataset)
     task = Task(
         model=data.family(plan.model),
         steps=plan.local_steps,

@@ -15,7 +15,11 @@ from aegis_server.training import store
 from aegis_server.training.store import StoredRun
 
 State = training_pb2.Run
-OPEN_STATES = frozenset({State.STATE_STARTING, State.STATE_RUNNING, State.STATE_STOPPING})
+# A coordinator is at work, or is wanted.
+OPEN_STATES = frozenset(
+    {State.STATE_STARTING, State.STATE_RUNNING, State.STATE_STOPPING, State.STATE_PAUSING}
+)
+ENDED_STATES = frozenset({State.STATE_COMPLETED, State.STATE_STOPPED, State.STATE_FAILED})
 RESOURCE = "/training/runs"
 _POLL_SECONDS = 1.0
 
@@ -59,11 +63,20 @@ async def move(
     action: str,
     at: datetime,
     details: Mapping[str, str] | None = None,
+    evidence: Mapping[str, bytes] | None = None,
 ) -> StoredRun:
     """Moves a locked run to a state and records it; the audit log stays locked until commit."""
     await store.set_state(connection, run.run_id, state=state, reason=reason, at=at)
     outcome = State.State.Name(state).removeprefix("STATE_").lower()
-    told = entry(run, actor=actor, action=action, outcome=outcome, reason=reason, details=details)
+    told = entry(
+        run,
+        actor=actor,
+        action=action,
+        outcome=outcome,
+        reason=reason,
+        details=details,
+        evidence=evidence,
+    )
     await audit.record_in(connection, told)
     moved = await store.run_of(connection, run.run_id)
     assert moved is not None  # noqa: S101  # we hold its row
@@ -96,9 +109,22 @@ def entry(
     )
 
 
-def ended(run: StoredRun) -> AegisError:
-    """Returns the error that says a run is over."""
+def conflict(run: StoredRun) -> AegisError:
+    """Returns the error that says the state a run is in forbids this."""
     state = State.State.keys()[run.state].removeprefix("STATE_")
     return FailedPrecondition(
         "STATE_CONFLICT", f"{run.run_id} is {state}", resource=run.run_id, state=state
     )
+
+
+def require_current(run: StoredRun, attempt: int) -> None:
+    """Raises `FailedPrecondition` (STATE_CONFLICT) for an ended run or a replaced coordinator."""
+    if run.state not in OPEN_STATES:
+        raise conflict(run)
+    if run.attempt != attempt:
+        raise FailedPrecondition(
+            "STATE_CONFLICT",
+            f"coordinator {run.attempt} has taken over {run.run_id}",
+            resource=run.run_id,
+            state=f"attempt {run.attempt}",
+        )

@@ -31,6 +31,10 @@ class StoredRun:
     attempt: int
     created_at: datetime
     updated_at: datetime
+    creator: str
+    start_request_id: UUID | None = None
+    attempt_settled: int = 0
+    steps_settled: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,12 @@ class StoredParticipant:
     outcome: int
     update_id: str
     reason: str
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    tries: int = 0
+    steps: int = 0
+    auc: float = 0.0
 
 
 async def _insert(connection: Connection, table: str, rows: Sequence[Any]) -> int:
@@ -86,7 +96,8 @@ async def insert_run(connection: Connection, run: StoredRun) -> bool:
 
 _RUN = """
     select run_id, request_id, plan, state, reason, actor, policy_revision, rule_id,
-           noise_multiplier, attempt, created_at, updated_at
+           noise_multiplier, attempt, created_at, updated_at, creator, start_request_id,
+           attempt_settled, steps_settled
     from aegis.run
 """
 
@@ -101,10 +112,39 @@ async def run_of(connection: Connection, run_id: str, *, lock: bool = False) -> 
 
 
 async def run_of_request(connection: Connection, request_id: UUID) -> StoredRun | None:
-    """Returns the run a request started."""
+    """Returns the run a request created or started."""
     async with connection.cursor(row_factory=class_row(StoredRun)) as cursor:
-        await cursor.execute(_RUN + "where request_id = %s", (request_id,))
+        await cursor.execute(
+            _RUN + "where request_id = %(id)s or start_request_id = %(id)s", {"id": request_id}
+        )
         return await cursor.fetchone()
+
+
+async def runs_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, StoredRun]:
+    """Returns those of the runs that are there."""
+    async with connection.cursor(row_factory=class_row(StoredRun)) as cursor:
+        await cursor.execute(_RUN + "where run_id = any(%s)", (list(run_ids),))
+        return {run.run_id: run for run in await cursor.fetchall()}
+
+
+async def set_starter(
+    connection: Connection,
+    run_id: str,
+    *,
+    request_id: UUID,
+    actor: str,
+    policy_revision: int,
+    rule_id: str,
+) -> None:
+    """Writes down who starts a run, by which request, and which rule allows it."""
+    await connection.execute(
+        """
+        update aegis.run
+        set start_request_id = %s, actor = %s, policy_revision = %s, rule_id = %s
+        where run_id = %s
+        """,
+        (request_id, actor, policy_revision, rule_id, run_id),
+    )
 
 
 async def runs_before(connection: Connection, *, before: str | None, limit: int) -> list[StoredRun]:
@@ -119,9 +159,9 @@ async def runs_before(connection: Connection, *, before: str | None, limit: int)
 
 
 async def open_runs(connection: Connection) -> list[str]:
-    """Returns the ids of all runs that have not ended, oldest first."""
+    """Returns the ids of all runs that want a coordinator, oldest first."""
     cursor = await connection.execute(
-        "select run_id from aegis.run where state in (1, 2, 3) order by run_id"
+        "select run_id from aegis.run where state in (1, 2, 3, 8) order by run_id"
     )
     return [run_id for (run_id,) in await cursor.fetchall()]
 
@@ -136,12 +176,26 @@ async def set_state(
     )
 
 
+async def settle_attempt(connection: Connection, run_id: str) -> None:
+    """Writes down that all coordinators so far have told everything they asked for."""
+    await connection.execute(
+        "update aegis.run set attempt_settled = attempt where run_id = %s", (run_id,)
+    )
+
+
+async def set_steps(connection: Connection, run_id: str, steps: int) -> None:
+    """Writes down the private steps of the participant that took most, once a run has ended."""
+    await connection.execute(
+        "update aegis.run set steps_settled = %s where run_id = %s", (steps, run_id)
+    )
+
+
 async def next_attempt(connection: Connection, run_id: str, at: datetime) -> int | None:
     """Counts one more coordinator of an open run and returns its number."""
     cursor = await connection.execute(
         """
         update aegis.run set attempt = attempt + 1, updated_at = %s
-        where run_id = %s and state in (1, 2, 3) returning attempt
+        where run_id = %s and state in (1, 2, 3, 8) returning attempt
         """,
         (at, run_id),
     )
@@ -216,10 +270,28 @@ async def participants_after(
         await cursor.execute(
             """
             select run_id, round, participant, loss, accuracy, epsilon, examples, outcome,
-                   update_id, reason
+                   update_id, reason, seconds, bytes_sent, bytes_received, tries, steps, auc
             from aegis.run_participant where run_id = %s and round > %s
             order by round, length(participant), participant
             """,
             (run_id, after),
         )
         return await cursor.fetchall()
+
+
+async def steps_of(connection: Connection, run_id: str) -> dict[str, int]:
+    """Returns the private steps each participant may have taken in the stored rounds."""
+    cursor = await connection.execute(
+        "select participant, sum(steps) from aegis.run_participant where run_id = %s"
+        " group by participant",
+        (run_id,),
+    )
+    return {name: int(steps) for name, steps in await cursor.fetchall()}
+
+
+async def losses_of(connection: Connection, run_id: str) -> list[float]:
+    """Returns the losses of a run's global models, the initial one's first."""
+    cursor = await connection.execute(
+        "select loss from aegis.run_round where run_id = %s order by round", (run_id,)
+    )
+    return [loss for (loss,) in await cursor.fetchall()]

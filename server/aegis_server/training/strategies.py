@@ -23,7 +23,7 @@ from aegis_learning.aggregation.private_mean import Noise, PrivateMean
 from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.aggregation.rule import Rule
 from aegis_learning.aggregation.trimmed_mean import TrimmedMean
-from aegis_learning.datasets import UnknownDataset, load
+from aegis_learning.datasets import Dataset
 from aegis_learning.parameters import Array, Parameters, Shapes
 from aegis_server.training import units
 
@@ -126,17 +126,17 @@ def proximal_of(plan: Plan) -> float:
     return float(plan.settings.proximal)
 
 
-def violations(plan: Plan) -> Iterator[FieldViolation]:
+def violations(plan: Plan, data: Dataset) -> Iterator[FieldViolation]:
     """Yields what keeps the plan's strategy from working as its paper promises."""
     name = training_pb2.Strategy.Name(plan.strategy).removeprefix("STRATEGY_")
     for field, _ in plan.settings.ListFields():
         if field.name not in _SETTINGS[plan.strategy]:
             yield FieldViolation(f"plan.settings.{field.name}", f"is no setting of {name}")
-    yield from units.violations(plan)
+    yield from units.violations(plan, data)
     if units.protects_participants(plan):
         return
     if needs_root(plan):
-        yield from _rootless(plan)
+        yield from _rootless(plan, data)
         return
     try:
         rule_of(plan)
@@ -149,11 +149,7 @@ def violations(plan: Plan) -> Iterator[FieldViolation]:
         )
 
 
-def _rootless(plan: Plan) -> Iterator[FieldViolation]:
-    try:
-        data = load(plan.dataset)
-    except UnknownDataset:
-        return  # said elsewhere
+def _rootless(plan: Plan, data: Dataset) -> Iterator[FieldViolation]:
     if not (data.public and len(data.golden)):
         yield FieldViolation(
             "plan.strategy", f"FL_TRUST needs golden rows that are public; {plan.dataset} has none"

@@ -7,113 +7,62 @@ sender.
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-import grpc
 import numpy as np
 
-from aegis.errors import AegisError, InvalidArgument, ResourceExhausted, from_rpc_error
-from aegis.v1 import review_pb2, review_pb2_grpc, training_pb2
+from aegis.errors import AegisError
+from aegis.v1 import review_pb2, training_pb2
 from aegis_learning import npy, parameters
 from aegis_learning.aggregation.refusals import AggregationRefused, Overflow
 from aegis_learning.aggregation.rule import Rule
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.parameters import Parameters, Shapes
 from aegis_server.training.flower import (
+    SITE_REFUSED,
     Array,
     ArrayRecord,
     ConfigRecord,
     FedAvg,
     Grid,
     Message,
+    MessageType,
     MetricRecord,
+    RecordDict,
 )
-from aegis_server.training.sites import Site
 
 Outcome = training_pb2.ParticipantRound
 Update = review_pb2.Update
 
-_CHUNK = 64 * 1024
 _NPY_HEADER = 1024
-_SUBMIT_SECONDS = 30.0
-_REVIEW_SECONDS = 300.0
+_INT32_MAX = 2**31 - 1
+
+
+class Site(Protocol):
+    """A participant as it was settled: `examples` is our count, never its claim."""
+
+    @property
+    def name(self) -> str:
+        """As plans name it."""
+
+    @property
+    def node_id(self) -> int:
+        """As Flower names it."""
+
+    @property
+    def examples(self) -> int:
+        """Rows it was settled with."""
 
 
 class Gate(Protocol):
-    """Judges the updates of one round together."""
+    """Judges the updates of one round together; `attempt` names the try they belong to."""
+
+    attempt: int
 
     def judge(self, number: int, updates: Mapping[str, bytes]) -> Mapping[str, Update | AegisError]:
         """Returns, for each participant, the judged update or why it was refused."""
-
-
-class ReviewGate:
-    """The review room, asked through its stub.
-
-    Its calls run on the event loop the stub belongs to; `judge` is called from another thread.
-    `attempt` is part of every update's name, because a repeated round has other updates.
-    """
-
-    def __init__(
-        self,
-        stub: review_pb2_grpc.ReviewServiceStub,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        run_id: str,
-    ) -> None:
-        self._stub = stub
-        self._loop = loop
-        self._run_id = run_id
-        self.attempt = 1
-
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Mapping[str, Update | AegisError]:
-        """Submits every update, then asks for the verdicts; raises `AegisError`."""
-        return asyncio.run_coroutine_threadsafe(self._judge(number, updates), self._loop).result()
-
-    async def _judge(
-        self, number: int, updates: Mapping[str, bytes]
-    ) -> Mapping[str, Update | AegisError]:
-        verdicts: dict[str, Update | AegisError] = {}
-        for participant, update in updates.items():
-            try:
-                response = await self._stub.SubmitUpdate(
-                    self._parts(number, participant, update), timeout=_SUBMIT_SECONDS
-                )
-                verdicts[participant] = response.update
-            except grpc.RpcError as error:
-                refusal = from_rpc_error(error)
-                if not isinstance(refusal, InvalidArgument | ResourceExhausted):
-                    raise refusal from error
-                verdicts[participant] = refusal
-        if not any(isinstance(verdict, Update) for verdict in verdicts.values()):
-            return verdicts
-        try:
-            judged = await self._stub.ReviewRound(
-                review_pb2.ReviewRoundRequest(
-                    run_id=self._run_id, round=number, attempt=self.attempt
-                ),
-                timeout=_REVIEW_SECONDS,
-            )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        return verdicts | {update.participant: update for update in judged.updates}
-
-    async def _parts(
-        self, number: int, participant: str, update: bytes
-    ) -> AsyncIterator[review_pb2.SubmitUpdateRequest]:
-        header = review_pb2.SubmitUpdateRequest.Header(
-            run_id=self._run_id,
-            round=number,
-            attempt=self.attempt,
-            participant=participant,
-            sha256=parameters.digest(update),
-            size_bytes=len(update),
-        )
-        yield review_pb2.SubmitUpdateRequest(header=header)
-        for start in range(0, len(update), _CHUNK):
-            yield review_pb2.SubmitUpdateRequest(chunk=update[start : start + _CHUNK])
 
 
 class ReviewedStrategy(FedAvg):
@@ -139,22 +88,34 @@ class ReviewedStrategy(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Returns the round's messages; everybody asked is missing until they answer."""
+        """Returns messages to all nodes of the grid."""
+        return self.messages(server_round, arrays, config, grid.get_node_ids())
+
+    def messages(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Iterable[int]
+    ) -> list[Message]:
+        """Returns messages to these nodes; who is asked is missing until the answer is there.
+
+        May be called again in the same round, to ask others or once more.
+        """
         self._base = parameters.check(
             {name: npy.read(array.data) for name, array in arrays.items()}, self._shapes
         )
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        asked = sorted(message.metadata.dst_node_id for message in messages)
-        self.outcomes = {
-            self._sites[node_id].name: Outcome(
-                participant=self._sites[node_id].name,
-                examples=self._sites[node_id].examples,
+        config["server-round"] = server_round
+        record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        asked = sorted(nodes)
+        for node_id in asked:
+            site = self._sites[node_id]
+            self.outcomes[site.name] = Outcome(
+                participant=site.name,
+                examples=min(site.examples, _INT32_MAX),
                 outcome=Outcome.OUTCOME_MISSING,
                 reason="no answer before the deadline",
             )
+        return [
+            Message(content=record, dst_node_id=node_id, message_type=MessageType.TRAIN)
             for node_id in asked
-        }
-        return messages
+        ]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -206,6 +167,10 @@ class ReviewedStrategy(FedAvg):
     def _take_in(self, reply: Message, outcome: Outcome) -> Parameters | None:
         outcome.outcome = Outcome.OUTCOME_FAILED
         if reply.has_error():
+            if reply.error.code == SITE_REFUSED:
+                outcome.outcome = Outcome.OUTCOME_REFUSED
+                outcome.reason = f"it refused: {reply.error.reason}"[:200]
+                return None
             outcome.reason = f"its training failed: {reply.error.reason}"[:200]
             return None
         try:
@@ -220,6 +185,7 @@ class ReviewedStrategy(FedAvg):
         outcome.reason = ""
         outcome.loss = _claimed(reply, "loss")
         outcome.accuracy = _claimed(reply, "accuracy")
+        outcome.auc = _claimed(reply, "auc")
         return update
 
     def _accept(self, server_round: int, updates: Mapping[str, Parameters]) -> set[str]:

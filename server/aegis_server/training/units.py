@@ -17,7 +17,7 @@ from functools import lru_cache
 from aegis.errors import FieldViolation
 from aegis.v1 import training_pb2
 from aegis_learning import privacy
-from aegis_learning.datasets import UnknownDataset, load
+from aegis_learning.datasets import Dataset
 from aegis_server.privacy.book import PARTICIPANT, RECORD, Mechanism
 
 Plan = training_pb2.RunPlan
@@ -92,7 +92,7 @@ def epsilon_of(plan: Plan, noise_multiplier: float, steps: int) -> float:
     )
 
 
-def violations(plan: Plan) -> Iterator[FieldViolation]:
+def violations(plan: Plan, data: Dataset) -> Iterator[FieldViolation]:
     """Yields what keeps a plan from protecting whom it says it protects."""
     if not protects_participants(plan):
         if plan.update_clip_norm:
@@ -112,14 +112,7 @@ def violations(plan: Plan) -> Iterator[FieldViolation]:
         yield FieldViolation("plan.settings.share_max", "with PARTICIPANT all weigh the same")
     if plan.delta * plan.participants >= 1:
         yield FieldViolation("plan.delta", "must be below 1 / participants")
-    if embedded(plan) and not _public(plan.dataset):
+    if embedded(plan) and not data.public:
         yield FieldViolation(
             "plan.privacy_unit", "embedded sites add no noise, so their rows have to be public"
         )
-
-
-def _public(dataset: str) -> bool:
-    try:
-        return load(dataset).public
-    except UnknownDataset:
-        return True  # said elsewhere

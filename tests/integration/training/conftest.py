@@ -36,10 +36,12 @@ from aegis_server.privacy.ledger import Ledger
 from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Updates
+from aegis_server.training.budget import Budget
+from aegis_server.training.coordination import CoordinatorService
 from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
 from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs
-from aegis_server.training.service import CoordinatorService, TrainingService
+from aegis_server.training.service import TrainingService
 from aegis_server.training.states import Changes
 from aegis_server.workers import Workers
 
@@ -141,9 +143,9 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
     await Revisions(database, audit=audit, decisions=decisions, clock=_now).ensure_first()
     await decisions.open()
     blobs, changes, deeds = blobs_in(folder / "blobs"), Changes(), Deeds()
-    ledger = Ledger(epsilon=20.0)
-    runs = Runs(database, audit, decisions, clock=_now, changes=changes, ledger=ledger)
-    progress = Progress(database, audit, blobs, clock=_now, changes=changes, ledger=ledger)
+    budget = Budget(Ledger(epsilon=20.0))
+    runs = Runs(database, audit, decisions, clock=_now, changes=changes, budget=budget)
+    progress = Progress(database, audit, blobs, clock=_now, changes=changes, budget=budget)
     coordinators = Coordinators(
         database,
         progress,

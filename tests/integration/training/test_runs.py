@@ -26,6 +26,7 @@ from aegis.v1 import audit_pb2, training_pb2, training_pb2_grpc
 from aegis_learning import parameters
 from aegis_learning.models import family
 from aegis_server.training import store
+from aegis_server.training.assignments import Wishes
 from aegis_server.training.coordinators import ClaimLost
 
 Run = training_pb2.Run
@@ -39,6 +40,8 @@ def _model(seed: int) -> bytes:
 
 
 def _report(number: int, steps: int, model: bytes) -> training_pb2.Round:
+    """A round in which everybody took two steps; `steps` are those since the run began."""
+    names = ["site-1", "site-2", "site-3"] if number else []
     return training_pb2.Round(
         round=number,
         steps=steps,
@@ -47,13 +50,15 @@ def _report(number: int, steps: int, model: bytes) -> training_pb2.Round:
         model_sha256=parameters.digest(model),
         participants=[
             training_pb2.ParticipantRound(
-                participant="site-1",
+                participant=name,
                 examples=10,
                 loss=0.6,
                 accuracy=0.7,
                 epsilon=0.001,
+                steps=steps - 2 * (number - 1),
                 outcome=training_pb2.ParticipantRound.OUTCOME_AGGREGATED,
             )
+            for name in names
         ],
     )
 
@@ -66,10 +71,11 @@ async def _take_up(room: Any, run_id: str) -> int:
     return int(attempt)
 
 
-async def _complete(room: Any, run_id: str, number: int, steps: int, **changes: Any) -> bool:
+async def _complete(room: Any, run_id: str, number: int, steps: int, **changes: Any) -> Wishes:
     model = changes.pop("model", _model(number))
     options = {"attempt": 1, "report": _report(number, steps, model), "actor": COORDINATOR}
-    return bool(await room.progress.complete_round(run_id, model=model, **(options | changes)))
+    done: Wishes = await room.progress.complete_round(run_id, model=model, **(options | changes))
+    return done
 
 
 async def _count(room: Any, statement: str) -> int:
@@ -152,7 +158,7 @@ async def test_concurrent_starts_do_not_overdraw_the_budget(room: Any, plan: Pla
     )
     assert all(isinstance(result, str | FailedPrecondition) for result in results)
     async with room.database.transaction() as connection:
-        assert 9 < await room.runs._ledger.spent(connection, "breast-cancer", "*") <= 20
+        assert 9 < await room.runs._budget.ledger.spent(connection, "breast-cancer", "*") <= 20
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,7 @@ async def test_epsilon_is_computed_here_whatever_the_coordinator_says(
     await _complete(room, run_id, 0, 0)
     await _complete(room, run_id, 1, 2)
     view = await room.runs.get(run_id, rounds_after=0)
-    ((found, (participant,)),) = view.rounds
+    ((found, (participant, *_)),) = view.rounds
     assert 3 < participant.epsilon == found.epsilon < 8
 
 
@@ -222,7 +228,7 @@ async def test_exact_figures_of_a_site_are_kept_in_simulations_only(room: Any, p
         await _take_up(room, run_id)
         await _complete(room, run_id, 0, 0)
         await _complete(room, run_id, 1, 2)
-        ((_, (participant,)),) = (await room.runs.get(run_id, rounds_after=0)).rounds
+        ((_, (participant, *_)),) = (await room.runs.get(run_id, rounds_after=0)).rounds
         kept.append((participant.loss, participant.accuracy))
     assert kept == [(0.6, 0.7), (0.0, 0.0)]
 
@@ -235,7 +241,7 @@ async def test_steps_that_do_not_fit_the_plan_are_refused(
     run_id = await room.start(plan())
     await _take_up(room, run_id)
     await _complete(room, run_id, 0, 0)
-    with pytest.raises(InvalidArgument, match=r"round\.steps"):
+    with pytest.raises(InvalidArgument, match=r"steps must be"):
         await _complete(room, run_id, 1, steps)
 
 
@@ -288,13 +294,11 @@ async def test_records_of_a_run_tell_budget_and_participants(room: Any, plan: Pl
     await _take_up(room, run_id)
     await _complete(room, run_id, 0, 0)
     report = _report(1, 2, _model(1))
-    report.participants.add(
-        participant="site-2", outcome=training_pb2.ParticipantRound.OUTCOME_REJECTED
-    )
+    report.participants[1].outcome = training_pb2.ParticipantRound.OUTCOME_REJECTED
     await _complete(room, run_id, 1, 2, report=report)
     shared = await _told(room, "complete_round")
     (parts,) = [each.content for each in shared.evidence if each.name == "participants.json"]
-    assert json.loads(parts) == {"aggregated": ["site-1"], "rejected": ["site-2"]}
+    assert json.loads(parts) == {"aggregated": ["site-1", "site-3"], "rejected": ["site-2"]}
     await room.progress.finish(
         run_id, attempt=1, state=Run.STATE_STOPPED, reason="", actor=COORDINATOR
     )
@@ -429,9 +433,9 @@ async def test_stop_is_told_to_the_coordinator_with_its_next_round(room: Any, pl
     """STOPPING keeps the reason until the end; the reservation shrinks to what was used."""
     run_id = await room.start(plan())
     await _take_up(room, run_id)
-    assert not await _complete(room, run_id, 0, 0)
+    assert await _complete(room, run_id, 0, 0) == Wishes()
     await room.runs.stop(run_id, reason="enough", actor="user:admin")
-    assert await _complete(room, run_id, 1, 2)
+    assert await _complete(room, run_id, 1, 2) == Wishes(stop=True)
     await room.progress.finish(
         run_id, attempt=1, state=Run.STATE_STOPPED, reason="", actor=COORDINATOR
     )

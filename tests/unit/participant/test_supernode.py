@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.superlinks import Grounds
 
 from aegis_participant.supernode import mutual, pinned
-from tests.superlinks import Grounds
 
 
 class Refused(BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from aegis.plans import default_plan
 from aegis.v1 import training_pb2
 from aegis_learning import privacy
 from aegis_learning.aggregation.refusals import AssumptionBroken
+from aegis_learning.datasets import load
 from aegis_learning.models import family
 from aegis_learning.parameters import flatten
 from aegis_server.privacy.book import PARTICIPANT, RECORD, Mechanism
@@ -64,11 +66,10 @@ def test_plan_that_does_not_protect_participants_is_refused_by_field(
     assert [violation.field for violation in refused.value.violations] == [field]
 
 
-def test_embedded_rows_that_are_no_secret_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_rows_that_are_no_secret_are_needed() -> None:
     """Embedded sites add no noise of their own, so their rows are told to the coordinator."""
-    monkeypatch.setattr(units, "_public", lambda dataset: False)
     with pytest.raises(InvalidArgument) as refused:
-        noise_of(_plan())
+        noise_of(_plan(), replace(load("breast-cancer"), public=False))
     assert [violation.field for violation in refused.value.violations] == ["plan.privacy_unit"]
 
 
@@ -109,10 +110,15 @@ def test_one_record_is_counted_at_half_the_noise() -> None:
 @pytest.mark.parametrize("sites", [training_pb2.SITES_ENROLLED, training_pb2.SITES_FLOWER])
 def test_sites_of_their_own_keep_their_noise_for_each_record(sites: Any) -> None:
     """What they send is seen by more than the sum, and that is what the ledger counts."""
-    plan = _plan(sites=sites)
+    plan = _plan(sites=sites, simulation=False)
     noise = noise_of(plan)
     assert noise == noise_of(
-        _plan(sites=sites, privacy_unit=training_pb2.PRIVACY_UNIT_RECORD, update_clip_norm=0.0)
+        _plan(
+            sites=sites,
+            simulation=False,
+            privacy_unit=training_pb2.PRIVACY_UNIT_RECORD,
+            update_clip_norm=0.0,
+        )
     )
     assert units.site_noise(plan, noise) == noise
     assert units.server_noise(plan) > 0

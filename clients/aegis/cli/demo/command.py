@@ -23,8 +23,8 @@ from aegis.cli.demo.record import Record
 from aegis.cli.demo.remediation import Remediation
 from aegis.cli.demo.results import Results
 from aegis.cli.demo.signing import Autopilot
+from aegis.cli.planning import SEED_MAX, attacker_named
 from aegis.cli.session import fail, new_table, refuse
-from aegis.cli.train import SEED_MAX, attacker_named
 from aegis.cli.up import show_progress
 from aegis.errors import from_rpc_error
 from aegis.local.process import PartFailed
