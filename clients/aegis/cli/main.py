@@ -14,6 +14,7 @@ from aegis.cli import (
     execution,
     keys,
     machines,
+    model,
     people,
     pki,
     policy,
@@ -59,6 +60,7 @@ app.add_typer(secrets.app, name="secrets")
 app.add_typer(policy.app, name="policy")
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
+app.add_typer(model.app, name="model")
 app.add_typer(action.app, name="action")
 app.add_typer(execution.app, name="execution")
 app.add_typer(audit.app, name="audit")
