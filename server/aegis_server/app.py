@@ -49,6 +49,7 @@ from aegis_server.foundation import (
     blobs_of,
     buckets_of,
     cache_of,
+    place_of,
     provider_of,
     utc_now,
 )
@@ -70,6 +71,8 @@ from aegis_server.settings import Settings
 from aegis_server.training.budget import Budget
 from aegis_server.training.coordination import CoordinatorService
 from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
+from aegis_server.training.metrics.combining import RunMetrics
+from aegis_server.training.metrics.counting import Counts
 from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs
 from aegis_server.training.service import TrainingService
@@ -164,7 +167,7 @@ async def assemble(
         remedying = _execution(base, port, executor, registry)
         workers = _workers(base, stack)
         taking_part = serve_participants(base, port, workers, streams=Unattended())
-        progress, changes = _training_and_review(base, port, workers)
+        progress, changes = _training_and_review(base, port, workers, registry)
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, _DRAIN_SECONDS)
         address = await port.open(settings.listen, settings.token_listen)
@@ -247,7 +250,9 @@ def _workers(base: Base, stack: AsyncExitStack) -> Workers:
     return workers
 
 
-def _training_and_review(base: Base, port: Port, workers: Workers) -> tuple[Progress, Changes]:
+def _training_and_review(
+    base: Base, port: Port, workers: Workers, registry: CollectorRegistry
+) -> tuple[Progress, Changes]:
     changes = Changes()
     ledger = Ledger()
     budget = Budget(ledger)
@@ -268,9 +273,14 @@ def _training_and_review(base: Base, port: Port, workers: Workers) -> tuple[Prog
         changes=changes,
         budget=budget,
         find=shipped,
+        counts=Counts(registry),
+    )
+    storage = base.settings.storage
+    metrics = RunMetrics(
+        base.database, place_of(storage.metrics, storage) if storage.metrics else None
     )
     training_pb2_grpc.add_TrainingServiceServicer_to_server(
-        TrainingService(runs, base.deeds), port.server
+        TrainingService(runs, base.deeds, metrics), port.server
     )
     training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
         CoordinatorService(progress, base.deeds), port.server

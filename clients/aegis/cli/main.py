@@ -14,6 +14,7 @@ from aegis.cli import (
     execution,
     keys,
     machines,
+    measures,
     model,
     people,
     pki,
@@ -58,6 +59,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(pki.app, name="pki")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(policy.app, name="policy")
+train.app.command()(measures.metrics)
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
 app.add_typer(model.app, name="model")

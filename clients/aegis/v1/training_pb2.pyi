@@ -1152,15 +1152,19 @@ class GetRunMetricsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
+    AFTER_ROUND_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    after_round: _builtins.int
+    """Only rounds behind this one; the first answer holds as many as fit."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
+        after_round: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_round", b"after_round", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1172,25 +1176,129 @@ class GetRunMetricsResponse(_message.Message):
 
     METRICS_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    UNUSABLE_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_ROUND_FIELD_NUMBER: _builtins.int
+    next_after_round: _builtins.int
+    """Ask again behind this round for the rest; zero when this is all."""
     @_builtins.property
-    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantMetrics]: ...
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantMetrics]:
+        """Of everybody who was asked."""
+
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Participants and rounds for which no object was found."""
+        """Objects that participants who answered have not written."""
+
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundMetrics]: ...
+    @_builtins.property
+    def unusable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Objects that were not used, each with the reason."""
 
     def __init__(
         self,
         *,
         metrics: _abc.Iterable[Global___ParticipantMetrics] | None = ...,
         missing: _abc.Iterable[_builtins.str] | None = ...,
+        rounds: _abc.Iterable[Global___RoundMetrics] | None = ...,
+        unusable: _abc.Iterable[_builtins.str] | None = ...,
+        next_after_round: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "missing", b"missing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "missing", b"missing", "next_after_round", b"next_after_round", "rounds", b"rounds", "unusable", b"unusable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRunMetricsResponse: _TypeAlias = GetRunMetricsResponse  # noqa: Y015
+
+@_typing.final
+class RoundMetrics(_message.Message):
+    """What a round came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SummariesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___RoundMetrics.Summary: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___RoundMetrics.Summary | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Summary(_message.Message):
+        """One figure over participants."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MEAN_FIELD_NUMBER: _builtins.int
+        MIN_FIELD_NUMBER: _builtins.int
+        MAX_FIELD_NUMBER: _builtins.int
+        PARTICIPANTS_FIELD_NUMBER: _builtins.int
+        mean: _builtins.float
+        """By enrolled rows."""
+        min: _builtins.float
+        max: _builtins.float
+        participants: _builtins.int
+        def __init__(
+            self,
+            *,
+            mean: _builtins.float = ...,
+            min: _builtins.float = ...,
+            max: _builtins.float = ...,
+            participants: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["max", b"max", "mean", b"mean", "min", b"min", "participants", b"participants"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    accuracy: _builtins.float
+    """Of the model after the round, on the test rows."""
+    loss: _builtins.float
+    epsilon: _builtins.float
+    """Largest epsilon spent so far by any participant."""
+    @_builtins.property
+    def summaries(self) -> _containers.MessageMap[_builtins.str, Global___RoundMetrics.Summary]:
+        """By the names in ParticipantMetrics."""
+
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        accuracy: _builtins.float = ...,
+        loss: _builtins.float = ...,
+        epsilon: _builtins.float = ...,
+        summaries: _abc.Mapping[_builtins.str, Global___RoundMetrics.Summary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "epsilon", b"epsilon", "loss", b"loss", "round", b"round", "summaries", b"summaries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundMetrics: _TypeAlias = RoundMetrics  # noqa: Y015
 
 @_typing.final
 class ParticipantMetrics(_message.Message):
@@ -1225,9 +1333,15 @@ class ParticipantMetrics(_message.Message):
     participant: _builtins.str
     round: _builtins.int
     object: _builtins.str
-    """Where it was read from."""
+    """Where it was read from; empty when the participant wrote nothing."""
     @_builtins.property
-    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Figures the server has itself (epsilon, steps, seconds, bytes_sent,
+        bytes_received, tries, examples; in simulations loss, accuracy and auc) are
+        its own; what the participant wrote under such a name is "reported_" and the
+        name. All others are the participant's word.
+        """
+
     def __init__(
         self,
         *,

@@ -180,7 +180,7 @@ class TrainingServiceServicer:
         participant wrote into its own objects.
 
         Who: as GetRun.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; STORAGE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -77,7 +77,7 @@ class TrainingServiceStub:
     participant wrote into its own objects.
 
     Who: as GetRun.
-    Errors: RESOURCE_NOT_FOUND.
+    Errors: RESOURCE_NOT_FOUND; STORAGE_UNAVAILABLE.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     """Returns one run with all its rounds.
@@ -203,7 +203,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         participant wrote into its own objects.
 
         Who: as GetRun.
-        Errors: RESOURCE_NOT_FOUND.
+        Errors: RESOURCE_NOT_FOUND; STORAGE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

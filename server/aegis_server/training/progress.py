@@ -21,6 +21,8 @@ from aegis_server.training import reports, store
 from aegis_server.training.assignments import Assignment, Wishes
 from aegis_server.training.budget import Budget, lost_steps, steps_so_far
 from aegis_server.training.endings import Endings, require_completed
+from aegis_server.training.metrics.counting import Counts
+from aegis_server.training.metrics.store import participants_between, rounds_after
 from aegis_server.training.plans import planned_steps
 from aegis_server.training.seats.settling import sites_of
 from aegis_server.training.seats.store import StoredSite, task_steps
@@ -51,6 +53,7 @@ class Progress:
         budget: Budget | None = None,
         server: str = "server:aegis",
         find: Find = shipped,
+        counts: Counts | None = None,
     ) -> None:
         self._database = database
         self._audit = audit
@@ -60,6 +63,7 @@ class Progress:
         self._endings = Endings(audit, budget or Budget(), clock=clock)
         self._server = server
         self._find = find
+        self._counts = counts
 
     async def assignment(self, run_id: str, *, attempt: int, actor: str) -> Assignment:
         """Returns where to go on, and marks a starting run as running.
@@ -157,6 +161,10 @@ class Progress:
                     if each.outcome == training_pb2.ParticipantRound.OUTCOME_AGGREGATED
                 ],
             )
+            (measured,) = (await rounds_after(connection, run_id, report.round - 1))[:1]
+            told = await participants_between(connection, run_id, report.round, report.round)
+        if self._counts is not None:
+            self._counts.completed(measured, told)
         await self._changes.tell()
         return Wishes.of(run)
 

@@ -12,6 +12,8 @@ from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import training_pb2, training_pb2_grpc
 from aegis_server.training.comparing import differences
 from aegis_server.training.messages import full_message, round_message, run_message
+from aegis_server.training.metrics.combining import RunMetrics
+from aegis_server.training.metrics.messages import metrics_message
 from aegis_server.training.runs import Runs
 from aegis_server.training.views import RunView
 
@@ -19,9 +21,10 @@ from aegis_server.training.views import RunView
 class TrainingService(training_pb2_grpc.TrainingServiceServicer):
     """Creates, starts, shows, pauses and stops runs."""
 
-    def __init__(self, runs: Runs, deeds: Deeds) -> None:
+    def __init__(self, runs: Runs, deeds: Deeds, metrics: RunMetrics) -> None:
         self._runs = runs
         self._deeds = deeds
+        self._metrics = metrics
 
     async def CreateRun(
         self, request: training_pb2.CreateRunRequest, context: Context
@@ -113,6 +116,14 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         """One run with its rounds."""
         view = await self._runs.get(request.run_id, rounds_after=-1)
         return training_pb2.GetRunResponse(run=full_message(view))
+
+    async def GetRunMetrics(
+        self, request: training_pb2.GetRunMetricsRequest, context: Context
+    ) -> training_pb2.GetRunMetricsResponse:
+        """By participant and by round."""
+        # Nobody takes part in round 0, but its model has figures too.
+        after = request.after_round or -1
+        return metrics_message(await self._metrics.of(request.run_id, after=after))
 
     async def ListRuns(
         self, request: training_pb2.ListRunsRequest, context: Context

@@ -30,6 +30,7 @@ from aegis_server.access import Access
 from aegis_server.checkpoints.models import Models
 from aegis_server.checkpoints.service import ModelService
 from aegis_server.objects.blobs import BlobStore
+from aegis_server.objects.folder import Folder
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
 from aegis_server.privacy.ledger import Ledger
@@ -39,6 +40,8 @@ from aegis_server.review.updates import Updates
 from aegis_server.training.budget import Budget
 from aegis_server.training.coordination import CoordinatorService
 from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
+from aegis_server.training.metrics.combining import RunMetrics
+from aegis_server.training.metrics.counting import Counts
 from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs
 from aegis_server.training.service import TrainingService
@@ -85,6 +88,7 @@ class Room:
     pki: Path
     folder: Path
     stack: AsyncExitStack
+    registry: CollectorRegistry
 
     async def start(self, plan: training_pb2.RunPlan, *, actor: str = "user:admin") -> str:
         """Starts a run without a coordinator and returns its id."""
@@ -145,7 +149,15 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
     blobs, changes, deeds = blobs_in(folder / "blobs"), Changes(), Deeds()
     budget = Budget(Ledger(epsilon=20.0))
     runs = Runs(database, audit, decisions, clock=_now, changes=changes, budget=budget)
-    progress = Progress(database, audit, blobs, clock=_now, changes=changes, budget=budget)
+    progress = Progress(
+        database,
+        audit,
+        blobs,
+        clock=_now,
+        changes=changes,
+        budget=budget,
+        counts=Counts(registry),
+    )
     coordinators = Coordinators(
         database,
         progress,
@@ -169,7 +181,7 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
         services=(),
     )
     training_pb2_grpc.add_TrainingServiceServicer_to_server(
-        TrainingService(runs, deeds), port.server
+        TrainingService(runs, deeds, RunMetrics(database, Folder(folder / "metrics"))), port.server
     )
     training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
         CoordinatorService(progress, deeds), port.server
@@ -184,7 +196,17 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
     stack.push_async_callback(deeds.drain)
     stack.push_async_callback(port.close, 1.0)
     return Room(
-        database, audit, blobs, runs, progress, coordinators, address, folder / "pki", folder, stack
+        database,
+        audit,
+        blobs,
+        runs,
+        progress,
+        coordinators,
+        address,
+        folder / "pki",
+        folder,
+        stack,
+        registry,
     )
 
 
