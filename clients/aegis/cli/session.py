@@ -86,6 +86,8 @@ _HINTS = {
     "STATE_CONFLICT": "see how it stands with the `show` or `list` command beside this one",
     "ATTEMPTS_EXHAUSTED": "a person has to look; what was tried: `aegis action list --incident`",
     "BREAK_GLASS_UNREVIEWED": "two others have to answer for it: `aegis action review ACTION`",
+    "DATA_DAMAGED": "bring back the object, or the key that wraps it, from a copy",
+    "STORAGE_FULL": "make room where the server keeps its blobs, then try again",
     "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
 }
 

@@ -6,6 +6,7 @@ not unwrap.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from dataclasses import dataclass, field
@@ -87,7 +88,9 @@ class LocalKeys:
     def unwrap(self, wrapped: bytes, *, key_id: str, sha256: bytes) -> bytes:
         """See `Wrapping`."""
         if key_id not in self._keys:
-            self._read()
+            # What is there now may be gone or half written: what we have read stays good.
+            with contextlib.suppress(OSError, ValueError):
+                self._read()
         if key_id not in self._keys:
             raise KeyMissing(f"key {key_id} is not here")
         try:

@@ -76,6 +76,19 @@ def test_key_that_another_server_added_is_found(tmp_path: Path):
     assert ours.unwrap(theirs.wrapped, key_id=theirs.key_id, sha256=ONE) == theirs.plain
 
 
+@pytest.mark.parametrize("damage", ["gone", "half written"])
+def test_file_that_cannot_be_read_again_takes_no_key_away(tmp_path: Path, damage: str):
+    """What the server has read still opens, and a key that it has not is missing."""
+    file = key_file(tmp_path / "key")
+    keys = LocalKeys(file)
+    ours = keys.data_key(ONE)
+    theirs = LocalKeys(key_file(tmp_path / "theirs")).data_key(ONE)
+    file.unlink() if damage == "gone" else file.write_bytes(b"half")
+    with pytest.raises(KeyMissing):
+        keys.unwrap(theirs.wrapped, key_id=theirs.key_id, sha256=ONE)
+    assert keys.unwrap(ours.wrapped, key_id=ours.key_id, sha256=ONE) == ours.plain
+
+
 def test_local_key_that_is_not_here_is_missing(tmp_path: Path):
     """Which is not the same as damaged."""
     key = LocalKeys(key_file(tmp_path / "theirs")).data_key(ONE)
