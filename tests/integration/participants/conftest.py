@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from tests.integration.participants.house import House
 
 from aegis.serving.database import migrate
+from aegis_server.workers import Workers
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    """One process that reads files; starting it takes longer than any of these tests."""
+    started = Workers(1)
+    yield started
+    started.close()
 
 
 @pytest.fixture
-async def empty_house(database_url: str, server_database_url: str, tmp_path: Path) -> House:
+async def empty_house(
+    database_url: str, server_database_url: str, tmp_path: Path, workers: Workers
+) -> House:
     """A house without a server."""
     await migrate(database_url, "aegis_server", "aegis")
-    return House(tmp_path, server_database_url)
+    return House(tmp_path, server_database_url, workers)
 
 
 @pytest.fixture

@@ -119,8 +119,8 @@ class House:
 
     folder: Path
     database_url: str
+    workers: Workers
     clock: Clock = field(default_factory=Clock)
-    changes: dict[str, str] = field(default_factory=dict)
     servers: list[Server] = field(default_factory=list)
 
     @asynccontextmanager
@@ -186,9 +186,7 @@ class House:
 
     async def _open(self, stack: AsyncExitStack, base: Base) -> Server:
         port, revoking = open_doors(base, CollectorRegistry())
-        workers = Workers(1)
-        stack.callback(workers.close)
-        participation = serve_participants(base, port, workers, streams=Echoing())
+        participation = serve_participants(base, port, self.workers, streams=Echoing())
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityService(base.trust, lambda who: base.decisions.roles_of(who, DOMAIN)),
             port.server,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from aegis.errors import AegisError, FailedPrecondition, Internal, NotFound
+from aegis.errors import DataLoss, FailedPrecondition, NotFound
 from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Database
 from aegis.v1 import audit_pb2
@@ -20,7 +20,7 @@ from aegis_learning.datasets import Dataset
 from aegis_learning.schema import Schema
 from aegis_server.objects.blobs import BlobDamaged, BlobMissing, BlobStore
 from aegis_server.participants.datasets import evaluation, store
-from aegis_server.participants.datasets.evaluation import Asked, Evaluation
+from aegis_server.participants.datasets.evaluation import Asked, Evaluation, Fault
 from aegis_server.participants.datasets.store import StoredDataset
 from aegis_server.workers import Workers
 
@@ -83,7 +83,7 @@ class Datasets:
     async def find(self, name: str) -> Dataset:
         """Returns a data set with its golden and test rows; `train` only for the one that ships.
 
-        Raises `NotFound`, or `Internal` (DATA_DAMAGED) when its rows are not what they were.
+        Raises `NotFound`, or `DataLoss` (DATA_DAMAGED) when its rows are not what they were.
         """
         if name == BUILT_IN:
             return shipped.load(name)
@@ -141,8 +141,8 @@ class Datasets:
         rows = await self._workers.run(
             evaluation.read, Asked(asked.evaluation_csv, asked.schema, share)
         )
-        if isinstance(rows, AegisError):
-            raise rows
+        if isinstance(rows, Fault):
+            raise rows.error()
         wanted = StoredDataset(
             name=asked.name,
             schema=asked.schema.canonical,
@@ -181,7 +181,7 @@ class Datasets:
         try:
             data = await self._blobs.get(stored.evaluation_sha256)
         except (BlobMissing, BlobDamaged) as error:
-            raise Internal(
+            raise DataLoss(
                 "DATA_DAMAGED",
                 f"the evaluation rows of {stored.name} are lost or damaged",
                 sha256=stored.evaluation_sha256.hex(),

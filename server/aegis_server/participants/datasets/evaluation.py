@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import safetensors.numpy
 
-from aegis.errors import AegisError, FieldViolation, InvalidArgument
+from aegis.errors import FieldViolation, InvalidArgument
 from aegis_learning.datasets import Split, split_evaluation
-from aegis_learning.schema import RowError, Schema
+from aegis_learning.schema import Schema
 from aegis_learning.tables import TableError, read_csv
 
 
@@ -49,42 +49,51 @@ class Evaluation:
         )
 
 
-def read(asked: Asked) -> Evaluation | AegisError:
-    """Reads and splits the rows, in a worker process.
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a file; `row` and `column` when it is one row that does not fit.
 
-    Returns `InvalidArgument` instead (DATASET_ROWS_INVALID for the first row that does not fit,
-    else FIELD_INVALID), because an error of ours does not cross processes.
+    A value, because errors of ours do not cross processes.
     """
+
+    text: str
+    row: int | None = None
+    column: str = ""
+
+    def error(self) -> InvalidArgument:
+        """Returns DATASET_ROWS_INVALID or FIELD_INVALID."""
+        if self.row is None:
+            violation = FieldViolation("evaluation_csv", self.text)
+            return InvalidArgument(
+                "FIELD_INVALID", f"evaluation_csv: {self.text}", violations=[violation]
+            )
+        return InvalidArgument(
+            "DATASET_ROWS_INVALID",
+            f"row {self.row}, {self.column}: {self.text}",
+            row=self.row,
+            column=self.column,
+        )
+
+
+def read(asked: Asked) -> Evaluation | Fault:
+    """Reads and splits the rows, in a worker process; every row has to fit."""
     try:
         text = asked.csv.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return _invalid("this is not UTF-8")
+        return Fault("this is not UTF-8")
     try:
         table = read_csv(text, asked.schema)
     except TableError as error:
         if error.row is None or error.problem is None:
-            return _invalid(str(error))
-        return _row_invalid(error.row, error.problem)
+            return Fault(str(error))
+        return Fault(error.problem.problem, error.row, error.problem.column)
     if table.first is not None and table.first_problem is not None:
-        return _row_invalid(table.first, table.first_problem)
+        problem = table.first_problem
+        return Fault(problem.problem, table.first, problem.column)
     missing = set(range(len(asked.schema.classes))) - set(table.rows.y.tolist())
     if missing:
-        return _invalid(f"no row is of class {asked.schema.classes[min(missing)]}")
+        return Fault(f"no row is of class {asked.schema.classes[min(missing)]}")
     try:
         return Evaluation(*split_evaluation(table.rows, asked.golden_share))
     except ValueError as error:
-        return _invalid(str(error))
-
-
-def _row_invalid(row: int, problem: RowError) -> InvalidArgument:
-    return InvalidArgument(
-        "DATASET_ROWS_INVALID",
-        f"row {row}, {problem.column}: {problem.problem}",
-        row=row,
-        column=problem.column,
-    )
-
-
-def _invalid(text: str) -> InvalidArgument:
-    violation = FieldViolation("evaluation_csv", text)
-    return InvalidArgument("FIELD_INVALID", f"evaluation_csv: {text}", violations=[violation])
+        return Fault(str(error))
