@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aegis_learning.models import Family, family
-from aegis_learning.parameters import Array
+from aegis_learning.rows import Split as Split
 from aegis_learning.schema import Continuous, Schema
 
 _SHA256 = "fed3eb72d0575ef6192293f5093c6e801b1476b577d0386bf4455504522172ed"
@@ -63,21 +63,6 @@ SCHEMA = Schema(
 
 class UnknownDataset(KeyError):
     """No data set has this name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Rows: x of shape (rows, features), y the labels of shape (rows,)."""
-
-    x: Array
-    y: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: NDArray[np.int64]) -> Split:
-        """Returns these rows, in this order."""
-        return Split(self.x[rows], self.y[rows])
 
 
 @dataclass(frozen=True, slots=True)

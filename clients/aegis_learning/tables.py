@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aegis_learning.datasets import Split
+from aegis_learning.rows import Split
 from aegis_learning.schema import RowError, Schema
 
 

@@ -11,11 +11,13 @@ from aegis.channel import default_home
 from aegis.cli import (
     action,
     audit,
+    dataset,
     execution,
     keys,
     machines,
     measures,
     model,
+    participant,
     people,
     pki,
     policy,
@@ -60,6 +62,8 @@ app.add_typer(pki.app, name="pki")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(policy.app, name="policy")
 train.app.command()(measures.metrics)
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(participant.app, name="participant")
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
 app.add_typer(model.app, name="model")

@@ -88,6 +88,13 @@ _HINTS = {
     "BREAK_GLASS_UNREVIEWED": "two others have to answer for it: `aegis action review ACTION`",
     "DATA_DAMAGED": "bring back the object, or the key that wraps it, from a copy",
     "STORAGE_FULL": "make room where the server keeps its blobs, then try again",
+    "INVITATION_INVALID": "ask whoever invited you for another token",
+    "ENROLMENT_UNAVAILABLE": "docs/participants.md says what the server needs for that",
+    "DATASET_ROWS_INVALID": "correct that row, or the schema, and register again",
+    **dict.fromkeys(
+        ("PARTICIPANT_REVOKED", "PARTICIPANT_UNKNOWN"),
+        "ask whoever runs the control plane; a new name needs a new invitation",
+    ),
     "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
 }
 

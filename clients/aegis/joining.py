@@ -1,0 +1,241 @@
+"""Joining: how a site becomes a participant, and the folder it keeps from then on.
+
+    DIR/site.key        the site's private key, made here; it never leaves (mode 0600)
+    DIR/site.key.next   the next one, while a renewal is under way
+    DIR/site.crt        its certificate: participant:NAME, for 30 days, renewed by the program
+    DIR/roots.crt       whom to trust as the server; from the token, then from the server itself
+    DIR/schemas/NAME.json   the schema of each data set as it was registered: what the site pins
+    DIR/site.toml       the settings, yours from then on:
+
+    [server]
+    address = "aegis.example.org:8443"
+
+    [participant]
+    name = "hospital-a"
+    trust_domain = "aegis.example.org"
+
+    [privacy]                       # of each data set that says nothing else
+    epsilon_limit = 12.0
+    delta = 1e-05
+
+    [data.patients]                 # as `aegis participant data add` writes it
+    file = "/srv/patients.csv"      # relative to DIR, or absolute
+
+Every step may be cut off and repeated: the key is on the disk before anybody is asked to sign for
+it, and the same key gets the same certificate until the invitation ends. `site.toml` comes last,
+so a folder that has one has all.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import NameOID
+
+from aegis.channel import Bearer, Identity, connect
+from aegis.errors import from_rpc_error
+from aegis.jointoken import JoinToken
+from aegis.local.keys import pem, write_private
+from aegis.local.sockets import private_directory
+from aegis.spiffe import caller_of_certificate
+from aegis.v1 import participant_pb2 as pb
+from aegis.v1 import participant_pb2_grpc
+
+SECONDS = 30.0
+# One run of a plan's defaults costs 10.6 at this delta: one such run, and not two.
+_EPSILON_LIMIT = 12.0
+_DELTA = 1e-5
+
+
+class SiteError(Exception):
+    """The folder cannot be used so; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site that has joined: its folder, and what its settings say about the server."""
+
+    folder: Path
+    address: str
+    name: str
+    trust_domain: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Site:
+        """Reads `site.toml` and finishes a renewal that was cut off; raises `SiteError`."""
+        file = folder / "site.toml"
+        try:
+            content = tomllib.loads(file.read_text(encoding="utf-8"))
+            site = cls(
+                folder,
+                str(content["server"]["address"]),
+                str(content["participant"]["name"]),
+                str(content["participant"]["trust_domain"]),
+            )
+        except FileNotFoundError:
+            raise SiteError(
+                f"{file} is missing: join first, with `aegis participant join TOKEN --dir {folder}`"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SiteError(f"{file} cannot be read: {error}") from error
+        site.mend()
+        return site
+
+    @property
+    def identity(self) -> Identity:
+        """The files that say who the site is, and whom it trusts as the server."""
+        return identity_in(self.folder)
+
+    def channel(self) -> grpc.aio.Channel:
+        """Opens a channel as the participant; raises `SiteError` for files that cannot do."""
+        try:
+            self.identity.check()
+            return connect(self.address, self.identity)
+        except (OSError, ValueError) as error:
+            raise SiteError(f"{error}; join again with a new token") from error
+
+    def mend(self) -> None:
+        """Puts the next key in its place, when the certificate is for that one already."""
+        fresh = _next(self.identity)
+        key = _key(fresh)
+        try:
+            certificate = _certificate(self.identity.certificate.read_bytes())
+        except (OSError, ValueError):
+            return  # whoever uses it says so
+        if key is not None and key.public_key() == certificate.public_key():
+            fresh.replace(self.identity.key)
+
+
+def identity_in(folder: Path) -> Identity:
+    """Returns the files of a site's folder that say who it is."""
+    return Identity(folder / "site.crt", folder / "site.key", folder / "roots.crt")
+
+
+async def join(text: str, folder: Path) -> tuple[Site, Sequence[str]]:
+    """Redeems a join token; returns the site, and the data sets it was invited for.
+
+    Raises `SiteError` for a token or a folder that cannot be used, and the server's own refusals
+    as `AegisError`.
+    """
+    try:
+        token = JoinToken.parse(text)
+    except ValueError as error:
+        raise SiteError(str(error)) from error
+    if (folder / "site.toml").exists():
+        raise SiteError(f"{folder} has joined already; name another folder with --dir")
+    private_directory(folder)
+    identity = identity_in(folder)
+    key = _key(identity.key)
+    if key is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_private(identity.key, pem(key), [])
+    write_private(identity.roots, token.roots, [])
+    answer = await _enrol(token, key, identity)
+    _check(answer, key)
+    write_private(identity.certificate, answer.certificate, [])
+    write_private(identity.roots, answer.roots, [])
+    write_private(folder / "site.toml", _settings(answer).encode(), [])
+    return Site(folder, answer.address, answer.participant, answer.trust_domain), answer.datasets
+
+
+async def renew(site: Site) -> datetime:
+    """Gets the next certificate, for a new key; returns when it ends.
+
+    Raises `SiteError` and `AegisError`.
+    """
+    fresh = _next(site.identity)
+    # Asked twice with the same key, the server gives the same certificate.
+    key = _key(fresh)
+    if key is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_private(fresh, pem(key), [])
+    async with site.channel() as channel:
+        stub = participant_pb2_grpc.ParticipantServiceStub(channel)
+        request = pb.RenewCertificateRequest(signing_request=_signing_request(key, site.name))
+        try:
+            answer = await stub.RenewCertificate(request, timeout=SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+    certificate = _certificate(answer.certificate)
+    if certificate.public_key() != key.public_key():
+        raise SiteError("the server's certificate is for another key")
+    write_private(site.identity.roots, answer.roots, [])
+    write_private(site.identity.certificate, answer.certificate, [])
+    site.mend()
+    return certificate.not_valid_after_utc
+
+
+async def _enrol(
+    token: JoinToken, key: ec.EllipticCurvePrivateKey, identity: Identity
+) -> pb.EnrolResponse:
+    async with connect(token.address, Bearer(identity.roots)) as channel:
+        stub = participant_pb2_grpc.ParticipantServiceStub(channel)
+        request = pb.EnrolRequest(
+            secret=token.secret, signing_request=_signing_request(key, "participant")
+        )
+        try:
+            return await stub.Enrol(request, timeout=SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+
+def _check(answer: pb.EnrolResponse, key: ec.EllipticCurvePrivateKey) -> None:
+    certificate = _certificate(answer.certificate)
+    named = caller_of_certificate(answer.certificate, answer.trust_domain).subject
+    if certificate.public_key() != key.public_key() or named != f"participant:{answer.participant}":
+        raise SiteError("the server's certificate is not for this site")
+
+
+def _signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+    # Who it is for is the server's word; this is only for people who look at the request.
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return request.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def _settings(answer: pb.EnrolResponse) -> str:
+    invited = "\n".join(
+        f"# `aegis participant data add {name} FILE --dir .` adds your rows of {name}."
+        for name in answer.datasets
+    )
+    return f"""\
+[server]
+address = {json.dumps(answer.address)}
+
+[participant]
+name = {json.dumps(answer.participant)}
+trust_domain = {json.dumps(answer.trust_domain)}
+
+# What all runs together may cost the rows of one data set; no server can spend more here.
+[privacy]
+epsilon_limit = {_EPSILON_LIMIT}
+delta = {_DELTA}
+
+{invited}
+"""
+
+
+def _next(identity: Identity) -> Path:
+    return identity.key.with_name(f"{identity.key.name}.next")
+
+
+def _key(file: Path) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        key = load_pem_private_key(file.read_bytes(), password=None)
+    except (FileNotFoundError, TypeError, ValueError):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def _certificate(data: bytes) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(data)
