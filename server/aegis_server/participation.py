@@ -59,6 +59,12 @@ def held_roles_of(directory: Directory, participants: Registry) -> Callable[[str
     return held_roles
 
 
+def reachable(address: str) -> str:
+    """Returns where a site reaches a bound address; nothing when it is bound everywhere."""
+    host = address.rpartition(":")[0].strip("[]")
+    return "" if host in ("", "0.0.0.0", "::") else address  # noqa: S104
+
+
 def serve_participants(
     base: Base, port: Port, workers: Workers, *, streams: Streams
 ) -> Participation:
@@ -79,7 +85,8 @@ def serve_participants(
 
     def doorway() -> Doorway:
         return Doorway(
-            settings.advertise or port.address, settings.token_advertise or port.token_address
+            settings.advertise or reachable(port.address),
+            settings.token_advertise or reachable(port.token_address),
         )
 
     participant_pb2_grpc.add_ParticipantServiceServicer_to_server(

@@ -72,7 +72,7 @@ def init(
 
 @app.command()
 def issue(
-    subject: Annotated[str, typer.Argument(help="e.g. server:aegis or participant:hospital-a")],
+    subject: Annotated[str, typer.Argument(help="e.g. server:aegis or automation:nightly")],
     name: Annotated[
         str | None, typer.Option(help="File name; else the subject's last part.")
     ] = None,

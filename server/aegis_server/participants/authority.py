@@ -28,6 +28,7 @@ from aegis.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from aegis.spiffe import certificate_id, issuer_name, spiffe_id
 from aegis_server.participants.store import StoredCertificate
 
+_CURVE = ec.SECP256R1.name
 LIFETIME = timedelta(days=30)
 # Clocks of sites differ from ours.
 _SKEW = timedelta(minutes=5)
@@ -46,13 +47,12 @@ class SignedKey:
         try:
             request = x509.load_der_x509_csr(signing_request)
             key = request.public_key()
+            # The kind of key first: others may be costly to verify with.
+            if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != _CURVE:
+                raise _invalid("expected a key on the curve P-256")
             signed = request.is_signature_valid
         except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
             raise _invalid("expected a certificate signing request (PKCS#10) in DER") from None
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
-            key.curve, ec.SECP256R1
-        ):
-            raise _invalid("expected a key on the curve P-256")
         if not signed:
             raise _invalid("the request is not signed by its own key")
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

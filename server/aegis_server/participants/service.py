@@ -36,7 +36,7 @@ class Streams(Protocol):
 class Doorway:
     """How sites reach this server: `address` by certificate, `token_address` without one.
 
-    The latter is empty where nobody without a certificate is served.
+    Empty where that is not known, or where nobody without a certificate is served.
     """
 
     address: str
@@ -76,9 +76,11 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
     ) -> pb.InviteParticipantResponse:
         """The token leaves here and is kept nowhere."""
         doorway = self._doorway()
-        if not doorway.token_address:
+        if not (doorway.address and doorway.token_address):
             raise FailedPrecondition(
-                "ENROLMENT_UNAVAILABLE", "this server has no port for callers without a certificate"
+                "ENROLMENT_UNAVAILABLE",
+                "this server does not know how sites reach it: it needs AEGIS_TOKEN_LISTEN, and"
+                " AEGIS_ADVERTISE and AEGIS_TOKEN_ADVERTISE where it listens on every address",
             )
         lifetime = request.lifetime.ToTimedelta() if request.HasField("lifetime") else _LIFETIME
         invitation = await self._deeds.finish(

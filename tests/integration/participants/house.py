@@ -142,7 +142,8 @@ class House:
             witness_address="127.0.0.1:1",
         )
         (self.folder / "blobs").mkdir(exist_ok=True)
-        settings = replace(Settings.from_environment(told), **changes)
+        bound = {"listen": "127.0.0.1:0", "token_listen": "127.0.0.1:0"}
+        settings = replace(Settings.from_environment(told), **bound | changes)
         database = Database(self.database_url, application="test")
         await database.open()
         stack.push_async_callback(database.close)
@@ -193,7 +194,7 @@ class House:
         )
         for part in (base.audit.run(), base.directory.run(), revoking(), *participation.parts):
             stack.push_async_callback(_cancel, asyncio.create_task(part))
-        await port.open("127.0.0.1:0", "127.0.0.1:0")
+        await port.open(base.settings.listen, base.settings.token_listen)
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, 1.0)
         return Server(base, port, participation)

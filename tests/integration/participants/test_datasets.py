@@ -80,7 +80,6 @@ async def test_same_content_is_registered_once(house: House):
     assert [record.resource for record in records] == ["/training/datasets/patients"]
 
 
-@pytest.mark.refuses("STATE_CONFLICT")
 @pytest.mark.parametrize(
     "change",
     [
@@ -99,7 +98,6 @@ async def test_name_never_stands_for_anything_else(house: House, change: dict[st
     assert await reason(register(house, **change)) == "STATE_CONFLICT"
 
 
-@pytest.mark.refuses("DATASET_ROWS_INVALID")
 @pytest.mark.parametrize(
     ("rows", "row", "column"),
     [
@@ -123,7 +121,6 @@ async def test_row_that_does_not_fit_is_named_without_its_value(
     assert await house.records("register") == []
 
 
-@pytest.mark.refuses("FIELD_INVALID")
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -144,7 +141,6 @@ async def test_file_that_cannot_judge_is_refused(house: House, change: dict[str,
     assert refusal.value.reason == "FIELD_INVALID"
 
 
-@pytest.mark.refuses("FIELD_INVALID")
 async def test_schema_that_makes_no_sense_is_refused(house: House):
     """Two columns of one name."""
     schema = message_of(PATIENTS)
@@ -181,7 +177,6 @@ async def test_what_ships_is_always_there(house: House):
     assert found.train is not None
 
 
-@pytest.mark.refuses("RESOURCE_NOT_FOUND")
 async def test_unknown_data_set_is_not_found(house: House):
     """By a caller or by another room."""
     async with house.calling("admin") as call:
@@ -191,7 +186,6 @@ async def test_unknown_data_set_is_not_found(house: House):
         await house.servers[0].participation.datasets.find("nothing")
 
 
-@pytest.mark.refuses("DATA_DAMAGED")
 async def test_damaged_evaluation_rows_are_never_used(empty_house: House):
     """Figures by other rows would be figures about another data set."""
     async with empty_house.serving():
@@ -249,7 +243,6 @@ async def test_revoked_and_silent_participants_are_no_sites(house: House):
         assert await holdings.sites(connection, "breast-cancer") == []
 
 
-@pytest.mark.refuses("FIELD_INVALID")
 @pytest.mark.parametrize(
     ("change", "field"),
     [

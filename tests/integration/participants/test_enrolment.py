@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.protobuf.duration_pb2 import Duration
 from tests.doors import DoorsFor
-from tests.integration.participants.house import BOUND, House, Site, reason
+from tests.integration.participants.house import BOUND, Calls, House, Site, reason
 
 from aegis.channel import Identity, connect
 from aegis.errors import from_rpc_error
@@ -82,7 +82,6 @@ async def test_same_key_gets_the_same_certificate_again(house: House, tmp_path: 
     assert len(await house.records("enrol")) == 1
 
 
-@pytest.mark.refuses("INVITATION_INVALID")
 async def test_used_late_wrong_and_withdrawn_tokens_get_one_answer(house: House, tmp_path: Path):
     """Whoever guesses learns nothing from the difference, because there is none."""
     used, late, withdrawn, replaced = [
@@ -135,7 +134,6 @@ def nothing(site: Site) -> bytes:
     return b"hello"
 
 
-@pytest.mark.refuses("FIELD_INVALID")
 @pytest.mark.parametrize("make", [damaged, with_rsa, on_another_curve, nothing])
 async def test_request_not_signed_by_a_good_key_is_refused(house: House, make, tmp_path: Path):
     """And the invitation can still be used."""
@@ -146,7 +144,6 @@ async def test_request_not_signed_by_a_good_key_is_refused(house: House, make, t
     await house.enrol(token.secret, site)
 
 
-@pytest.mark.refuses("RATE_LIMITED")
 async def test_guessing_is_slowed_down(house: House, tmp_path: Path):
     """From one network, whatever is guessed."""
     site = Site.at(tmp_path / "site")
@@ -161,7 +158,6 @@ async def test_guessing_is_slowed_down(house: House, tmp_path: Path):
     assert found == {"INVITATION_INVALID", "RATE_LIMITED"}
 
 
-@pytest.mark.refuses("PARTICIPANT_UNKNOWN")
 @pytest.mark.parametrize("authority", ["participants-ca", "ca"])
 async def test_signature_alone_is_no_enrolment(house: House, authority: str):
     """Neither of a name nobody invited, nor beside the certificate that a participant has."""
@@ -172,7 +168,6 @@ async def test_signature_alone_is_no_enrolment(house: House, authority: str):
         assert await reason(who(house, forged.identity)) == "PARTICIPANT_UNKNOWN"
 
 
-@pytest.mark.refuses("PEER_UNIDENTIFIED")
 @pytest.mark.parametrize("subject", ["automation:autopilot", "user:admin", "service:coordinator"])
 async def test_authority_of_participants_speaks_for_nobody_else(house: House, subject: str):
     """Whoever has its key is not yet a program or a person."""
@@ -208,7 +203,6 @@ def decisions_of(house: House) -> tuple[Decisions, AuditLog]:
     return base.decisions, base.audit
 
 
-@pytest.mark.refuses("PARTICIPANT_REVOKED")
 async def test_revocation_ends_the_open_stream_and_every_later_call(house: House):
     """At once, with the reason."""
     site = await house.joined()
@@ -258,7 +252,6 @@ async def test_participants_outlive_a_restart(empty_house: House):
         assert (await who(empty_house, site.identity)).subject == "participant:hospital-a"
 
 
-@pytest.mark.refuses("STATE_CONFLICT")
 async def test_name_stands_for_one_participant_for_ever(house: House):
     """Enrolled or revoked, it is not invited again."""
     await house.joined()
@@ -271,7 +264,6 @@ async def test_name_stands_for_one_participant_for_ever(house: House):
     assert await reason(house.invite()) == "STATE_CONFLICT"
 
 
-@pytest.mark.refuses("FIELD_INVALID")
 @pytest.mark.parametrize(
     "datasets",
     [
@@ -286,7 +278,6 @@ async def test_invitation_is_for_data_sets_there_are(house: House, datasets):
     assert await reason(house.invite(datasets=datasets)) == "FIELD_INVALID"
 
 
-@pytest.mark.refuses("ENROLMENT_UNAVAILABLE")
 async def test_server_without_authority_invites_and_enrols_nobody(
     empty_house: House, tmp_path: Path
 ):
@@ -298,7 +289,34 @@ async def test_server_without_authority_invites_and_enrols_nobody(
         assert await reason(enrolling) == "ENROLMENT_UNAVAILABLE"
 
 
-@pytest.mark.refuses("RESOURCE_NOT_FOUND")
+@pytest.mark.parametrize(
+    "change",
+    [{"token_listen": None}, {"listen": "0.0.0.0:0"}, {"token_listen": "0.0.0.0:0"}],
+    ids=["no-token-port", "everywhere", "tokens-everywhere"],
+)
+async def test_server_that_sites_cannot_find_invites_nobody(empty_house: House, change):
+    """A token with no address, or with one that means every machine, is of no use."""
+    async with empty_house.serving(**change) as server:
+        _, port = server.port.address.rsplit(":", 1)
+        async with connect(
+            f"127.0.0.1:{port}", Identity.of("admin", empty_house.folder)
+        ) as channel:
+            call = Calls(channel)
+            request = pb.InviteParticipantRequest(name="hospital-a", datasets=[BOUND])
+            inviting = call(call.participants.InviteParticipant, request)
+            assert await reason(inviting) == "ENROLMENT_UNAVAILABLE"
+
+
+async def test_advertised_addresses_are_what_sites_are_told(empty_house: House, tmp_path: Path):
+    """In the token and in the answer to it."""
+    told = {"advertise": "aegis.example.org:443", "token_advertise": "join.example.org:443"}
+    async with empty_house.serving(**told):
+        token = await empty_house.invite()
+        answer = await empty_house.enrol(token.secret, Site.at(tmp_path / "site"))
+    assert token.address == "join.example.org:443"
+    assert answer.address == "aegis.example.org:443"
+
+
 async def test_unknown_participant_is_not_found(house: House):
     """To read or to revoke."""
     async with house.calling("admin") as call:
@@ -326,7 +344,6 @@ async def test_participants_are_listed_by_name_in_pages(house: House):
     assert len({each.node_id for each in listed}) == 3
 
 
-@pytest.mark.refuses("POLICY_DENIED")
 async def test_participant_may_not_look_at_other_participants(house: House):
     """Nor invite or revoke anybody."""
     site = await house.joined()
@@ -374,7 +391,6 @@ async def test_aged_certificate_is_renewed_for_the_same_key(house: House):
     assert fresh.certificate != site.identity.certificate.read_bytes()
 
 
-@pytest.mark.refuses("STATE_CONFLICT")
 async def test_site_that_renews_without_end_is_stopped(house: House):
     """Sixteen certificates at the same time are enough for anybody."""
     site = await house.joined()
@@ -390,7 +406,6 @@ async def test_site_that_renews_without_end_is_stopped(house: House):
     assert found == ["STATE_CONFLICT"]
 
 
-@pytest.mark.refuses("PARTICIPANT_UNKNOWN")
 async def test_who_is_no_participant_renews_declares_and_attends_nothing(house: House):
     """The administrator may call everything, and is still nobody's site."""
     site = Site.at(house.folder / "site")

@@ -80,7 +80,6 @@ async def test_joining_that_was_cut_off_is_repeated(
     assert len(await house.records("enrol")) == 1
 
 
-@pytest.mark.refuses("INVITATION_INVALID")
 async def test_token_does_not_work_in_a_second_folder(house: House, tmp_path: Path):
     """It was the first one's, and the second gets no settings."""
     token = await house.invite()

@@ -40,6 +40,11 @@ _ALLOWED = frozenset({"allow", "dispatched", "starting"})
 _DENIED = frozenset({"deny", "denied"})
 # What a summary counts and does not name.
 OTHERS = "(others)"
+_ABOUT = {
+    "identity/users": "user",
+    "training/participants": "participant",
+    "training/datasets": "data set",
+}
 _CLOSING = frozenset({"delete", "disable"})
 
 
@@ -217,7 +222,7 @@ def _about(resource: str) -> str:
     parts = resource.strip("/").split("/")
     if parts[:2] == ["identity", "service-accounts"]:
         return "API key" if parts[3:4] == ["keys"] else "service account"
-    return "user" if parts[:2] == ["identity", "users"] else "other"
+    return _ABOUT.get("/".join(parts[:2]), "other")
 
 
 def _subject(resource: str) -> str:

@@ -343,3 +343,22 @@ def test_plan_is_read_as_it_was_signed_off():
         evidence={"plan": plan()},
     )
     assert gather([(SERVER, start)], MAY).runs[0].dataset == "breast-cancer"
+
+
+def test_participants_and_data_sets_are_events_of_identity_and_no_keys():
+    """A revoked hospital is neither an account that was closed nor an API key that ended."""
+    told = [
+        ("invite", "invited", "/training/participants/north"),
+        ("enrol", "enrolled", "/training/participants/north"),
+        ("revoke", "revoked", "/training/participants/north"),
+        ("register", "registered", "/training/datasets/patients"),
+    ]
+    records = [(SERVER, record("IDENTITY", *each[:2], resource=each[2])) for each in told]
+    facts = gather(records, MAY).identity
+    assert [(each.about, each.action) for each in facts.events] == [
+        ("data set", "register"),
+        ("participant", "enrol"),
+        ("participant", "invite"),
+        ("participant", "revoke"),
+    ]
+    assert (facts.accounts_closed, facts.keys_ended) == (0, 0)
