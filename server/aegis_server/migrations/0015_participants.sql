@@ -8,7 +8,7 @@ create table aegis.participant (
     invited_by text not null,
     invited_at timestamptz not null,
     -- SHA-256 of the invitation's secret, and of the key that redeemed it.
-    secret_sha256 bytea not null unique check (length(secret_sha256) = 32),
+    secret_sha256 bytea not null check (length(secret_sha256) = 32),
     invitation_ends_at timestamptz not null,
     redeemed_key_sha256 bytea check (length(redeemed_key_sha256) = 32),
     enrolled_at timestamptz,
@@ -16,6 +16,8 @@ create table aegis.participant (
     reason text not null default '',
     software text not null default ''
 );
+
+create index participant_by_secret on aegis.participant (secret_sha256);
 
 -- Counts every change of who may take part, so that servers know when to read it again.
 create table aegis.participant_version (
