@@ -26,3 +26,19 @@ def recall_by_class(logits: Array, y: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.array(
         [found[y == c].mean() if (y == c).any() else 1.0 for c in range(logits.shape[1])]
     )
+
+
+def auc(scores: NDArray[np.floating], y: NDArray[np.int64]) -> float:
+    """Returns how often a row of class 1 scores above one of class 0, ties counting half.
+
+    `scores` has shape (rows,). Raises ValueError unless both classes occur.
+    """
+    positives = int((y == 1).sum())
+    negatives = len(y) - positives
+    if not positives or not negatives:
+        raise ValueError("both classes are needed")
+    # The Mann-Whitney statistic; equal scores share the mean of their ranks.
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place]
+    above = ranks[y == 1].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))

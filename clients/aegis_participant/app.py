@@ -2,30 +2,36 @@
 
 What a site knows by itself comes from its `node_config`, what it is asked to do from the message:
 
-    node_config  dataset, partition-id, num-partitions, dirichlet-alpha, seed: which rows are here
+    node_config  file, schema: the site's table, and the pinned schema to read it by; or, for a site
+                 of a simulation, dataset, partition-id, num-partitions, dirichlet-alpha, seed
                  public-data: whether noise that others could predict, or none, is acceptable here
+                 local-figures: the site's program asks for loss, accuracy and AUC; it keeps them
+                 back where rows are a secret
     arrays       the global model
     config       the fields of `Task`, with dashes; server-round; simulation, seed and repeat
 
 The reply carries the update as `arrays`, and the metrics `num-examples` and `steps`. Loss and
-accuracy on the site's own rows are exact, so they are sent in simulations only.
+accuracy on the site's own rows are exact, so they are there in simulations only, and where the
+site's own program asks for them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from aegis_learning import npy
+from aegis_learning import npy, scores
 from aegis_learning.datasets import Split, load, partition
 from aegis_learning.models import family
-from aegis_learning.parameters import Parameters, check
+from aegis_learning.parameters import Parameters, add, check
 from aegis_participant.randomness import KeyStream
+from aegis_participant.tables import read_rows
 from aegis_participant.training import Result, Task, train
 
 
@@ -77,13 +83,15 @@ class Order:
             return KeyStream.secret()
         if not public:
             raise PermissionError("this site's data is not public: no simulation with it")
-        site = int(context.node_config["partition-id"])
+        site = int(context.node_config.get("partition-id", context.node_id))
         return KeyStream.seeded(self.seed, self.round, self.repeat, site)
 
 
 def rows_of(context: Context) -> Split:
-    """Returns the rows that are at this site."""
+    """Returns the rows that are at this site; a table is read again only when it has changed."""
     config = context.node_config
+    if "file" in config:
+        return read_rows(Path(str(config["file"])), Path(str(config["schema"])))
     sites = _partition(
         str(config["dataset"]),
         int(config["num-partitions"]),
@@ -121,4 +129,19 @@ def train_round(message: Message, context: Context) -> Message:
     """Trains on this site's rows from the global model, and answers with the update."""
     order, rows = Order.of(message), rows_of(context)
     result = train(order.task, order.base, rows, order.stream(context))
-    return reply(message, order, result, examples=len(rows))
+    answer = reply(message, order, result, examples=len(rows))
+    if context.node_config.get("local-figures") is True:
+        answer.content.metric_records["metrics"].update(figures(order, result, rows))
+    return answer
+
+
+def figures(order: Order, result: Result, rows: Split) -> dict[str, float]:
+    """Returns how the trained model does on the site's own rows: exact, so not for others.
+
+    The AUC is there for two classes of which both occur.
+    """
+    found = {"loss": result.loss, "accuracy": result.accuracy}
+    if order.task.model.classes == 2 and len(set(rows.y.tolist())) == 2:
+        logits = order.task.model.logits(add(order.base, result.delta), rows.x)
+        found["auc"] = scores.auc(logits[:, 1] - logits[:, 0], rows.y)
+    return found

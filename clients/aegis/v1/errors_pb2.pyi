@@ -368,6 +368,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the tighter figure cannot be computed: the accountant
     is not installed, or cannot compose this account. The ledger's own holds.
     """
+    ERROR_REASON_TASK_NOT_PRIVATE: _ErrorReason.ValueType  # 114
+    """FAILED_PRECONDITION: a site trains on rows that are a secret only by a
+    mechanism that it can account for itself: the task promises none, its
+    content asks for another than its header, or its delta is too large.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -721,5 +726,10 @@ refuses us. Metadata: cause.
 ERROR_REASON_CERTIFICATE_UNAVAILABLE: ErrorReason.ValueType  # 117
 """FAILED_PRECONDITION: the tighter figure cannot be computed: the accountant
 is not installed, or cannot compose this account. The ledger's own holds.
+"""
+ERROR_REASON_TASK_NOT_PRIVATE: ErrorReason.ValueType  # 114
+"""FAILED_PRECONDITION: a site trains on rows that are a secret only by a
+mechanism that it can account for itself: the task promises none, its
+content asks for another than its header, or its delta is too large.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
