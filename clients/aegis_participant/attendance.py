@@ -123,7 +123,9 @@ class Attendance:
             raise ParticipationEnded(_FOR_GOOD[error.reason])
         least, most = _BACKOFF_SECONDS
         seconds = min(most, least * 2 ** min(self._failures, 10))
-        if error is not None and error.code is not grpc.StatusCode.UNAVAILABLE:
+        if error is not None and error.retry_seconds is not None:
+            seconds = max(seconds, error.retry_seconds)
+        elif error is not None and error.code is not grpc.StatusCode.UNAVAILABLE:
             # Asking again soon would get the same answer, or throw out a twin of this program.
             seconds = max(seconds, _REFUSED_BACKOFF_SECONDS)
         self._failures += 1
@@ -197,16 +199,21 @@ class Attendance:
         elif response.HasField("chunk"):
             await self._arrived(response.chunk, stream)
         elif response.HasField("cancel"):
-            self._incoming.forget(response.cancel.task_id)
-            if working := self._working.get(response.cancel.task_id):
-                log.info("task %s is cancelled", response.cancel.task_id)
-                working.cancel()
+            self._drop(response.cancel.task_id, response.cancel.reason)
         elif response.HasField("accepted"):
             self._reports.outcome(response.accepted.task_id, "accepted")
         elif response.HasField("rejected"):
             why = f"{response.rejected.reason}: {response.rejected.message}"
             log.warning("the answer to task %s does not count: %s", response.rejected.task_id, why)
             self._reports.outcome(response.rejected.task_id, f"rejected, {why}")
+            self._drop(response.rejected.task_id, response.rejected.reason)
+
+    def _drop(self, task_id: str, reason: str) -> None:
+        """Ends work that nobody waits for."""
+        self._incoming.forget(task_id)
+        if working := self._working.get(task_id):
+            log.info("task %s is dropped: %s", task_id, reason)
+            working.cancel()
 
     async def _announced(self, announced: Response.Task, stream: Stream) -> None:
         task_id = announced.task_id

@@ -185,7 +185,11 @@ class _Reader:
         privacy = self._table("privacy")
         tables = self._content.get("data", {})
         if not isinstance(tables, dict) or not tables:
-            self._wrong("data", 'no data set; add [data.NAME] with `file = "rows.csv"`')
+            self._wrong(
+                "data",
+                "no data set; add your rows: `aegis participant data add NAME FILE --dir "
+                f"{self._folder}`",
+            )
             return {}
         data: dict[str, DataSet] = {}
         files: dict[Path, str] = {}

@@ -23,7 +23,7 @@ from tests.sites import (
     rows,
 )
 
-from aegis.errors import PermissionDenied
+from aegis.errors import PermissionDenied, ResourceExhausted
 from aegis_participant.certificate import mend
 from aegis_participant.flower import Array, ArrayRecord, content_bytes, content_of
 from aegis_participant.settings import identity_in
@@ -448,6 +448,39 @@ async def test_model_is_trained_on_the_rows_of_the_file(
             while not figures.exists():
                 await asyncio.sleep(0.02)
         assert {"loss", "accuracy", "auc"} <= json.loads(figures.read_text()).keys()
+
+
+async def test_answer_that_nobody_waits_for_ends_its_process(
+    ground: Ground, start: Callable[..., Site]
+) -> None:
+    """As after a receipt that came too late."""
+    async with Server(ground) as server:
+        start(server)
+        session = await server.session()
+        data = content_bytes(content())
+        pid = (await session.done(announce(data, ground), data)).told[0]
+        hangs = content_bytes(content(do="hang"))
+        task = announce(hangs, ground)
+        session.offer(task, hangs)
+        await session.next("receipt")
+        rejected = Response.Rejected(task_id=task.task_id, reason="TASK_CLOSED", message="late")
+        session.said.put_nowait(Response(rejected=rejected))
+        await gone(pid)
+
+
+async def test_server_says_when_to_come_again(ground: Ground, start: Callable[..., Site]) -> None:
+    """A stream that was ended for want of room is begun again as soon as it may be."""
+    async with Server(ground) as server:
+        start(server)
+        session = await server.session()
+        server.refuse = lambda: ResourceExhausted("RATE_LIMITED", "come again", retry_seconds=1)
+        session.said.put_nowait(None)
+        async with asyncio.timeout(5):
+            while "RATE_LIMITED" not in ground.status()["detail"]:
+                await asyncio.sleep(0.02)
+        server.refuse = lambda: None
+        async with asyncio.timeout(4):
+            await server.session()
 
 
 async def test_certificate_is_renewed_in_time(
