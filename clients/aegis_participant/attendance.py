@@ -27,7 +27,7 @@ from aegis.v1 import participant_pb2, participant_pb2_grpc
 from aegis_participant.answers import Answer
 from aegis_participant.certificate import Certificate
 from aegis_participant.desk import Desk, Worked
-from aegis_participant.incoming import Incoming, refusal, task_of
+from aegis_participant.incoming import Incoming, refusal, seconds_of, task_of
 from aegis_participant.reports import Reports
 from aegis_participant.settings import Settings
 from aegis_participant.status import Status
@@ -40,6 +40,7 @@ Response = participant_pb2.AttendResponse
 
 _PROTOCOL = 1
 _WELCOME_SECONDS = 30.0
+_HEARTBEAT_SECONDS = (0.1, 300.0)
 # Silence of so many heartbeats ends a stream.
 _SILENCE = 3
 _TASKS_MAX = 16
@@ -151,15 +152,14 @@ class Attendance:
         ]
         try:
             await stream.say(self._hello())
-            silence = _WELCOME_SECONDS
-            while True:
-                response = await _read(call, silence)
-                if response is None:
-                    return None
-                if response.HasField("welcome"):
-                    every = response.welcome.heartbeat.ToTimedelta()
-                    silence = _SILENCE * every.total_seconds()
-                    helpers.append(asyncio.create_task(stream.beat(every)))
+            first = await _read(call, _WELCOME_SECONDS)
+            if first is None or not first.HasField("welcome"):
+                return _unavailable("the server did not say welcome")
+            least, most = _HEARTBEAT_SECONDS
+            every = min(max(seconds_of(first.welcome.heartbeat), least), most)
+            helpers.append(asyncio.create_task(stream.beat(every)))
+            self._welcomed(first.welcome)
+            while (response := await _read(call, _SILENCE * every)) is not None:
                 await self._heed(response, stream)
         except grpc.RpcError as error:
             return from_rpc_error(error)
@@ -170,6 +170,8 @@ class Attendance:
             if current is not None and current.cancelling():
                 raise
             return _unavailable("the stream was ended here")  # by _hang_up
+        else:
+            return None
         finally:
             self._stream = None
             stream.close()
@@ -188,13 +190,14 @@ class Attendance:
         hello.clock.FromDatetime(self._clock())
         return Request(hello=hello)
 
+    def _welcomed(self, welcome: Response.Welcome) -> None:
+        self._failures = 0
+        self._desk.node_id = welcome.node_id
+        log.info("attending as %s", welcome.participant)
+        self._status.set(state="attending", detail="", connected_since=self._status.now())
+
     async def _heed(self, response: Response, stream: Stream) -> None:
-        if response.HasField("welcome"):
-            self._failures = 0
-            self._desk.node_id = response.welcome.node_id
-            log.info("attending as %s", response.welcome.participant)
-            self._status.set(state="attending", detail="", connected_since=self._status.now())
-        elif response.HasField("task"):
+        if response.HasField("task"):
             await self._announced(response.task, stream)
         elif response.HasField("chunk"):
             await self._arrived(response.chunk, stream)

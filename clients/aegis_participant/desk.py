@@ -138,9 +138,13 @@ class Desk:
                 seconds=task.seconds_left - min(_MARGIN_SECONDS, task.seconds_left / 10),
             )
             worked = _outgoing(cleared, data, seconds)
-        except (WorkFailed, ValueError) as failed:
-            kind = failed.kind if isinstance(failed, WorkFailed) else "AnswerInvalid"
-            log.warning("task %s: %s", task.task_id, kind)
+        except WorkFailed as failed:
+            log.warning("task %s: %s", task.task_id, failed.kind)
+            worked = Worked(cleared, _failed(cleared, failed.kind))
+        except (ValueError, OSError) as error:
+            # No content, or no process could be started.
+            kind = "AnswerInvalid" if isinstance(error, ValueError) else "WorkerDied"
+            log.warning("task %s: %s", task.task_id, error)
             worked = Worked(cleared, _failed(cleared, kind))
         try:
             self._answers.keep(worked.answer)

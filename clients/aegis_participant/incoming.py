@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from google.protobuf.duration_pb2 import Duration
+
 from aegis.errors import AegisError, InvalidArgument, ResourceExhausted
 from aegis.v1 import participant_pb2
 from aegis_participant.tasks import Mechanism, Task
@@ -12,6 +14,8 @@ from aegis_participant.tasks import Mechanism, Task
 CONTENT_BYTES_MAX = 512 * 1024 * 1024
 TOGETHER_BYTES_MAX = 2 * CONTENT_BYTES_MAX
 _ANSWER_BYTES_MAX = 1024 * 1024 * 1024
+_ARRIVING_MAX = 64
+_SECONDS_MAX = 7 * 24 * 3600.0
 
 
 @dataclass(slots=True)
@@ -30,7 +34,8 @@ class Incoming:
     def announce(self, announced: participant_pb2.AttendResponse.Task) -> None:
         """Takes in an announcement.
 
-        Raises `AegisError`: FIELD_INVALID, REQUEST_TOO_LARGE. Its chunks are then not expected.
+        Raises `AegisError`: FIELD_INVALID, REQUEST_TOO_LARGE, RATE_LIMITED; its chunks are then
+        not expected.
         """
         size = announced.content_size_bytes
         if not announced.task_id or len(announced.nonce) != 16 or size < 1:
@@ -40,7 +45,9 @@ class Incoming:
             raise ResourceExhausted(
                 "REQUEST_TOO_LARGE", f"a content of {size} bytes is more than this site takes"
             )
-        seconds = announced.time_left.ToTimedelta().total_seconds()
+        if len(self._arriving) >= _ARRIVING_MAX:
+            raise ResourceExhausted("RATE_LIMITED", "too many tasks are announced and not sent")
+        seconds = min(seconds_of(announced.time_left), _SECONDS_MAX)
         self._arriving[announced.task_id] = _Arrival(announced, time.monotonic() + seconds)
 
     def forget(self, task_id: str) -> None:
@@ -64,6 +71,11 @@ class Incoming:
         if missing < 0:
             raise InvalidArgument("FIELD_INVALID", "the content is longer than announced")
         return task_of(arrival.announced, bytes(arrival.data), arrival.deadline)
+
+
+def seconds_of(duration: Duration) -> float:
+    """Returns a duration that may be no sensible one."""
+    return duration.seconds + duration.nanos / 1e9
 
 
 def task_of(

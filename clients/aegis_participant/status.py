@@ -109,7 +109,8 @@ def render(state: dict[str, Any]) -> str:
         spent = f"{data['epsilon']:.2f} of {data['epsilon_limit']:g} at delta {data['delta']:g}"
         lines.append(f"  {name}: {data['rows']} rows, epsilon {spent}")
     lines += [f"  warning: {each}" for each in state["warnings"]]
-    return "\n".join(lines) + "\n"
+    # Some of it is the server's words, and this is somebody's terminal.
+    return "".join("".join(c if c.isprintable() else "?" for c in x) + "\n" for x in lines)
 
 
 def _after(before: str, text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from datetime import timedelta
 from typing import Any
 
 from aegis.v1 import participant_pb2
@@ -62,7 +61,7 @@ class Stream:
             await call.write(message)
             self._waiting.task_done()
 
-    async def beat(self, every: timedelta) -> None:
+    async def beat(self, every_seconds: float) -> None:
         """Sends heartbeats, a little more often than they are asked for, until cancelled."""
         number = 0
         while True:
@@ -70,7 +69,7 @@ class Stream:
             message = Request(heartbeat=Request.Heartbeat(number=number))
             message.heartbeat.clock.GetCurrentTime()
             await self.say(message)
-            await asyncio.sleep(every.total_seconds() * 0.8)
+            await asyncio.sleep(every_seconds * 0.8)
 
     async def sent(self) -> None:
         """Waits until all of it is on its way."""

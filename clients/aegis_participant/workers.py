@@ -25,6 +25,8 @@ from aegis_participant.apps import App
 log = logging.getLogger(__name__)
 
 _LOG_BYTES_MAX = 1024 * 1024
+# A run that asks for nothing so long has probably ended; if not, it waits for imports once.
+_IDLE_SECONDS = 900.0
 # What an application has no use for and could carry out.
 _SECRET_PREFIXES = ("AWS_", "AEGIS_")
 
@@ -43,8 +45,8 @@ class Worker:
     def __init__(self, app: App, log_file: Path) -> None:
         """Starts it; it imports the application meanwhile. Raises OSError."""
         self.app = app
-        self.run_id: str | None = None
         self.turn = asyncio.Lock()
+        self.idle: asyncio.TimerHandle | None = None
         with log_file.open("ab") as output:
             # Popen and not the event loop, see aegis.serving.child.
             self._process = subprocess.Popen(
@@ -94,6 +96,8 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process and lets its pipes go."""
+        if self.idle is not None:
+            self.idle.cancel()
         self.kill()
         for pipe in (self._in, self._out):
             # What was not written is for nobody.
@@ -138,8 +142,13 @@ class Workers:
         try:
             async with asyncio.timeout(seconds), self._slots:
                 worker = self._take(app, run_id)
-                async with worker.turn:
-                    return await self._call(worker, header, content, bytes_max)
+                try:
+                    async with worker.turn:
+                        return await self._call(worker, header, content, bytes_max)
+                finally:
+                    worker.idle = asyncio.get_running_loop().call_later(
+                        _IDLE_SECONDS, self._retire, run_id, worker
+                    )
         except TimeoutError:
             raise WorkFailed("DeadlineExceeded") from None
         finally:
@@ -164,6 +173,8 @@ class Workers:
 
     def _take(self, app: App, run_id: str) -> Worker:
         worker = self._workers.pop(run_id, None)
+        if worker is not None and worker.idle is not None:
+            worker.idle.cancel()
         if worker is not None and (not worker.alive or worker.app is not app):
             worker.close()
             worker = None
@@ -172,7 +183,6 @@ class Workers:
                 worker, self._spare = self._spare, None
             else:
                 worker = self._start(app)
-            worker.run_id = run_id
         self._workers[run_id] = worker  # the last is the one used last
         for other in list(self._workers):
             if len(self._workers) <= self._at_once:
@@ -180,6 +190,10 @@ class Workers:
             if not self._workers[other].turn.locked() and other != run_id:
                 self._workers.pop(other).close()
         return worker
+
+    def _retire(self, run_id: str, worker: Worker) -> None:
+        if self._workers.get(run_id) is worker and not worker.turn.locked():
+            self._workers.pop(run_id).close()
 
     def _start(self, app: App) -> Worker:
         if self._log_file.exists() and self._log_file.stat().st_size > _LOG_BYTES_MAX:

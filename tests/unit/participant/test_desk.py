@@ -15,7 +15,14 @@ from tests.sites import MECHANISM, Ground, announce, content
 from aegis.errors import AegisError
 from aegis_participant.answers import Answer, Answers
 from aegis_participant.desk import Desk
-from aegis_participant.flower import Array, ArrayRecord, ConfigRecord, RecordDict, content_bytes
+from aegis_participant.flower import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    MetricRecord,
+    RecordDict,
+    content_bytes,
+)
 from aegis_participant.incoming import task_of
 from aegis_participant.ledger import Ledger, Limit
 from aegis_participant.rows import Counts
@@ -139,6 +146,14 @@ async def test_second_configuration_is_refused(site: Site) -> None:
     """An application might read either."""
     asks = content()
     asks["other"] = ConfigRecord({"noise-multiplier": 0.1})
+    assert await site.refused(site.task(asks)) == "TASK_NOT_PRIVATE"
+
+
+async def test_numbers_in_another_record_are_refused(site: Site) -> None:
+    """A record of metrics may be called "config", too."""
+    asks = content()
+    asks["judged"] = asks["config"]
+    asks["config"] = MetricRecord({"noise-multiplier": 0.001, "steps": 1000})
     assert await site.refused(site.task(asks)) == "TASK_NOT_PRIVATE"
 
 

@@ -151,6 +151,16 @@ async def test_two_runs_work_at_the_same_time(workers: Workers, app: App) -> Non
     assert time.monotonic() - began < 1.9
 
 
+async def test_process_that_nobody_asks_any_more_ends(
+    workers: Workers, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is not kept for a run that has ended; a run that comes back gets another."""
+    monkeypatch.setattr("aegis_participant.workers._IDLE_SECONDS", 0.2)
+    pid = (await ask(workers, app))[0]
+    await gone(pid)
+    assert pid != (await ask(workers, app))[0]
+
+
 async def test_closing_leaves_no_process(tmp_path: Path, app: App) -> None:
     """Neither one with a run nor the one that waits."""
     made = Workers(tmp_path, at_once=2)
