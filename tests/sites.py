@@ -51,6 +51,7 @@ app = ClientApp()
 
 @app.train()
 def train(message, context):
+    began = time.monotonic_ns()
     config = message.content["config"]
     do = config.get("do", "")
     if do == "raise":
@@ -66,7 +67,8 @@ def train(message, context):
     noise = np.frombuffer(os.urandom(8 * config.get("size", 4)), dtype="<u4") % 1000
     context.state["rounds"] = MetricRecord({"n": context.state["rounds"]["n"] + 1
                                             if "rounds" in context.state else 1})
-    told = np.array([os.getpid(), context.state["rounds"]["n"], context.run_id % 2**31])
+    told = np.array([os.getpid(), context.state["rounds"]["n"], context.run_id % 2**31,
+                     began, time.monotonic_ns()])
     return Message(RecordDict({
         "arrays": ArrayRecord({"noise": Array(noise.astype("<f4")), "told": Array(told)}),
         "metrics": MetricRecord({"num-examples": 5, "steps": int(config.get("take", 4)),
@@ -194,7 +196,7 @@ class Given:
 
     @property
     def told(self) -> list[int]:
-        """Process, number of rounds it has done, run."""
+        """Process, number of rounds it has done, run, and when it began and ended."""
         return [int(each) for each in self.arrays["told"]]
 
 
