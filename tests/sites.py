@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from aegis.local.authority import Authority, Names, read_pair
 from aegis.v1 import participant_pb2, participant_pb2_grpc
+from aegis_learning.pinning import app_digest
 from aegis_learning.schema import Categorical, Continuous, Schema
-from aegis_participant.apps import app_digest
 from aegis_participant.flower import (
     Array,
     ArrayRecord,

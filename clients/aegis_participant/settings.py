@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from aegis.channel import Identity
+from aegis_learning.pinning import app_digest, package_folder
 from aegis_learning.schema import Schema, SchemaError
-from aegis_participant.apps import App, app_digest, built_in, package_folder
+from aegis_participant.apps import App, built_in
 
 # One run of the plan's defaults (epsilon 8 at delta 0.001) is 10.6 at 0.00001: a site that says
 # nothing takes part in one such run, and not in two.

@@ -30,14 +30,8 @@ from aegis.v1 import (
     audit_pb2_grpc,
     execution_pb2_grpc,
     identity_pb2_grpc,
-    model_pb2_grpc,
-    privacy_pb2_grpc,
-    review_pb2_grpc,
-    training_pb2_grpc,
 )
 from aegis_server.access import DOMAIN
-from aegis_server.checkpoints.models import Models
-from aegis_server.checkpoints.service import ModelService
 from aegis_server.entrance import Part, open_doors, serve_people
 from aegis_server.execution.dispatch import Dispatch
 from aegis_server.execution.service import ExecutionService
@@ -49,35 +43,20 @@ from aegis_server.foundation import (
     blobs_of,
     buckets_of,
     cache_of,
-    place_of,
     provider_of,
     utc_now,
 )
 from aegis_server.identity.directory import Directory
 from aegis_server.identity.machines.verification import Uses
 from aegis_server.identity.service import IdentityService
+from aegis_server.learning import serve_learning
 from aegis_server.participants.registry import Registry
-from aegis_server.participation import Unattended, held_roles_of, serve_participants
+from aegis_server.participation import held_roles_of, serve_participants
 from aegis_server.policies import decision_log, serve_policy
 from aegis_server.policy.decisions import Decisions
-from aegis_server.privacy.books import Books
-from aegis_server.privacy.ledger import Ledger
-from aegis_server.privacy.service import PrivacyService
+from aegis_server.relay import Relay, relay_of
 from aegis_server.remedies import grounds_of, room_of
-from aegis_server.review.rounds import Rounds
-from aegis_server.review.service import ReviewService
-from aegis_server.review.updates import Updates
 from aegis_server.settings import Settings
-from aegis_server.training.budget import Budget
-from aegis_server.training.coordination import CoordinatorService
-from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
-from aegis_server.training.metrics.combining import RunMetrics
-from aegis_server.training.metrics.counting import Counts
-from aegis_server.training.progress import Progress
-from aegis_server.training.runs import Runs
-from aegis_server.training.service import TrainingService
-from aegis_server.training.starting import shipped
-from aegis_server.training.states import Changes
 from aegis_server.workers import Workers
 
 LOG_ID = "aegis-server"
@@ -87,8 +66,6 @@ SERVER = "server:aegis"
 
 _DRAIN_SECONDS = 10.0
 _PROBE_SECONDS = 1.0
-# On this machine, by all its workers.
-_RUNS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,19 +143,14 @@ async def assemble(
         people = await serve_people(base, port, stack)
         remedying = _execution(base, port, executor, registry)
         workers = _workers(base, stack)
-        taking_part = serve_participants(base, port, workers, streams=Unattended())
-        progress, changes = _training_and_review(base, port, workers, registry)
+        relay = relay_of(base)
+        taking_part = serve_participants(base, port, workers, streams=relay.streams)
+        learning = serve_learning(
+            base, port, workers, relay=relay, datasets=taking_part.datasets, registry=registry
+        )
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, _DRAIN_SECONDS)
         address = await port.open(settings.listen, settings.token_listen)
-        coordinators = Coordinators(
-            database,
-            progress,
-            _coordinator_settings(settings),
-            clock=clock,
-            changes=changes,
-            at_once=max(1, _RUNS_AT_ONCE // settings.workers),
-        )
         parts = [audit.run(), *around, log.run(), *ruling, directory.run(), base.key_uses.run()]
         parts += [each.run() for each in people]
         if base.provider is not None:
@@ -190,9 +162,10 @@ async def assemble(
             record_trust(base.trust, base.audit, actor=SERVER),
             revoking(),
             *taking_part.parts,
-            _attend(base, port),
+            *relay.parts(),
+            _attend(base, port, relay),
             *remedying,
-            coordinators.run(_reachable(address)),
+            learning.coordinators(address),
             _watch_health(base, port),
         ]
         yield ControlPlane(address, port.token_address, tuple(parts))
@@ -250,91 +223,13 @@ def _workers(base: Base, stack: AsyncExitStack) -> Workers:
     return workers
 
 
-def _training_and_review(
-    base: Base, port: Port, workers: Workers, registry: CollectorRegistry
-) -> tuple[Progress, Changes]:
-    changes = Changes()
-    ledger = Ledger()
-    budget = Budget(ledger)
-    runs = Runs(
-        base.database,
-        base.audit,
-        base.decisions,
-        clock=base.clock,
-        changes=changes,
-        budget=budget,
-        find=shipped,
-    )
-    progress = Progress(
-        base.database,
-        base.audit,
-        base.blobs,
-        clock=base.clock,
-        changes=changes,
-        budget=budget,
-        find=shipped,
-        counts=Counts(registry),
-    )
-    storage = base.settings.storage
-    metrics = RunMetrics(
-        base.database, place_of(storage.metrics, storage) if storage.metrics else None
-    )
-    training_pb2_grpc.add_TrainingServiceServicer_to_server(
-        TrainingService(runs, base.deeds, metrics), port.server
-    )
-    training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(progress, base.deeds), port.server
-    )
-    privacy_pb2_grpc.add_PrivacyServiceServicer_to_server(
-        PrivacyService(Books(base.database, base.audit, ledger, clock=base.clock), base.deeds),
-        port.server,
-    )
-    model_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(Models(base.database, base.blobs)), port.server
-    )
-    updates = Updates(
-        database=base.database,
-        audit=base.audit,
-        blobs=base.blobs,
-        runs=progress,
-        clock=base.clock,
-    )
-    rounds = Rounds(
-        database=base.database,
-        audit=base.audit,
-        blobs=base.blobs,
-        runs=progress,
-        workers=workers,
-        clock=base.clock,
-    )
-    review_pb2_grpc.add_ReviewServiceServicer_to_server(
-        ReviewService(updates, rounds, base.deeds), port.server
-    )
-    return progress, changes
-
-
-def _coordinator_settings(settings: Settings) -> CoordinatorSettings:
-    folder = settings.data_dir / "coordinators"
-    folder.mkdir(parents=True, exist_ok=True)
-    return CoordinatorSettings(
-        certificate=settings.coordinator_certificate,
-        key=settings.coordinator_key,
-        roots=settings.tls.roots,
-        folder=folder,
-    )
-
-
-def _reachable(address: str) -> str:
-    """Returns how coordinators, on this machine, call a port that may listen everywhere."""
-    host, _, port = address.rpartition(":")
-    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]") else address  # noqa: S104
-
-
-async def _attend(base: Base, port: Port) -> None:
+async def _attend(base: Base, port: Port, relay: Relay) -> None:
     """Does nothing, until it is cancelled: then it lets calls and deeds come to their ends."""
     try:
         await asyncio.Event().wait()
     finally:
+        # Streams of participants have no end of their own.
+        relay.news.close()
         await port.close(_DRAIN_SECONDS)
         await base.deeds.drain()
 

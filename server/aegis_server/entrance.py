@@ -46,7 +46,11 @@ Part = Coroutine[Any, Any, None]
 # A rule file of 16 MiB with its model, a thousand questions; everything else is far smaller.
 _MIB = 1024 * 1024
 _RULE_FILE = 16 * _MIB + 128 * 1024
-_LARGER = {
+# A chunk of 256 KiB, and what is written around it.
+_CHUNK = 256 * 1024 + 1024
+LARGER = {
+    "/aegis.v1.CoordinatorService/DispatchTasks": _CHUNK,
+    "/aegis.v1.ParticipantService/Attend": _CHUNK,
     "/aegis.v1.PolicyService/ImportPolicy": _RULE_FILE,
     "/aegis.v1.PolicyService/BatchEvaluate": 4 * _MIB,
     "/aegis.v1.PolicyService/ReportDecisions": 4 * _MIB,
@@ -75,7 +79,7 @@ def open_doors(base: Base, registry: CollectorRegistry) -> tuple[Port, Callable[
             openid=_openid(base),
         ),
         limit=Limits(base.buckets, registry=registry, limits=parse_limits(base.settings.limits)),
-        larger=_LARGER,
+        larger=LARGER,
         surely={
             "/aegis.v1.PolicyService/Evaluate": lambda asked: is_left_to(
                 base.decisions.snapshot.engine, asked

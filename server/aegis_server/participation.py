@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from aegis.errors import FailedPrecondition
 from aegis.serving.port import Port
-from aegis.spiffe import Caller
-from aegis.v1 import dataset_pb2_grpc, participant_pb2, participant_pb2_grpc
+from aegis.v1 import dataset_pb2_grpc, participant_pb2_grpc
 from aegis_server.entrance import Part, throttle_of
 from aegis_server.foundation import Base
 from aegis_server.identity.directory import Directory
@@ -21,19 +19,6 @@ from aegis_server.participants.service import Doorway, ParticipantService, Strea
 from aegis_server.participants.store import CHANNEL
 from aegis_server.policy.following import Following
 from aegis_server.workers import Workers
-
-
-class Unattended:
-    """Stands for streams where nobody attends to them."""
-
-    async def attend(
-        self, requests: AsyncIterator[participant_pb2.AttendRequest], caller: Caller
-    ) -> AsyncIterator[participant_pb2.AttendResponse]:
-        """Raises `FailedPrecondition` (STATE_CONFLICT)."""
-        raise FailedPrecondition(
-            "STATE_CONFLICT", "this server attends to nobody", state="unattended"
-        )
-        yield participant_pb2.AttendResponse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +51,9 @@ def reachable(address: str) -> str:
 
 
 def serve_participants(
-    base: Base, port: Port, workers: Workers, *, streams: Streams
+    base: Base, port: Port, workers: Workers, *, streams: Callable[[Datasets], Streams]
 ) -> Participation:
-    """Serves ParticipantService and DatasetService; `streams` attends to participants."""
+    """Serves ParticipantService and DatasetService; `streams` makes who attends to participants."""
     settings = base.settings
     datasets = Datasets(base.database, base.audit, base.blobs, workers, clock=base.clock)
     holdings = Holdings(base.database, base.audit, schema_of=datasets.schema, clock=base.clock)
@@ -93,7 +78,7 @@ def serve_participants(
         ParticipantService(
             members,
             holdings,
-            streams,
+            streams(datasets),
             base.deeds,
             doorway=doorway,
             roots=settings.tls.roots,

@@ -24,13 +24,15 @@ class Leash:
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self._ended: AegisError | None = None
-        self._waiting: asyncio.Timeout | None = None
+        # Two of a stream that goes both ways: one for each direction.
+        self._waiting: set[asyncio.Timeout] = set()
 
     def end(self, error: AegisError) -> None:
         """Makes the stream fail with `error`, now or when it next waits for something."""
         self._ended = error
-        if self._waiting is not None and not self._waiting.expired():
-            self._waiting.reschedule(asyncio.get_running_loop().time())
+        for waiting in self._waiting:
+            if not waiting.expired():
+                waiting.reschedule(asyncio.get_running_loop().time())
 
     def check(self) -> None:
         """Raises the error that ended the stream, or `Unauthenticated` (TOKEN_EXPIRED)."""
@@ -44,15 +46,17 @@ class Leash:
         while True:
             self.check()
             try:
-                async with asyncio.timeout(self._seconds_left()) as self._waiting:
-                    item = await anext(items)
+                async with asyncio.timeout(self._seconds_left()) as waiting:
+                    self._waiting.add(waiting)
+                    try:
+                        item = await anext(items)
+                    finally:
+                        self._waiting.discard(waiting)
             except StopAsyncIteration:
                 return
             except TimeoutError:
                 self.check()
                 raise
-            finally:
-                self._waiting = None
             yield item
 
     def _seconds_left(self) -> float | None:

@@ -360,6 +360,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DATA_LOSS: stored bytes do not have their digest, or their key is not here.
     Metadata: sha256.
     """
+    ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 112
+    """UNAVAILABLE: this server is about to stop. Come again: another may be there."""
+    ERROR_REASON_PEER_SILENT: _ErrorReason.ValueType  # 113
+    """DEADLINE_EXCEEDED: nothing was heard, or nothing was read, for too long."""
     ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 118
     """UNAVAILABLE: the object store, or the service of keys, does not answer or
     refuses us. Metadata: cause.
@@ -719,6 +723,10 @@ ERROR_REASON_DATA_DAMAGED: ErrorReason.ValueType  # 108
 """DATA_LOSS: stored bytes do not have their digest, or their key is not here.
 Metadata: sha256.
 """
+ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 112
+"""UNAVAILABLE: this server is about to stop. Come again: another may be there."""
+ERROR_REASON_PEER_SILENT: ErrorReason.ValueType  # 113
+"""DEADLINE_EXCEEDED: nothing was heard, or nothing was read, for too long."""
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 118
 """UNAVAILABLE: the object store, or the service of keys, does not answer or
 refuses us. Metadata: cause.

@@ -84,8 +84,8 @@ class Rounds:
             for update in updates
         ]
         return Case(
-            dataset=base.dataset,
-            model=base.model,
+            family=base.family,
+            golden=base.data.golden,
             base=await self._blobs.get(base.params_sha256),
             submissions=tuple(submissions),
         )

@@ -31,7 +31,9 @@ from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Call
 from aegis.v1 import audit_pb2
-from aegis_learning import datasets, parameters
+from aegis_learning import parameters
+from aegis_learning.datasets import Dataset
+from aegis_learning.models import Family
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.review import store
 from aegis_server.review.findings import Finding, from_rows
@@ -55,11 +57,16 @@ class Base:
     participant that is not listed counts as unknown. `open` is false once the run has ended.
     """
 
-    dataset: str
+    data: Dataset
     model: str
     params_sha256: bytes
     examples: Mapping[str, int] = field(default_factory=dict)
     open: bool = True
+
+    @property
+    def family(self) -> Family:
+        """The family of the model that updates change."""
+        return self.data.family(self.model)
 
 
 class RunLookup(Protocol):
@@ -134,7 +141,7 @@ class Updates:
         bytes than the limit, or than any update of this model can have.
         """
         base = await self._runs.base_of(claim.key.run_id, claim.key.round)
-        limit = min(self._bytes_max, _largest(_shapes(base)))
+        limit = min(self._bytes_max, _largest(base.family.shapes))
         if claim.size_bytes > limit:
             raise ResourceExhausted(
                 "REQUEST_TOO_LARGE",
@@ -165,7 +172,7 @@ class Updates:
                 resource=claim.key.run_id,
                 state="ENDED",
             )
-        await asyncio.to_thread(require_update, data, _shapes(base))
+        await asyncio.to_thread(require_update, data, base.family.shapes)
         # Before the row: a row must never name bytes that are not there.
         await self._blobs.put(data)
         return await self._insert(claim, by)
@@ -275,10 +282,6 @@ def _looks_like(data: bytes) -> str:
     if data.startswith(b"PK\x03\x04"):
         return "this is a zip archive (torch.save makes those), which is never opened"
     return "this is not a safetensors file"
-
-
-def _shapes(base: Base) -> parameters.Shapes:
-    return datasets.load(base.dataset).family(base.model).shapes
 
 
 def _largest(shapes: parameters.Shapes) -> int:

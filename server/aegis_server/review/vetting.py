@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aegis_learning import datasets, parameters
+from aegis_learning import parameters
+from aegis_learning.datasets import Split
+from aegis_learning.models import Family
 from aegis_server.review.examiners import golden_set, outlier
 from aegis_server.review.findings import Finding
 
@@ -50,8 +52,8 @@ class Submission:
 class Case:
     """A whole round, ready for judgement; `base` is the model every update starts from."""
 
-    dataset: str
-    model: str
+    family: Family
+    golden: Split
     base: bytes
     submissions: tuple[Submission, ...]
 
@@ -78,8 +80,7 @@ def vet(case: Case) -> list[Judgement]:
 
     Raises the errors of `aegis_learning` when base or updates are not what intake let through.
     """
-    data = datasets.load(case.dataset)
-    family = data.family(case.model)
+    family = case.family
     base = parameters.decode(case.base, family.shapes)
     updates = [parameters.decode(each.data, family.shapes) for each in case.submissions]
     examples = [each.examples for each in case.submissions]
@@ -90,7 +91,7 @@ def vet(case: Case) -> list[Judgement]:
         examples,
         suspects={i for i, found in enumerate(outliers) if strongest(found) >= 1},
         logits=family.logits,
-        golden=data.golden,
+        golden=case.golden,
     )
     scores = [score(*pair) for pair in zip(golden, outliers, strict=True)]
     return [

@@ -8,12 +8,15 @@ from aegis.errors import FieldViolation, InvalidArgument, ResourceExhausted
 from aegis.schemas import message_of
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Context, current_call
-from aegis.v1 import dataset_pb2, training_pb2, training_pb2_grpc
+from aegis.v1 import dataset_pb2, training_pb2
 from aegis_learning import evaluation
 from aegis_learning.datasets import Dataset
 from aegis_server.training.assignments import Assignment
 from aegis_server.training.messages import round_message, run_message
 from aegis_server.training.progress import Progress
+from aegis_server.training.tasks.news import News
+from aegis_server.training.tasks.service import TaskCalls
+from aegis_server.training.tasks.tasks import Tasks
 from aegis_server.training.views import RunView
 
 _CHUNK = 64 * 1024
@@ -21,12 +24,12 @@ _MODEL_BYTES_MAX = 64 * 1024 * 1024
 _STATE_BYTES_MAX = 2 * _MODEL_BYTES_MAX + 4096  # two moments, and the header of their file
 
 
-class CoordinatorService(training_pb2_grpc.CoordinatorServiceServicer):
+class CoordinatorService(TaskCalls):
     """Spoken by coordinators."""
 
-    def __init__(self, progress: Progress, deeds: Deeds) -> None:
+    def __init__(self, progress: Progress, deeds: Deeds, tasks: Tasks, news: News) -> None:
+        super().__init__(tasks, news, deeds)
         self._progress = progress
-        self._deeds = deeds
 
     async def GetAssignment(
         self, request: training_pb2.GetAssignmentRequest, context: Context

@@ -8,6 +8,7 @@ does not keep the process alive.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 
 from aegis_server.training.flower import (
+    CLIENT_APP_RAISED,
+    SITE_REFUSED,
     ClientApp,
     Context,
     Error,
@@ -28,7 +31,6 @@ from aegis_server.training.flower import (
 
 log = logging.getLogger(__name__)
 
-_CLIENT_APP_RAISED = 2  # Flower's CLIENT_APP_RAISED_EXCEPTION
 _SERVER_NODE = 0
 
 
@@ -99,7 +101,7 @@ class LocalGrid(Grid):
             threading.Thread(target=self._serve, args=(ids[-1], message), daemon=True).start()
         return ids
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Returns the answers that have arrived, by node, and forgets them."""
         with self._changed:
             arrived = [i for i in message_ids if self._wanted.get(i) is not None]
@@ -110,36 +112,47 @@ class LocalGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Returns the answers that arrive within `timeout` seconds, by node."""
-        waiting = list(messages)
-        return self.gather(waiting, timeout=timeout, enough=len(waiting), grace=0.0)
+        return self._receive(messages, timeout=timeout)
 
     def gather(
-        self, messages: Iterable[Message], *, timeout: float | None, enough: int, grace: float
+        self, messages: Iterable[Message], *, timeout: float, enough: int, grace: float
     ) -> list[Message]:
-        """Returns the answers, by node: all of them, or what came in time.
+        """Returns the answers that arrive in time, by node.
 
-        Once `enough` nodes have answered, the others have `grace` seconds more; nobody has more
-        than `timeout`. A node that failed answers with an error, which is not enough of anything.
+        All are waited for; once `enough` nodes have answered without an error, at most `grace`
+        seconds more; never longer than `timeout` seconds.
         """
+        return self._receive(messages, timeout=timeout, enough=enough, grace=grace)
+
+    def _receive(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None,
+        enough: int | None = None,
+        grace: float = 0.0,
+    ) -> list[Message]:
         ids = list(self.push_messages(messages))
         began = time.monotonic()
-        until = began + (threading.TIMEOUT_MAX if timeout is None else timeout)
-
-        def answered() -> list[bool]:
-            return [reply.has_content() for i in ids if (reply := self._wanted[i]) is not None]
-
-        def done() -> bool:
-            return len(answered()) == len(ids)
-
+        end = math.inf if timeout is None else began + timeout
         with self._changed:
-            self._changed.wait_for(lambda: done() or sum(answered()) >= enough, _left(until))
-            self._changed.wait_for(done, min(grace, _left(until)))
+            while any(self._wanted[i] is None for i in ids):
+                now = time.monotonic()
+                if enough is not None and self._answered(ids) >= enough:
+                    end, enough = min(end, now + grace), None
+                if now >= end:
+                    break
+                self._changed.wait(None if end == math.inf else end - now)
         log.info("%.2f s for %d messages", time.monotonic() - began, len(ids))
-        replies = list(self.pull_messages(ids))
+        replies = self.pull_messages(ids)
         with self._changed:
             for i in ids:
                 self._wanted.pop(i, None)
         return replies
+
+    def _answered(self, ids: Iterable[str]) -> int:
+        replies = (self._wanted[i] for i in ids)
+        return sum(reply is not None and not reply.has_error() for reply in replies)
 
     def _serve(self, message_id: str, message: Message) -> None:
         node = self._nodes[message.metadata.dst_node_id]
@@ -153,14 +166,12 @@ class LocalGrid(Grid):
                 self._changed.notify_all()
 
 
-def _left(until: float) -> float:
-    return min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
-
-
 def _answer(node: _Node, message: Message) -> Message:
     try:
         return node.app(message, node.context)
+    except PermissionError as refusal:
+        return Message(Error(SITE_REFUSED, type(refusal).__name__), reply_to=message)
     except Exception as error:
         # A site's own words may quote its data: outside, only the kind of error is told.
         log.exception("node %d failed", node.context.node_id)
-        return Message(Error(_CLIENT_APP_RAISED, type(error).__name__), reply_to=message)
+        return Message(Error(CLIENT_APP_RAISED, type(error).__name__), reply_to=message)

@@ -275,7 +275,7 @@ class Progress:
                 resource=f"{run_id} round {round}",
             )
         return Base(
-            plan.dataset,
+            await self._find(plan.dataset),
             plan.model,
             before.model_sha256,
             examples={site.name: site.examples for site in sites},

@@ -29,6 +29,7 @@ from aegis.serving.pages import encode_token
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, review_pb2, review_pb2_grpc
 from aegis_learning import parameters
+from aegis_learning.datasets import load
 from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Base, Updates
@@ -160,8 +161,8 @@ async def serving(
     writer = asyncio.create_task(audit.run())
     blobs, runs, deeds = blobs_in(folder / "blobs"), KnownRuns(), Deeds()
     runs.base = Base(
-        CASE.dataset,
-        CASE.model,
+        load("breast-cancer"),
+        CASE.family.name,
         await blobs.put(CASE.base),
         examples={each.update_id: each.examples for each in CASE.submissions},
     )

@@ -46,6 +46,8 @@ from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs
 from aegis_server.training.service import TrainingService
 from aegis_server.training.states import Changes
+from aegis_server.training.tasks.news import News
+from aegis_server.training.tasks.tasks import Tasks
 from aegis_server.workers import Workers
 
 
@@ -184,7 +186,8 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
         TrainingService(runs, deeds, RunMetrics(database, Folder(folder / "metrics"))), port.server
     )
     training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(progress, deeds), port.server
+        CoordinatorService(progress, deeds, Tasks(database, blobs, clock=_now), News(url)),
+        port.server,
     )
     model_pb2_grpc.add_ModelServiceServicer_to_server(
         ModelService(Models(database, blobs)), port.server

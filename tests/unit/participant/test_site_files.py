@@ -11,10 +11,11 @@ from tests.sites import SCHEMA, Ground, rows
 
 from aegis.errors import AegisError
 from aegis_learning import scores
+from aegis_learning.pinning import app_digest
 from aegis_participant import metrics
 from aegis_participant.answers import Answer, Answers
 from aegis_participant.app import rows_of
-from aegis_participant.apps import app_digest, built_in
+from aegis_participant.apps import built_in
 from aegis_participant.flower import Context, RecordDict
 from aegis_participant.rows import Counts
 from aegis_participant.settings import Settings, SettingsError

@@ -56,4 +56,4 @@ def a_round(*, seed: int = 1, sites: int = SITES, **attackers: str) -> Case:
         kind = attackers.get(f"s{number}")
         update = attacked(kind, base, split, random) if kind else honest_update(base, split, random)
         submissions.append(Submission(f"s{number}", parameters.encode(update), len(split)))
-    return Case("breast-cancer", "logistic", parameters.encode(base), tuple(submissions))
+    return Case(FAMILY, DATASET.golden, parameters.encode(base), tuple(submissions))

@@ -48,6 +48,26 @@ async def test_silent_stream_of_a_revoked_caller_ends_at_once():
     assert refusal.value.reason == "CREDENTIAL_REVOKED"
 
 
+async def test_both_directions_of_a_stream_end():
+    """One waits since before the other was heard last."""
+    leashes = Leashes()
+
+    async def drain(leash: Leash, items: AsyncIterator[int]) -> None:
+        async for _ in leash.each(items):
+            pass
+
+    with leashes.hold(ADMIN) as leash:
+        first = asyncio.create_task(drain(leash, silence()))
+        await asyncio.sleep(0)
+        await drain(leash, numbers(2))
+        second = asyncio.create_task(drain(leash, silence()))
+        await asyncio.sleep(0)
+        leashes.expel(lambda caller: REVOKED)
+        async with asyncio.timeout(5):
+            ends = await asyncio.gather(first, second, return_exceptions=True)
+    assert ends == [REVOKED, REVOKED]
+
+
 async def test_stream_of_somebody_else_goes_on():
     """Only those the refusal names are ended; a closed one is forgotten."""
     leashes = Leashes()

@@ -1,0 +1,1 @@
+"""Tasks: what participants are asked to do in a round, on its way to them and back."""
