@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from aegis.errors import DataLoss, FailedPrecondition, NotFound
+from aegis.errors import FailedPrecondition, NotFound
 from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Database
 from aegis.v1 import audit_pb2
 from aegis_learning import datasets as shipped
 from aegis_learning.datasets import Dataset
 from aegis_learning.schema import Schema
-from aegis_server.objects.blobs import BlobDamaged, BlobMissing, BlobStore
+from aegis_server.objects.blobs import BlobStore
 from aegis_server.participants.datasets import evaluation, store
 from aegis_server.participants.datasets.evaluation import Asked, Evaluation, Fault
 from aegis_server.participants.datasets.store import StoredDataset
@@ -92,7 +92,7 @@ class Datasets:
             self._cached.move_to_end(name)
             return cached
         stored = await self._stored(name)
-        rows = await self._rows(stored)
+        rows = Evaluation.from_bytes(await self._blobs.get(stored.evaluation_sha256))
         found = Dataset(
             name=name,
             schema=_schema(stored),
@@ -176,17 +176,6 @@ class Datasets:
                 "RESOURCE_NOT_FOUND", f"no data set {name}", resource=f"{RESOURCE}/{name}"
             )
         return found
-
-    async def _rows(self, stored: StoredDataset) -> Evaluation:
-        try:
-            data = await self._blobs.get(stored.evaluation_sha256)
-        except (BlobMissing, BlobDamaged) as error:
-            raise DataLoss(
-                "DATA_DAMAGED",
-                f"the evaluation rows of {stored.name} are lost or damaged",
-                sha256=stored.evaluation_sha256.hex(),
-            ) from error
-        return Evaluation.from_bytes(data)
 
 
 def _schema(stored: StoredDataset) -> Schema:
