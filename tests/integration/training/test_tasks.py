@@ -252,7 +252,7 @@ async def test_the_newest_stream_counts(world: World) -> None:
 
 async def test_silence_ends_a_stream(world: World) -> None:
     """Three heartbeats of it; who beats stays."""
-    server = await world.server(pace=Pace(heartbeat=0.2))
+    server = await world.server(pace=Pace(heartbeat=0.5))
     silent = await (await world.attend("hospital-a", server)).welcomed()
     beating = await (await world.attend("hospital-b", server)).welcomed()
 
@@ -260,7 +260,7 @@ async def test_silence_ends_a_stream(world: World) -> None:
         for number in range(10):
             await beating.say(heartbeat=Request.Heartbeat(number=number))
             assert (await beating.hear()).echo.number == number
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
 
     error, _ = await asyncio.gather(refusal_of(silent.hear()), beat())
     assert error.reason == "PEER_SILENT"
@@ -495,13 +495,13 @@ async def test_a_content_under_way_stops_for_who_is_revoked(world: World) -> Non
 
 async def test_a_site_that_does_not_read_holds_a_few_chunks(world: World) -> None:
     """It beats on, so it is not silent; what it finds when it reads is the end."""
-    server = await world.server(pace=Pace(heartbeat=0.3))
+    server = await world.server(pace=Pace(heartbeat=1.0))
     stub, run_id = await world.coordinator(server), await world.run("hospital-a")
-    site = await (await world.attend("hospital-a", server)).welcomed()
     await dispatch(stub, run_id, ["hospital-a"], bytes(32_000_000))
+    site = await (await world.attend("hospital-a", server)).welcomed()
     for number in range(25):
         await site.say(heartbeat=Request.Heartbeat(number=number))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
 
     async def read_on() -> None:
         while True:
