@@ -21,6 +21,7 @@ from aegis.cli import (
     people,
     pki,
     policy,
+    privacy,
     secrets,
     train,
     update,
@@ -67,6 +68,7 @@ app.add_typer(participant.app, name="participant")
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
 app.add_typer(model.app, name="model")
+app.add_typer(privacy.app, name="privacy")
 app.add_typer(action.app, name="action")
 app.add_typer(execution.app, name="execution")
 app.add_typer(audit.app, name="audit")

@@ -95,7 +95,9 @@ _HINTS = {
         ("PARTICIPANT_REVOKED", "PARTICIPANT_UNKNOWN"),
         "ask whoever runs the control plane; a new name needs a new invitation",
     ),
-    "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
+    "PRIVACY_BUDGET_EXHAUSTED": "see what has spent it: `aegis privacy show DATASET`; or choose a"
+    " smaller epsilon or fewer rounds",
+    "CERTIFICATE_UNAVAILABLE": "`aegis privacy show DATASET` has the figure that holds",
 }
 
 
