@@ -59,6 +59,7 @@ class Strategy:
     proximal: float = 0.0
     server_learning_rate: float = 0.0
     share_max: float = 0.0
+    server_momentum: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in STRATEGIES:
@@ -86,6 +87,7 @@ class Strategy:
             proximal=self.proximal or proximal,
             server_learning_rate=self.server_learning_rate or rate,
             share_max=self.share_max,
+            server_momentum=self.server_momentum,
         )
 
 

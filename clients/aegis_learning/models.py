@@ -72,6 +72,11 @@ class Family:
                 activation = np.tanh(activation)
         return activation.astype(np.float32)
 
+    def moved(self, params: Parameters, by: NDArray[np.float64]) -> Parameters:
+        """Returns the parameters that answer for rows x - by as `params` do for x."""
+        weight, bias = params["layer1.weight"], params["layer1.bias"]
+        return params | {"layer1.bias": (bias + weight.astype(np.float64) @ by).astype(np.float32)}
+
     def torch_module(self) -> torch.nn.Module:
         """Returns the same model for training; its state dict has the names of `shapes`."""
         from torch import nn

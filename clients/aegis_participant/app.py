@@ -59,7 +59,12 @@ class Order:
             clip_norm=float(config["clip-norm"]),
             noise_multiplier=float(config["noise-multiplier"]),
             proximal=float(config.get("proximal", 0.0)),
+            centre=tuple(float(value) for value in config.get("centre", ())),
         )
+        if task.centre and len(task.centre) != task.model.features:
+            raise ValueError(f"centre has {len(task.centre)} numbers, not {task.model.features}")
+        if not np.isfinite(task.centre).all():
+            raise ValueError("centre holds NaN or infinity")
         base = {name: npy.read(array.data) for name, array in arrays.items()}
         return cls(
             task=task,

@@ -30,6 +30,11 @@ class Task:
     `sample_rate` is the q of Poisson sampling, `noise_multiplier` the noise's standard deviation
     relative to `clip_norm`. `proximal` is the μ of FedProx (Li et al. 2020, section 3.2): every
     step also pulls the model to where the round began; that depends on no row, so it costs nothing.
+
+    `centre` is a row, chosen without looking at any that is trained on: gradients are those for
+    rows less it, so that what all rows have in common does not fill the clip norm. The update is
+    that of the model for rows as they are; to turn one into the other is arithmetic on what is
+    private already. Empty means that rows stay as they are.
     """
 
     model: Family
@@ -39,6 +44,7 @@ class Task:
     clip_norm: float
     noise_multiplier: float
     proximal: float = 0.0
+    centre: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +98,17 @@ def train(task: Task, base: Parameters, data: Split, stream: KeyStream) -> Resul
     """Trains `steps` private steps from `base` on the site's rows."""
     model = task.model
     module = model.torch_module()
-    module.load_state_dict({name: torch.tensor(values) for name, values in base.items()})
-    rows_max = fit(module, task, data, stream)
+    centre = np.array(task.centre)
+    begin = model.moved(base, centre) if task.centre else base
+    rows = Split((data.x - centre).astype(np.float32), data.y) if task.centre else data
+    module.load_state_dict({name: torch.tensor(values) for name, values in begin.items()})
+    rows_max = fit(module, task, rows, stream)
     after = {
         name: values.numpy().astype(np.float32, copy=True)
         for name, values in module.state_dict().items()
     }
+    if task.centre:
+        after = model.moved(after, -centre)
     logits = np.concatenate(
         [
             model.logits(after, data.x[start : start + rows_max])

@@ -207,6 +207,7 @@ class StrategySettings(_message.Message):
     BETA2_FIELD_NUMBER: _builtins.int
     TAU_FIELD_NUMBER: _builtins.int
     SHARE_MAX_FIELD_NUMBER: _builtins.int
+    SERVER_MOMENTUM_FIELD_NUMBER: _builtins.int
     malicious: _builtins.int
     """FED_MEDIAN, TRIMMED_MEAN, KRUM, MULTI_KRUM, BULYAN: how many participants
     of a round may send anything they like.
@@ -231,6 +232,10 @@ class StrategySettings(_message.Message):
     the mean, however many examples it has; zero means that there is no bound.
     In a round of too few for it, all have the same part.
     """
+    server_momentum: _builtins.float
+    """FED_AVG: the β with which the server goes on in the direction of the rounds
+    before (Hsu, Qi, Brown 2019, "FedAvgM"); zero means plain averaging.
+    """
     def __init__(
         self,
         *,
@@ -242,10 +247,11 @@ class StrategySettings(_message.Message):
         beta2: _builtins.float = ...,
         tau: _builtins.float = ...,
         share_max: _builtins.float = ...,
+        server_momentum: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beta1", b"beta1", "beta2", b"beta2", "malicious", b"malicious", "proximal", b"proximal", "selected", b"selected", "server_learning_rate", b"server_learning_rate", "share_max", b"share_max", "tau", b"tau"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beta1", b"beta1", "beta2", b"beta2", "malicious", b"malicious", "proximal", b"proximal", "selected", b"selected", "server_learning_rate", b"server_learning_rate", "server_momentum", b"server_momentum", "share_max", b"share_max", "tau", b"tau"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,6 +372,7 @@ class RunPlan(_message.Message):
     APP_FIELD_NUMBER: _builtins.int
     PRIVACY_UNIT_FIELD_NUMBER: _builtins.int
     UPDATE_CLIP_NORM_FIELD_NUMBER: _builtins.int
+    CENTRED_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Registered data set. "breast-cancer" ships with Aegis."""
     model: _builtins.str
@@ -416,6 +423,12 @@ class RunPlan(_message.Message):
     """Whom differential privacy protects; unset means each record."""
     update_clip_norm: _builtins.float
     """PARTICIPANT: L2 bound on each participant's whole update."""
+    centred: _builtins.bool
+    """Participants train on rows less the mean of the golden rows, and answer with
+    the update of the same model for rows as they are: what all rows have in
+    common then leaves the clip norm to what tells them apart. Needs golden rows
+    that are public.
+    """
     @_builtins.property
     def attacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attack]: ...
     @_builtins.property
@@ -478,10 +491,11 @@ class RunPlan(_message.Message):
         app: Global___App | None = ...,
         privacy_unit: Global___PrivacyUnit.ValueType = ...,
         update_clip_norm: _builtins.float = ...,
+        centred: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "early_stop", b"early_stop", "grace", b"grace", "round_deadline", b"round_deadline", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attacks", b"attacks", "clip_norm", b"clip_norm", "dataset", b"dataset", "delta", b"delta", "dirichlet_alpha", b"dirichlet_alpha", "early_stop", b"early_stop", "grace", b"grace", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "min_participants", b"min_participants", "model", b"model", "names", b"names", "participants", b"participants", "per_round", b"per_round", "privacy_unit", b"privacy_unit", "quarantine_after", b"quarantine_after", "quarantine_rounds", b"quarantine_rounds", "retries", b"retries", "review", b"review", "round_deadline", b"round_deadline", "rounds", b"rounds", "rounds_each", b"rounds_each", "sample_rate", b"sample_rate", "seed", b"seed", "settings", b"settings", "simulation", b"simulation", "sites", b"sites", "strategy", b"strategy", "target_epsilon", b"target_epsilon", "update_clip_norm", b"update_clip_norm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attacks", b"attacks", "centred", b"centred", "clip_norm", b"clip_norm", "dataset", b"dataset", "delta", b"delta", "dirichlet_alpha", b"dirichlet_alpha", "early_stop", b"early_stop", "grace", b"grace", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "min_participants", b"min_participants", "model", b"model", "names", b"names", "participants", b"participants", "per_round", b"per_round", "privacy_unit", b"privacy_unit", "quarantine_after", b"quarantine_after", "quarantine_rounds", b"quarantine_rounds", "retries", b"retries", "review", b"review", "round_deadline", b"round_deadline", "rounds", b"rounds", "rounds_each", b"rounds_each", "sample_rate", b"sample_rate", "seed", b"seed", "settings", b"settings", "simulation", b"simulation", "sites", b"sites", "strategy", b"strategy", "target_epsilon", b"target_epsilon", "update_clip_norm", b"update_clip_norm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,7 +16,7 @@ from aegis_server.training.asking import Asking, Gathering, Question, Tally
 from aegis_server.training.flower import ConfigRecord
 from aegis_server.training.grid import LocalGrid
 from aegis_server.training.selection import Choice
-from aegis_server.training.sites import noise_of, root_update, sites_of
+from aegis_server.training.sites import centre_of, noise_of, root_update, sites_of
 from aegis_server.training.strategy import Gate, ReviewedStrategy, Site, to_arrays
 
 Outcome = training_pb2.ParticipantRound
@@ -167,7 +167,7 @@ class Rounds:
 
     def _config(self, repeat: int) -> ConfigRecord:
         plan = self._plan
-        config: dict[str, int | float | str | bool] = {
+        config: dict[str, int | float | str | bool | list[float]] = {
             "model": plan.model,
             "features": self._model.features,
             "classes": self._model.classes,
@@ -182,6 +182,8 @@ class Rounds:
             # Whoever may seed the noise may subtract it: real sites are not told.
             "seed": plan.seed if plan.simulation else 0,
         }
+        if plan.centred:
+            config["centre"] = list(centre_of(plan, self._data))
         record = ConfigRecord()
         record.update(config)
         return record

@@ -74,6 +74,13 @@ def noise_of(plan: training_pb2.RunPlan, number: int, repeat: int) -> Noise:
     return lambda count: stream.normal((count,))
 
 
+def centre_of(plan: training_pb2.RunPlan, data: Dataset) -> tuple[float, ...]:
+    """Returns the row participants train around; empty when rows stay as they are."""
+    if not plan.centred:
+        return ()
+    return tuple(float(value) for value in data.golden.x.mean(axis=0, dtype=float))
+
+
 def root_update(plan: training_pb2.RunPlan, model: Parameters, data: Dataset) -> Parameters:
     """Returns the update of the golden rows: the plan's training, on all of them in every step.
 
@@ -87,5 +94,6 @@ def root_update(plan: training_pb2.RunPlan, model: Parameters, data: Dataset) ->
         sample_rate=1.0,
         clip_norm=plan.clip_norm,
         noise_multiplier=0.0,
+        centre=centre_of(plan, data),
     )
     return train(task, model, data.golden, KeyStream.secret()).delta

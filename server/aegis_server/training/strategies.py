@@ -14,6 +14,7 @@ from aegis.v1 import training_pb2
 from aegis_learning.aggregation.bulyan import Bulyan
 from aegis_learning.aggregation.fedadam import MOMENTUM, VARIANCE, FedAdam
 from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fedavgm import FedAvgM
 from aegis_learning.aggregation.fedprox import FedProx
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.krum import Krum
@@ -32,7 +33,7 @@ Plan = training_pb2.RunPlan
 _BETA1, _BETA2, _TAU = 0.9, 0.99, 1e-3
 
 _SETTINGS: Mapping[int, frozenset[str]] = {
-    training_pb2.STRATEGY_FED_AVG: frozenset({"share_max"}),
+    training_pb2.STRATEGY_FED_AVG: frozenset({"server_momentum", "share_max"}),
     training_pb2.STRATEGY_FED_PROX: frozenset({"proximal", "share_max"}),
     training_pb2.STRATEGY_FED_ADAM: frozenset(
         {"server_learning_rate", "beta1", "beta2", "tau", "share_max"}
@@ -61,15 +62,17 @@ def rule_of(
 ) -> Rule:
     """Returns the plan's rule for one round.
 
-    `state` is what FedAdam remembers, `root` the coordinator's own update for FLTrust, `noise`
-    where a plan that protects participants has it from. Raises `AssumptionBroken`.
+    `state` is what FedAdam or momentum remembers, `root` the coordinator's own update for FLTrust,
+    `noise` where a plan that protects participants has it from. Raises `AssumptionBroken`.
     """
     if units.protects_participants(plan):
         return _private_mean(plan, noise)
     tuned, strategy = plan.settings, plan.strategy
     share_max = tuned.share_max or 1.0
     if strategy == training_pb2.STRATEGY_FED_AVG:
-        return FedAvg(share_max=share_max)
+        if not tuned.server_momentum:
+            return FedAvg(share_max=share_max)
+        return FedAvgM(momentum=tuned.server_momentum, share_max=share_max, state=state)
     if strategy == training_pb2.STRATEGY_FED_PROX:
         return FedProx(proximal=tuned.proximal, share_max=share_max)
     if strategy == training_pb2.STRATEGY_FED_ADAM:
@@ -113,10 +116,12 @@ def needs_root(plan: Plan) -> bool:
 
 def state_shapes(plan: Plan, model: Shapes) -> dict[str, tuple[int, ...]]:
     """Returns what the strategy remembers from round to round; empty when it remembers nothing."""
-    if plan.strategy != training_pb2.STRATEGY_FED_ADAM:
-        return {}
     size = sum(math.prod(shape) for shape in model.values())
-    return {MOMENTUM: (size,), VARIANCE: (size,)}
+    if plan.strategy == training_pb2.STRATEGY_FED_ADAM:
+        return {MOMENTUM: (size,), VARIANCE: (size,)}
+    if plan.strategy == training_pb2.STRATEGY_FED_AVG and plan.settings.server_momentum:
+        return {MOMENTUM: (size,)}
+    return {}
 
 
 def proximal_of(plan: Plan) -> float:
@@ -135,8 +140,10 @@ def violations(plan: Plan, data: Dataset) -> Iterator[FieldViolation]:
     yield from units.violations(plan, data)
     if units.protects_participants(plan):
         return
+    if plan.centred:
+        yield from _without_golden_rows(plan, data, "plan.centred", "it")
     if needs_root(plan):
-        yield from _rootless(plan, data)
+        yield from _without_golden_rows(plan, data, "plan.strategy", "FL_TRUST")
         return
     try:
         rule_of(plan)
@@ -149,8 +156,10 @@ def violations(plan: Plan, data: Dataset) -> Iterator[FieldViolation]:
         )
 
 
-def _rootless(plan: Plan, data: Dataset) -> Iterator[FieldViolation]:
+def _without_golden_rows(
+    plan: Plan, data: Dataset, field: str, what: str
+) -> Iterator[FieldViolation]:
     if not (data.public and len(data.golden)):
         yield FieldViolation(
-            "plan.strategy", f"FL_TRUST needs golden rows that are public; {plan.dataset} has none"
+            field, f"{what} needs golden rows that are public; {plan.dataset} has none"
         )

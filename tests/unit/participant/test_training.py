@@ -214,6 +214,51 @@ def test_label_flipper_teaches_the_opposite() -> None:
     assert accuracy(poison) < 0.4 < 0.8 < accuracy(honest)
 
 
+CENTRE = tuple(float(value) for value in load("breast-cancer").golden.x.mean(axis=0))
+
+
+@pytest.mark.parametrize("name", ["logistic", "mlp", "mlp-96-96"])
+def test_centred_training_is_that_of_rows_less_the_centre(name: str) -> None:
+    """The model that comes back answers for rows as they are what was learned for the others."""
+    model = family(name, 30, 2)
+    task = replace(TASK, model=model)
+    base = {n: values + np.float32(0.1) for n, values in model.initial(1).items()}
+    less = Split((ROWS.x - np.array(CENTRE)).astype(np.float32), ROWS.y)
+    moved = model.moved(base, np.array(CENTRE))
+    assert np.allclose(model.logits(moved, less.x), model.logits(base, ROWS.x), atol=1e-5)
+    centred = train(replace(task, centre=CENTRE), base, ROWS, KeyStream.seeded(1))
+    by_hand = train(task, moved, less, KeyStream.seeded(1))
+    after = {n: base[n] + centred.delta[n] for n in base}
+    expected = {n: moved[n] + by_hand.delta[n] for n in base}
+    scale = max(float(np.abs(v).max()) for v in expected.values())
+    answers = model.logits(after, ROWS.x), model.logits(expected, less.x)
+    assert np.allclose(*answers, atol=1e-3 * scale)
+    assert centred.loss == pytest.approx(by_hand.loss, rel=1e-3)
+
+
+def test_one_row_cannot_move_a_centred_model_further_either() -> None:
+    """The bound holds where the noise is added: for the parameters of centred rows."""
+    task = replace(TASK, steps=1, sample_rate=1.0, noise_multiplier=1e-9, centre=CENTRE)
+    absurd = Split(ROWS.x.copy(), ROWS.y.copy())
+    absurd.x[0] *= 1e3
+    base = MLP.initial(1)
+    ends = [
+        flatten(
+            MLP.moved({n: base[n] + values for n, values in result.delta.items()}, np.array(CENTRE))
+        )
+        for result in (train(task, base, rows, KeyStream.seeded(1)) for rows in (ROWS, absurd))
+    ]
+    moved = np.linalg.norm(ends[0] - ends[1]) * len(ROWS) / task.learning_rate
+    assert 0 < moved <= 2 * task.clip_norm * 1.001
+
+
+@pytest.mark.parametrize("centre", [[0.0] * 29, [0.0] * 29 + [float("nan")]])
+def test_centre_that_is_no_row_is_refused(centre: list[float]) -> None:
+    """Of another width, or not finite."""
+    with pytest.raises(ValueError, match="centre"):
+        Order.of(_message(MLP.initial(1), centre=centre))
+
+
 def test_proximal_term_pulls_each_step_back_to_where_the_round_began() -> None:
     """Where nobody is drawn a step is pure noise, so the second one shows the pull exactly."""
     task, base = replace(TASK, sample_rate=1e-12, clip_norm=1e-12), MLP.initial(1)

@@ -48,6 +48,7 @@ def _plan(
         ("fl-trust", 5, {"malicious": 1}, "plan.settings.malicious"),
         ("fed-prox", 5, {"server_learning_rate": 0.1}, "plan.settings.server_learning_rate"),
         ("fed-prox", 5, {"proximal": 2.0}, "plan.settings.proximal"),
+        ("fed-prox", 5, {"server_momentum": 0.9}, "plan.settings.server_momentum"),
     ],
 )
 def test_plan_that_breaks_an_assumption_is_refused_by_field(
@@ -86,6 +87,29 @@ def test_root_of_trust_has_to_be_public() -> None:
     secret = dataclasses.replace(data, public=False)
     with pytest.raises(InvalidArgument, match="public"):
         noise_of(_plan("fl-trust"), secret)
+
+
+def test_centre_has_to_be_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told to everybody, exactly."""
+    data = load("breast-cancer")
+    plan = _plan()
+    plan.centred = True
+    noise_of(plan)
+    monkeypatch.setattr(strategies, "load", lambda name: dataclasses.replace(data, public=False))
+    with pytest.raises(InvalidArgument) as refused:
+        noise_of(plan)
+    assert [violation.field for violation in refused.value.violations] == ["plan.centred"]
+
+
+def test_momentum_and_centre_change_what_is_learned_and_are_repeated() -> None:
+    """Four rounds; what the strategy remembers has the shapes the plan says."""
+    plain = _plan()
+    tuned = _plan(server_momentum=0.9)
+    tuned.centred = True
+    models = [encode(_run(plan)[0]) for plan in (plain, tuned, tuned)]
+    assert models[1] == models[2] != models[0]
+    assert strategies.state_shapes(plain, MLP.shapes) == {}
+    assert strategies.state_shapes(tuned, MLP.shapes) == {"momentum": (530,)}
 
 
 def test_every_strategy_of_the_contract_has_a_rule_and_its_settings() -> None:

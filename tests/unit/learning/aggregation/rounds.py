@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from aegis_learning.aggregation.bulyan import Bulyan
 from aegis_learning.aggregation.fedadam import FedAdam
 from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fedavgm import FedAvgM
 from aegis_learning.aggregation.fedprox import FedProx
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.krum import Krum
@@ -21,6 +22,7 @@ from aegis_learning.aggregation.trimmed_mean import TrimmedMean
 # Every rule for n updates, f of them arbitrary, of d numbers.
 RULES: dict[str, Callable[[int, int, int], Rule]] = {
     "fedavg": lambda n, f, d: FedAvg(),
+    "fedavgm": lambda n, f, d: FedAvgM(momentum=0.9),
     "fedprox": lambda n, f, d: FedProx(proximal=0.1),
     "fedadam": lambda n, f, d: FedAdam(learning_rate=0.1),
     "median": lambda n, f, d: FedMedian(participants=n, malicious=f),

@@ -15,6 +15,7 @@ from aegis_learning.aggregation.bulyan import Bulyan, around_median, select
 from aegis_learning.aggregation.distances import squared
 from aegis_learning.aggregation.fedadam import FedAdam
 from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fedavgm import FedAvgM
 from aegis_learning.aggregation.fedprox import FedProx
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.krum import Krum
@@ -187,4 +188,21 @@ def test_fedadam_takes_the_steps_of_the_paper_round_after_round(
     for delta, step in zip(deltas, expected, strict=True):
         result = FedAdam(**settings_, state=state).aggregate(Updates.of([delta]))
         assert np.allclose(step, result.update, rtol=1e-4, atol=1e-7)
+        state = result.state
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.sampled_from([0.0, 0.5, 0.9]), st.integers(0, 100))
+@settings(max_examples=40, deadline=None)
+def test_momentum_takes_the_steps_of_the_paper_round_after_round(
+    rounds: int, size: int, momentum: float, seed: int
+) -> None:
+    """Each step is the sum of all updates so far, those of t rounds ago times β to the t."""
+    random = np.random.default_rng(seed)
+    deltas = random.standard_normal((rounds, size)).astype(np.float32)
+    state = None
+    for number in range(rounds):
+        rule = FedAvgM(momentum=momentum, state=state)
+        result = rule.aggregate(Updates.of([deltas[number]]))
+        expected = sum(momentum ** (number - t) * deltas[t] for t in range(number + 1))
+        assert np.allclose(expected, result.update, rtol=1e-4, atol=1e-6)
         state = result.state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -14,11 +14,14 @@ from aegis_learning import parameters
 from aegis_learning.aggregation.distances import squared
 from aegis_learning.aggregation.fedadam import FedAdam
 from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fedavgm import FedAvgM
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.krum import Krum
+from aegis_learning.aggregation.rule import Rule
 from aegis_learning.aggregation.shares import bounded
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.models import family
+from aegis_learning.parameters import Parameters
 
 ALL = pytest.mark.parametrize("name", RULES)
 
@@ -183,25 +186,32 @@ def test_participant_with_a_billion_rows_moves_the_mean_by_its_bound_at_most() -
     assert result.shares == pytest.approx([0.4, 0.45 * 0.8889, 0.2], abs=0.05)
 
 
-def test_state_of_fedadam_survives_being_saved() -> None:
+# Rules that remember, given what they remember.
+REMEMBERING: dict[str, Callable[[Parameters | None], Rule]] = {
+    "fedadam": lambda state: FedAdam(learning_rate=0.1, state=state),
+    "fedavgm": lambda state: FedAvgM(momentum=0.9, state=state),
+}
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_state_of_a_rule_survives_being_saved(name: str) -> None:
     """Restored from its safetensors file, the next step is the same bit for bit."""
-    first = FedAdam(learning_rate=0.1).aggregate(Updates.of(drawn(3, 50)))
+    rule = REMEMBERING[name]
+    first = rule(None).aggregate(Updates.of(drawn(3, 50)))
     assert first.state is not None
     shapes = {name: values.shape for name, values in first.state.items()}
     restored = parameters.decode(parameters.encode(first.state), shapes)
     later = Updates.of(drawn(3, 50, seed=1))
-    on, again = (
-        FedAdam(learning_rate=0.1, state=state).aggregate(later)
-        for state in (first.state, restored)
-    )
-    anew = FedAdam(learning_rate=0.1).aggregate(later)
+    on, again = (rule(state).aggregate(later) for state in (first.state, restored))
+    anew = rule(None).aggregate(later)
     assert on.update.tobytes() == again.update.tobytes()
     assert on.update.tobytes() != anew.update.tobytes()
 
 
-def test_round_that_is_repeated_does_not_advance_fedadam() -> None:
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_round_that_is_repeated_does_not_advance_a_rule(name: str) -> None:
     """A rule is a value: aggregating twice gives the same, and changes no state."""
-    state = FedAdam(learning_rate=0.1).aggregate(Updates.of(drawn(3, 50))).state
-    rule = FedAdam(learning_rate=0.1, state=state)
+    state = REMEMBERING[name](None).aggregate(Updates.of(drawn(3, 50))).state
+    rule = REMEMBERING[name](state)
     once, twice = (rule.aggregate(Updates.of(drawn(3, 50, seed=1))) for _ in range(2))
     assert once.update.tobytes() == twice.update.tobytes()

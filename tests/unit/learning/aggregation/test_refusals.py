@@ -11,6 +11,7 @@ from tests.unit.learning.aggregation.rounds import RULES, drawn
 from aegis_learning.aggregation.bulyan import Bulyan
 from aegis_learning.aggregation.fedadam import FedAdam
 from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fedavgm import FedAvgM
 from aegis_learning.aggregation.fedprox import FedProx
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.krum import Krum
@@ -59,6 +60,12 @@ def test_update_that_is_not_finite_is_refused_by_its_number(
         (lambda: FedAdam(learning_rate=0.0), "learning_rate"),
         (lambda: FedAdam(learning_rate=np.nan), "learning_rate"),
         (lambda: FedAdam(learning_rate=1.0, beta1=1.0), "beta1"),
+        (lambda: FedAvgM(momentum=1.0), "server_momentum"),
+        (lambda: FedAvgM(momentum=np.nan), "server_momentum"),
+        (lambda: FedAvgM(momentum=0.5, share_max=0.0), "share_max"),
+        (lambda: FedAvgM(momentum=0.5, state=MOMENTS), "state"),
+        (lambda: FedAvgM(momentum=0.5, state={"momentum": ONES * np.nan}), "state"),
+        (lambda: FedAvgM(momentum=0.5, state={"momentum": ONES.astype(np.float64)}), "state"),
         (lambda: FedAdam(learning_rate=1.0, beta2=-0.1), "beta2"),
         (lambda: FedAdam(learning_rate=1.0, tau=0.0), "tau"),
         (lambda: FedAdam(learning_rate=1.0, share_max=0.0), "share_max"),
@@ -181,6 +188,15 @@ def test_state_of_another_model_is_refused() -> None:
     """The moments belong to as many parameters as there are."""
     with pytest.raises(AssumptionBroken):
         FedAdam(learning_rate=1.0, state=MOMENTS).aggregate(Updates.of([ONES[:2]]))
+    with pytest.raises(AssumptionBroken):
+        FedAvgM(momentum=0.5, state={"momentum": ONES}).aggregate(Updates.of([ONES[:2]]))
+
+
+def test_momentum_beyond_the_largest_number_is_refused() -> None:
+    """Rounds add up, and every one of them was finite."""
+    rule = FedAvgM(momentum=0.9, state={"momentum": np.float32(3e38) * ONES})
+    with pytest.raises(Overflow):
+        rule.aggregate(Updates.of([np.float32(3e38) * ONES]))
 
 
 def test_square_of_an_update_that_is_no_number_is_refused() -> None:
