@@ -57,7 +57,7 @@ class Result:
     steps: int
 
 
-class _StreamNoise(DPOptimizer):  # type: ignore[misc]
+class StreamNoise(DPOptimizer):  # type: ignore[misc]
     """Opacus' optimizer with noise from our key stream instead of torch's generator.
 
     (Opacus' own secure mode needs torchcsprng, which has no release for this torch.)
@@ -80,8 +80,9 @@ class _StreamNoise(DPOptimizer):  # type: ignore[misc]
         """Adds noise to the sum of clipped gradients."""
         std = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
-            noise = torch.from_numpy(std * self._stream.normal(tuple(p.shape)))
-            p.grad = (p.summed_grad.double() + noise).float().view_as(p)
+            noise = torch.from_numpy(self._stream.normal(tuple(p.shape)))
+            # In double precision, and where it is: at a million parameters each pass is a cost.
+            p.grad = noise.mul_(std).add_(p.summed_grad).float().view_as(p)
 
     def scale_grad(self) -> None:
         """Divides by the expected batch size, and then adds the gradient of the proximal term."""
@@ -90,7 +91,7 @@ class _StreamNoise(DPOptimizer):  # type: ignore[misc]
             p.grad += self._proximal * (p.detach() - begin)
 
 
-class _GhostNoise(_StreamNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]
+class GhostNoise(StreamNoise, DPOptimizerFastGradientClipping):  # type: ignore[misc]
     """The same noise on sums that come clipped."""
 
 
@@ -133,9 +134,9 @@ def fit(module: torch.nn.Module, task: Task, data: Split, stream: KeyStream) -> 
     plain = torch.optim.SGD(module.parameters(), lr=task.learning_rate)
     clipping: Clipping
     if size(module) < GHOST_FROM:
-        clipping, kind = Hooks(module), _StreamNoise
+        clipping, kind = Hooks(module), StreamNoise
     else:
-        clipping, kind = Ghost(module, task.clip_norm), _GhostNoise
+        clipping, kind = Ghost(module, task.clip_norm), GhostNoise
     optimizer = kind(plain, stream=stream, task=task, rows=len(data))
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     for _ in range(task.steps):
