@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from aegis.v1 import training_pb2
 from aegis_learning.plans import (
@@ -11,6 +11,7 @@ from aegis_learning.plans import (
     PROXIMAL,
     SERVER_LEARNING_RATE,
     UPDATES_NEEDED,
+    defaults_for,
 )
 
 ATTACKS = tuple(ATTACK_SCALES)
@@ -101,13 +102,28 @@ def default_plan(
     attacker: Attacker | None = None,
     participants: int = DEFAULTS.participants,
     strategy: Strategy = FED_AVG,
+    model: str | None = None,
+    epsilon: float | None = None,
 ) -> training_pb2.RunPlan:
     """Returns a simulated run on the data that ships: five sites, DP-SGD, a non-IID split.
 
-    With an attacker, the last site is it.
+    With a model or an epsilon it is the plan that was measured to learn most from that, as far as
+    the strategy lets it; without either that of the demo. With an attacker, the last site is it.
     """
-    values = asdict(DEFAULTS)
+    defaults = DEFAULTS
+    if model is not None or epsilon is not None:
+        defaults = replace(
+            DEFAULTS,
+            model=model or DEFAULTS.model,
+            target_epsilon=DEFAULTS.target_epsilon if epsilon is None else epsilon,
+        )
+        if strategy.name == "fed-avg":
+            defaults = defaults_for(defaults.model, defaults.target_epsilon)
+            momentum = strategy.server_momentum or defaults.server_momentum
+            strategy = replace(strategy, server_momentum=momentum)
+    values = asdict(defaults)
     deadline = values.pop("round_deadline_seconds")
+    del values["server_momentum"]
     # One may be rejected, but a round of a single site would be that site's model.
     least = max(2, min(DEFAULTS.min_participants, participants - 1))
     plan = training_pb2.RunPlan(

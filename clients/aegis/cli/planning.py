@@ -103,9 +103,9 @@ class Wanted:
     dataset: Annotated[
         str | None, typer.Option(help="What rows are about.", rich_help_panel=_LEARNING)
     ] = None
-    model: Annotated[str | None, typer.Option(help="Model family.", rich_help_panel=_LEARNING)] = (
-        None
-    )
+    model: Annotated[
+        str | None, typer.Option(help="mlp, logistic, mlp-64-32 …", rich_help_panel=_LEARNING)
+    ] = None
     local_steps: Annotated[
         int | None, typer.Option(min=1, help="Of a site in a round.", rich_help_panel=_LEARNING)
     ] = None
@@ -113,7 +113,10 @@ class Wanted:
         float | None, typer.Option(help="Of those steps.", rich_help_panel=_LEARNING)
     ] = None
     epsilon: Annotated[
-        float | None, typer.Option(help="Privacy the run may cost.", rich_help_panel=_LEARNING)
+        float | None,
+        typer.Option(
+            help="Privacy the run may cost; with a plan measured for it.", rich_help_panel=_LEARNING
+        ),
     ] = None
     delta: Annotated[
         float | None, typer.Option(help="Below 1/rows of a site.", rich_help_panel=_LEARNING)
@@ -152,6 +155,11 @@ class Wanted:
     share_max: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Means: the largest part of one site.",
+                     rich_help_panel=_LEARNING),
+    ] = None  # fmt: skip
+    server_momentum: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.999, help="fed-avg: how much of earlier rounds goes on.",
                      rich_help_panel=_LEARNING),
     ] = None  # fmt: skip
 
@@ -231,11 +239,18 @@ def _say_loop(plan: training_pb2.RunPlan, wanted: Wanted) -> None:
 def _base(wanted: Wanted) -> training_pb2.RunPlan:
     if wanted.plan is None:
         participants = DEFAULTS.participants if wanted.participants is None else wanted.participants
-        return default_plan(participants=participants, strategy=_strategy(wanted, "fed-avg"))
+        # What was measured for a model and an epsilon holds for the data it was measured on.
+        measured = wanted.dataset is None and wanted.privacy_unit is None
+        return default_plan(
+            participants=participants,
+            strategy=_strategy(wanted, "fed-avg"),
+            model=wanted.model if measured else None,
+            epsilon=wanted.epsilon if measured else None,
+        )
     plan = read_plan(wanted.plan)
     tuned = (
         *(wanted.strategy, wanted.malicious, wanted.selected, wanted.proximal),
-        *(wanted.server_rate, wanted.share_max),
+        *(wanted.server_rate, wanted.share_max, wanted.server_momentum),
     )
     if any(each is not None for each in tuned):
         name = training_pb2.Strategy.Name(plan.strategy).removeprefix("STRATEGY_").lower()
@@ -253,6 +268,7 @@ def _strategy(wanted: Wanted, name: str) -> Strategy:
         proximal=wanted.proximal or 0,
         server_learning_rate=wanted.server_rate or 0,
         share_max=wanted.share_max or 0,
+        server_momentum=wanted.server_momentum or 0,
     )
 
 
