@@ -70,8 +70,6 @@ class Asking:
         grid: Gathering,
         strategy: ReviewedStrategy,
         sites: Iterable[Site],
-        *,
-        pause_seconds: float = _PAUSE_SECONDS,
     ) -> None:
         self._plan = plan
         self._grid = grid
@@ -81,7 +79,6 @@ class Asking:
         self._grace = (
             plan.grace.ToTimedelta().total_seconds() if plan.HasField("grace") else float("inf")
         )
-        self._pause_seconds = pause_seconds
         self.tallies: dict[str, Tally] = {}
 
     def ask(self, question: Question, choice: Choice) -> list[Message]:
@@ -117,7 +114,7 @@ class Asking:
 
     def _wait(self, tries: int, end: float) -> bool:
         """Pauses longer from try to try; False when the round is over before that."""
-        seconds = min(self._pause_seconds * 2.0 ** (tries - 1), _PAUSE_SECONDS_MAX)
+        seconds = min(_PAUSE_SECONDS * 2.0 ** (tries - 1), _PAUSE_SECONDS_MAX)
         if time.monotonic() + seconds >= end:
             return False
         time.sleep(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -17,10 +18,14 @@ from aegis.v1 import training_pb2
 from aegis_learning.models import family
 from aegis_learning.parameters import digest, encode
 from aegis_server.training import store
+from aegis_server.training.calls import Server
+from aegis_server.training.loop import coordinate
 from aegis_server.training.plans import noise_of
 from aegis_server.training.rounds import Rounds
+from aegis_server.training.selection import choose
 
 Run = training_pb2.Run
+Outcome = training_pb2.ParticipantRound
 Plan = Callable[..., training_pb2.RunPlan]
 
 
@@ -38,12 +43,14 @@ def _models_of(plan: training_pb2.RunPlan) -> list[bytes]:
     """The digests of a run nobody disturbs, trained in this process."""
     torch.set_num_threads(1)
     rounds, model = Rounds(plan, noise_of(plan), None), family(plan.model, 30, 2).initial(plan.seed)
-    state = None
+    state, stored = None, []
     digests = [digest(encode(model))]
     for number in range(1, plan.rounds + 1):
-        tried = rounds.train(number, model, repeat=0, attempt=1, state=state)
+        choice = choose(plan, rounds.names, stored, number, spent={}, steps_max=10**6)
+        tried = rounds.train(number, model, repeat=0, attempt=1, state=state, choice=choice)
         assert tried.model is not None
         model, state = tried.model, tried.state
+        stored.append(rounds.report(number, model, tried.participants, steps=0))
         digests.append(digest(encode(model)))
     return digests
 
@@ -174,3 +181,114 @@ async def test_round_nobody_answers_in_time_is_repeated_once_and_fails_the_run(
     assert "site-3 missing" in run.reason
     log = (room.folder / "logs" / f"{run_id}.log").read_text()
     assert log.count("site-3 missing") - log.count("STATE_FAILED") == 2
+
+
+async def test_run_that_was_paused_and_resumed_ends_with_the_same_model(
+    room: Any, plan: Plan
+) -> None:
+    """The coordinator is gone while it is paused, and another goes on behind the stored round."""
+    disturbed = plan(rounds=5, per_round=2)
+    undisturbed = await asyncio.to_thread(_models_of, disturbed)
+    run_id = await room.start(disturbed)
+    await room.supervise()
+    stub = await room.as_admin()
+    async for view in room.runs.watch(run_id):
+        if view.last is not None and view.last.round >= 1:
+            await stub.PauseRun(training_pb2.PauseRunRequest(run_id=run_id), timeout=10)
+            break
+    async with asyncio.timeout(60):
+        async for view in room.runs.watch(run_id):
+            if view.run.state == Run.STATE_PAUSED:
+                break
+    await _all_gone(run_id)
+    stored = view.last.round
+    assert 1 <= stored < 5
+    await asyncio.sleep(1)
+    assert (await room.runs.get(run_id)).last.round == stored
+    resumed = await stub.ResumeRun(training_pb2.ResumeRunRequest(run_id=run_id), timeout=10)
+    assert resumed.run.state == Run.STATE_STARTING
+    run = await _end_of(room, run_id)
+    assert (run.state, run.reason) == (Run.STATE_COMPLETED, "")
+    assert undisturbed == [r.model_sha256 for r in run.rounds]
+
+
+async def test_coordinator_killed_in_the_middle_of_a_round_costs_that_round_only(
+    room: Any, plan: Plan
+) -> None:
+    """While sites train: its successor draws the same of them and comes to the same model."""
+    disturbed = plan(rounds=4, per_round=2, local_steps=60, quarantine_after=1, retries=1)
+    undisturbed = await asyncio.to_thread(_models_of, disturbed)
+    run_id = await room.start(disturbed)
+    await room.supervise()
+    async for view in room.runs.watch(run_id):
+        if view.last is not None and view.last.round >= 1:
+            break
+    await asyncio.sleep(0.1)  # a round of sixty steps takes longer
+    (pid,) = _coordinators_of(run_id)
+    os.kill(pid, signal.SIGKILL)
+    killed_after = (await room.runs.get(run_id)).last.round
+    run = await _end_of(room, run_id)
+    assert killed_after < 4
+    assert run.state == Run.STATE_COMPLETED
+    assert undisturbed == [r.model_sha256 for r in run.rounds]
+    for round_ in run.rounds[1:]:
+        outcomes = sorted(each.outcome for each in round_.participants)
+        assert outcomes == [Outcome.OUTCOME_AGGREGATED] * 2 + [Outcome.OUTCOME_NOT_ASKED]
+
+
+async def test_disk_that_is_full_for_a_moment_costs_a_moment(
+    room: Any, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator tries again with what it has; nobody trains twice."""
+    put, tries = room.blobs._put, []
+
+    def sometimes(data: bytes) -> bytes:
+        tries.append(len(data))
+        if len(tries) in (2, 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return bytes(put(data))
+
+    monkeypatch.setattr(room.blobs, "_put", sometimes)
+    run_id = await room.start(plan(rounds=2))
+    await room.supervise()
+    run = await _end_of(room, run_id)
+    assert (run.state, len(run.rounds), len(tries)) == (Run.STATE_COMPLETED, 3, 5)
+    assert [each.tries for each in run.rounds[1].participants] == [1, 1, 1]
+    log = (room.folder / "logs" / f"{run_id}.log").read_text()
+    assert "STORAGE_FULL" in log
+
+
+async def test_disk_that_stays_full_is_told_to_the_coordinator_in_the_end(
+    room: Any, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the reason that the run then fails with; what was stored stays."""
+
+    def full(data: bytes) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run_id = await room.start(plan())
+    async with room.database.transaction() as connection:
+        attempt = await store.next_attempt(connection, run_id, room.runs._clock())
+    server = Server(await room.channel("coordinator"), run_id, attempt, patience_seconds=1.5)
+    monkeypatch.setattr(room.blobs, "_put", full)
+    await coordinate(server, lambda p: Rounds(p.plan, p.noise_multiplier, None, data=p.data))
+    run = (await room.runs.get(run_id)).run
+    assert run.state == Run.STATE_FAILED
+    assert run.reason.startswith("STORAGE_FULL after round -1: there is no room")
+
+
+async def test_run_of_sites_nobody_here_can_reach_fails_and_says_so(room: Any, plan: Plan) -> None:
+    """Not with a model of other sites."""
+    far = plan(rounds=1)
+    far.simulation = False
+    run_id = await room.start(plan(rounds=1))
+    async with room.database.transaction() as connection:
+        far.sites = training_pb2.SITES_FLOWER
+        await connection.execute(
+            "update aegis.run set plan = %s where run_id = %s",
+            (far.SerializeToString(deterministic=True), run_id),
+        )
+    await room.supervise()
+    run = await _end_of(room, run_id)
+    assert run.state == Run.STATE_FAILED
+    assert "no way to FLOWER sites" in run.reason

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from aegis_server.training.flower import SITE_REFUSED
 from aegis_server.training.grid import LocalGrid
 
 
@@ -63,3 +64,54 @@ def test_site_that_is_late_is_left_out_and_its_late_answer_goes_nowhere() -> Non
     release.set()
     again = list(grid.send_and_receive(_messages(1, 2), timeout=5))
     assert [reply.metadata.src_node_id for reply in again] == [1, 2]
+
+
+def test_round_waits_for_all_when_nobody_has_to_be_left_out() -> None:
+    """Enough is where the grace begins, not where the round ends."""
+    sites = {n: (_site(lambda c: time.sleep(0.05 * c.node_id)), {}) for n in (1, 2, 3)}
+    replies = LocalGrid(sites, workers=3).gather(_messages(1, 2, 3), timeout=5, enough=1, grace=2)
+    assert [reply.metadata.src_node_id for reply in replies] == [1, 2, 3]
+
+
+def test_straggler_is_left_out_once_enough_have_answered_and_the_grace_is_over() -> None:
+    """And not before: those who fail are not enough."""
+    release = threading.Event()
+
+    def fail(context: Context) -> None:
+        raise RuntimeError
+
+    grid = LocalGrid(
+        {
+            1: (_site(fail), {}),
+            2: (_site(lambda c: time.sleep(0.3)), {}),
+            3: (_site(lambda c: (release.wait(20), None)[1]), {}),
+        },
+        workers=3,
+    )
+    began = time.monotonic()
+    replies = grid.gather(_messages(1, 2, 3), timeout=15, enough=1, grace=0.1)
+    assert 0.4 <= time.monotonic() - began < 10
+    assert [reply.metadata.src_node_id for reply in replies] == [1, 2]
+    release.set()
+
+
+def test_deadline_holds_whatever_the_grace() -> None:
+    """It is the plan's promise to whoever stops a run."""
+    release = threading.Event()
+    grid = LocalGrid({1: (_site(lambda c: (release.wait(20), None)[1]), {})})
+    began = time.monotonic()
+    assert grid.gather(_messages(1), timeout=0.2, enough=0, grace=60) == []
+    assert time.monotonic() - began < 10
+    release.set()
+
+
+def test_site_that_will_not_says_so_apart_from_one_that_fails() -> None:
+    """A refusal is asked for once."""
+
+    def refuse(context: Context) -> None:
+        raise PermissionError("not with these rows")
+
+    (reply,) = LocalGrid({1: (_site(refuse), {})}).gather(
+        _messages(1), timeout=5, enough=1, grace=0
+    )
+    assert (reply.error.code, reply.error.reason) == (SITE_REFUSED, "PermissionError")
