@@ -41,6 +41,9 @@ def prepare(
     channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop, position: Position
 ) -> Rounds:
     """Returns what asks the sites of a run; takes seconds."""
+    if not embedded(position.plan):
+        sites = training_pb2.Sites.Name(position.plan.sites).removeprefix("SITES_")
+        raise NotImplementedError(f"this coordinator has no way to {sites} sites")
     # Torch and Flower take seconds to import: the run is RUNNING before that, and a coordinator
     # that cannot even reach the server fails at once.
     import torch
@@ -55,9 +58,6 @@ def prepare(
     if plan.review:
         stub = review_pb2_grpc.ReviewServiceStub(channel)
         gate = ReviewGate(stub, loop, run_id=position.run_id)
-    if not embedded(plan):
-        sites = training_pb2.Sites.Name(plan.sites).removeprefix("SITES_")
-        raise NotImplementedError(f"this coordinator has no way to {sites} sites")
     return Rounds(plan, position.noise_multiplier, gate, data=position.data)
 
 

@@ -275,20 +275,3 @@ async def test_disk_that_stays_full_is_told_to_the_coordinator_in_the_end(
     run = (await room.runs.get(run_id)).run
     assert run.state == Run.STATE_FAILED
     assert run.reason.startswith("STORAGE_FULL after round -1: there is no room")
-
-
-async def test_run_of_sites_nobody_here_can_reach_fails_and_says_so(room: Any, plan: Plan) -> None:
-    """Not with a model of other sites."""
-    far = plan(rounds=1)
-    far.simulation = False
-    run_id = await room.start(plan(rounds=1))
-    async with room.database.transaction() as connection:
-        far.sites = training_pb2.SITES_FLOWER
-        await connection.execute(
-            "update aegis.run set plan = %s where run_id = %s",
-            (far.SerializeToString(deterministic=True), run_id),
-        )
-    await room.supervise()
-    run = await _end_of(room, run_id)
-    assert run.state == Run.STATE_FAILED
-    assert "no way to FLOWER sites" in run.reason

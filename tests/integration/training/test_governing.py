@@ -262,7 +262,13 @@ async def test_start_names_a_plan_or_a_run_and_not_both(room: Any, plan: Plan) -
 
 
 async def _enrol(
-    room: Any, name: str, rows: int | None, *, state: int = 2, most: int = 500
+    room: Any,
+    name: str,
+    rows: int | None,
+    *,
+    state: int = 2,
+    most: int = 500,
+    dataset: str = "breast-cancer",
 ) -> None:
     async with room.database.transaction() as connection:
         await connection.execute(
