@@ -66,9 +66,13 @@ class Process:
             self._log.close()
 
 
-def until(true: Callable[[], Any], message: Callable[[], str] = lambda: "never came true") -> Any:
+def until(
+    true: Callable[[], Any],
+    message: Callable[[], str] = lambda: "never came true",
+    seconds: float = _SECONDS,
+) -> Any:
     """Waits until it is true and returns it."""
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := true():
             return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
 import socket
 import ssl
 import subprocess
@@ -105,17 +107,26 @@ class Grounds:
 
     def start(self, **more: str) -> Process:
         """Starts the SuperLink; its addresses are `address` (sites) and `token_address`."""
-        return Process(
-            self.folder,
-            "aegis_server.training.superlink",
-            AEGIS_FLOWER_DIR=str(self.house),
-            AEGIS_FLOWER_LISTEN="127.0.0.1:0",
-            AEGIS_TLS_CERT=str(self.server.folder / "server.crt"),
-            AEGIS_TLS_KEY=str(self.server.folder / "server.key"),
-            AEGIS_PARTICIPANTS_CA_CERT=str(self.participants.folder / "ca.crt"),
-            AEGIS_TRUST_DOMAIN=DOMAIN,
-            **more,
-        )
+        settings = {
+            "AEGIS_FLOWER_DIR": str(self.house),
+            "AEGIS_FLOWER_LISTEN": "127.0.0.1:0",
+            "AEGIS_TLS_CERT": str(self.server.folder / "server.crt"),
+            "AEGIS_TLS_KEY": str(self.server.folder / "server.key"),
+            "AEGIS_PARTICIPANTS_CA_CERT": str(self.participants.folder / "ca.crt"),
+            "AEGIS_TRUST_DOMAIN": DOMAIN,
+        }
+        return Process(self.folder, "aegis_server.training.superlink", **settings | more)
+
+    def left_behind(self) -> list[str]:
+        """Returns the commands of processes that still work for this folder."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (place / "cmdline").read_bytes()
+                about = command + (place / "environ").read_bytes()
+                if str(self.folder).encode() in about and int(place.name) != os.getpid():
+                    found.append(command.replace(b"\0", b" ").decode())
+        return found
 
 
 class Flower:

@@ -84,11 +84,12 @@ def test_uvicorn_hands_its_protocol_a_state_for_each_request() -> None:
 def test_flower_phones_nobody_and_installs_nothing() -> None:
     """The switches are set before Flower reads them; asked of a process that has just started."""
     program = (
-        "import os, aegis_server.training.superlink.program as program\n"
+        "import os, sys, aegis_server.training.superlink.program as program\n"
         "from flwr.supercore import telemetry\n"
-        "from flwr.superlink.cli import flower_superlink\n"
+        "import flwr.superlink.cli.flower_superlink\n"
+        "module = sys.modules['flwr.superlink.cli.flower_superlink']\n"
         "print(telemetry.FLWR_TELEMETRY_ENABLED, os.environ['FLWR_DISABLE_UPDATE_CHECK'],"
-        " flower_superlink._runtime_dependency_install_default())"
+        " module._runtime_dependency_install_default())"
     )
     told = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60

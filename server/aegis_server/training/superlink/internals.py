@@ -7,7 +7,8 @@ holds each of them to what we rely on.
 from __future__ import annotations
 
 from fastapi import FastAPI
-from flwr.common.serde import user_config_to_proto
+from flwr.common.constant import SubStatus
+from flwr.common.serde import run_from_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     ListRunsRequest,
@@ -27,6 +28,7 @@ from flwr.proto.runtime_pb2 import (
 from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -38,6 +40,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.grid import HttpGrid
 from flwr.superlink.main import create_app
 from httpx import HTTPStatusError
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -50,6 +53,8 @@ __all__ = [
     "FastAPI",
     "H11Protocol",
     "HTTPStatusError",
+    "HeartbeatSender",
+    "HttpGrid",
     "ListNodesRequest",
     "ListRunsRequest",
     "NoOpControlAuthnPlugin",
@@ -66,12 +71,15 @@ __all__ = [
     "StartRunRequest",
     "StopRunRequest",
     "StreamLogsRequest",
+    "SubStatus",
     "SuperExecAuthHttpInterceptor",
     "SuperLinkLifespan",
     "SuperLinkLifespanConfig",
     "TaskType",
     "UnregisterNodeRequest",
     "create_app",
+    "make_task_heartbeat_fn_http",
     "public_key_to_bytes",
+    "run_from_proto",
     "user_config_to_proto",
 ]
