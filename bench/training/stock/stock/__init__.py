@@ -1,0 +1,1 @@
+"""The same sites' work on Flower's own SuperLink, SuperExec and SuperNodes."""
