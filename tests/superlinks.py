@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_ssh_private_key,
 )
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
 
 from aegis.local.authority import Authority, Names
 from aegis_server.training.superlink.control import Control
@@ -55,6 +57,15 @@ class Site:
             "flwr-timestamp": stamp,
             "flwr-signature": base64.b64encode(signature).decode(),
         }
+
+
+def activation(site: Site) -> dict[str, Any]:
+    """What a SuperNode sends first, as arguments of an HTTP client."""
+    headers = site.identity_headers()
+    public_key = base64.b64decode(headers["flwr-public-key"])
+    request = ActivateNodeRequest(public_key=public_key, heartbeat_interval=30)
+    kind = {"content-type": "application/protobuf", "accept": "application/protobuf"}
+    return {"content": request.SerializeToString(), "headers": kind | headers}
 
 
 class Grounds:

@@ -49,7 +49,7 @@ from aegis_server.foundation import (
 from aegis_server.identity.directory import Directory
 from aegis_server.identity.machines.verification import Uses
 from aegis_server.identity.service import IdentityService
-from aegis_server.learning import serve_learning
+from aegis_server.learning import serve_learning, superlinks
 from aegis_server.participants.registry import Registry
 from aegis_server.participation import held_roles_of, serve_participants
 from aegis_server.policies import decision_log, serve_policy
@@ -166,6 +166,7 @@ async def assemble(
             _attend(base, port, relay),
             *remedying,
             learning.coordinators(address),
+            *superlinks(settings, participants),
             _watch_health(base, port),
         ]
         yield ControlPlane(address, port.token_address, tuple(parts))

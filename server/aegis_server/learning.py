@@ -13,6 +13,7 @@ from aegis_server.checkpoints.service import ModelService
 from aegis_server.entrance import Part
 from aegis_server.foundation import Base, place_of
 from aegis_server.participants.datasets.catalogue import Datasets
+from aegis_server.participants.registry import Registry
 from aegis_server.privacy.books import Books
 from aegis_server.privacy.ledger import Ledger
 from aegis_server.privacy.service import PrivacyService
@@ -30,6 +31,7 @@ from aegis_server.training.progress import Progress
 from aegis_server.training.runs import Runs
 from aegis_server.training.service import TrainingService
 from aegis_server.training.states import Changes
+from aegis_server.training.superlink.supervisor import Credentials, SuperLinks
 from aegis_server.workers import Workers
 
 # On this machine, by all its workers.
@@ -128,6 +130,19 @@ def _serve_review(base: Base, port: Port, workers: Workers, progress: Progress) 
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewService(updates, rounds, base.deeds), port.server
     )
+
+
+def superlinks(settings: Settings, participants: Registry) -> list[Part]:
+    """Returns what keeps the SuperLink for sites that run Flower, where there is one."""
+    if settings.flower is None or settings.participants_certificate is None:
+        return []
+    credentials = Credentials(
+        certificate=settings.tls.certificate,
+        key=settings.tls.key,
+        roots=settings.participants_certificate,
+        trust_domain=settings.trust_domain,
+    )
+    return [SuperLinks(settings.flower, credentials, participants.enrolled).run()]
 
 
 def _coordinator_settings(settings: Settings) -> CoordinatorSettings:

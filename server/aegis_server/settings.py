@@ -17,6 +17,7 @@ from aegis_server.objects.places import Bucket, parse_place
 
 _WORKERS_MAX = 64
 _ADDRESSES = (
+    "AEGIS_FLOWER_LISTEN",
     "AEGIS_LISTEN",
     "AEGIS_METRICS_LISTEN",
     "AEGIS_TOKEN_LISTEN",
@@ -106,6 +107,32 @@ class StorageSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowerSettings:
+    """The SuperLink for sites that run Flower: where they reach it, and where its files are.
+
+    `applications` says whether ServerApps of others are started; without it, only our own
+    coordinators drive runs.
+    """
+
+    listen: str
+    folder: Path
+    applications: bool
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], missing: list[str]) -> FlowerSettings | None:
+        """Reads its variables; None without AEGIS_FLOWER_LISTEN. Adds wrong ones to `missing`."""
+        listen = environment.get("AEGIS_FLOWER_LISTEN")
+        if not listen:
+            return None
+        folder = environment.get("AEGIS_FLOWER_DIR")
+        return cls(
+            listen=listen,
+            folder=Path(folder or Path(environment.get("AEGIS_DATA_DIR", "")) / "superlink"),
+            applications=_switch(environment, "AEGIS_FLOWER_APPLICATIONS", missing),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything `aegis-server` can be told, each from the variable named in `from_environment`.
 
@@ -143,6 +170,7 @@ class Settings:
     cache_use: Literal["auto", "redis"]
     decision_log: DecisionLogSettings
     storage: StorageSettings
+    flower: FlowerSettings | None = None
     # Who signs for participants, and how sites reach us where that is not how we are bound.
     participants_certificate: Path | None = None
     participants_key: Path | None = None
@@ -217,6 +245,7 @@ class Settings:
             policy_two_person=_switch(environment, "AEGIS_POLICY_TWO_PERSON", missing),
             decision_log=DecisionLogSettings.read(environment, missing),
             storage=StorageSettings.read(environment, missing),
+            flower=FlowerSettings.read(environment, missing),
             participants_certificate=optional_file("AEGIS_PARTICIPANTS_CA_CERT"),
             participants_key=optional_file("AEGIS_PARTICIPANTS_CA_KEY"),
             advertise=environment.get("AEGIS_ADVERTISE") or None,
@@ -246,6 +275,8 @@ class Settings:
             lacking.append("AEGIS_TOKEN_KEYS (AEGIS_TOKEN_LISTEN needs it)")
         if (self.participants_certificate is None) != (self.participants_key is None):
             lacking.append("AEGIS_PARTICIPANTS_CA_CERT and _KEY (one needs the other)")
+        if self.flower is not None and self.participants_certificate is None:
+            lacking.append("AEGIS_PARTICIPANTS_CA_CERT (AEGIS_FLOWER_LISTEN needs it)")
         return lacking
 
 

@@ -98,7 +98,6 @@ _HINTS = {
     "PRIVACY_BUDGET_EXHAUSTED": "see what has spent it: `aegis privacy show DATASET`; or choose a"
     " smaller epsilon or fewer rounds",
     "CERTIFICATE_UNAVAILABLE": "`aegis privacy show DATASET` has the figure that holds",
-    "PRIVACY_BUDGET_EXHAUSTED": "choose a smaller epsilon or fewer rounds",
     "PARTICIPANTS_MISSING": "see who is enrolled: `aegis participant list`",
 }
 

@@ -140,6 +140,18 @@ class Registry:
             )
         return None
 
+    def enrolled(self) -> Mapping[str, str]:
+        """Returns the name of each participant that takes part, by `certificate_id`.
+
+        Raises `Unavailable` as `snapshot` does.
+        """
+        snapshot = self.snapshot
+        return {
+            credential: name
+            for credential, name in snapshot.certificates.items()
+            if name in snapshot.members and not snapshot.members[name].revoked
+        }
+
     async def check(self, caller: Caller) -> None:
         """Raises `refusal`'s error, if there is one.
 

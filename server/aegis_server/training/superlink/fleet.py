@@ -20,12 +20,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from aegis.spiffe import Caller
 from aegis_server.training.superlink.internals import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
     PushMessagesRequest,
 )
 from aegis_server.training.superlink.nodes import NodeKeys
-from aegis_server.training.superlink.peer import PEER
+from aegis_server.training.superlink.peer import KIND, PEER
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-Refusal = Callable[[str], str | None]
+Refusal = Callable[[Caller], str | None]
 
 _FLEET = "/v1/fleet/"
 # What a SuperNode calls once it is registered, which only we do.
@@ -67,9 +68,9 @@ class _Refused(Exception):
 class FleetDoor:
     """Lets through the Fleet calls of participants who use their own node key.
 
-    `refusal` says why a participant may not come in, or None; it is asked at every request, so a
-    participant that is revoked is out with its next one. Bodies above `body_bytes_max` are refused
-    before they are whole.
+    `refusal` says why a participant's certificate does not count, or None; it is asked at every
+    request, so a participant that is revoked is out with its next one. Bodies above
+    `body_bytes_max` are refused before they are whole.
     """
 
     def __init__(
@@ -90,9 +91,11 @@ class FleetDoor:
         """Serves one request, or refuses it."""
         if scope["type"] != "http":
             return  # a socket that is not accepted is closed
-        participant = str(scope.get("state", {}).get(PEER, ""))
+        caller: Caller | None = scope.get("state", {}).get(PEER)
+        participant = caller.subject.removeprefix(KIND) if caller else ""
         try:
-            self._check(scope, participant)
+            _require_route(scope)
+            self._check(scope, caller, participant)
             self._inside[participant] += 1
             try:
                 body = await _whole(receive, self._body_bytes_max)
@@ -111,16 +114,10 @@ class FleetDoor:
             )
             await _answer(send, refused.status)
 
-    def _check(self, scope: Scope, participant: str) -> None:
-        path = str(scope["path"])
-        if scope["method"] != "POST" or path not in ROUTES or scope.get("root_path"):
-            raise _Refused(404, "no route of the fleet")
-        # What Flower routes by must be what came over the wire: no escapes, no query.
-        if scope["raw_path"] != path.encode("ascii") or scope["query_string"]:
-            raise _Refused(404, "not the route's own spelling")
-        if not participant:
+    def _check(self, scope: Scope, caller: Caller | None, participant: str) -> None:
+        if caller is None:
             raise _Refused(401, "the certificate names no participant")
-        if (why := self._refusal(participant)) is not None:
+        if (why := self._refusal(caller)) is not None:
             raise _Refused(401, why)
         if not _shows(scope["headers"], self._keys.of(participant)):
             raise _Refused(401, "the node key is not this participant's")
@@ -128,6 +125,15 @@ class FleetDoor:
             raise _Refused(503, "too many requests at once")
         if _announced(scope["headers"]) > self._body_bytes_max:
             raise _Refused(413, "the body is too large")
+
+
+def _require_route(scope: Scope) -> None:
+    path = str(scope["path"])
+    if scope["method"] != "POST" or path not in ROUTES or scope.get("root_path"):
+        raise _Refused(404, "no route of the fleet")
+    # What Flower routes by must be what came over the wire: no escapes, no query.
+    if scope["raw_path"] != path.encode("ascii") or scope["query_string"]:
+        raise _Refused(404, "not the route's own spelling")
 
 
 def without_fleet(application: Application) -> Application:

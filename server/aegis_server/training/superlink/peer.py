@@ -10,27 +10,27 @@ import asyncio
 import ssl
 
 from aegis.errors import Unauthenticated
-from aegis.spiffe import caller_of_certificate
+from aegis.spiffe import Caller, caller_of_certificate
 from aegis_server.training.superlink.internals import H11Protocol
 
 PEER = "aegis_participant"
-_KIND = "participant"
+KIND = "participant:"
 
 
-def participant_of(der: bytes | None, trust_domain: str) -> str:
-    """Returns the participant a certificate names; empty when it names none."""
+def participant_of(der: bytes | None, trust_domain: str) -> Caller | None:
+    """Returns the participant a certificate names, or None where it names none."""
     if not der:
-        return ""
+        return None
     pem = ssl.DER_cert_to_PEM_cert(der).encode()
     try:
-        kind, _, name = caller_of_certificate(pem, trust_domain).subject.partition(":")
+        caller = caller_of_certificate(pem, trust_domain)
     except (Unauthenticated, ValueError):
-        return ""
-    return name if kind == _KIND else ""
+        return None
+    return caller if caller.subject.startswith(KIND) else None
 
 
 def protocol_for(trust_domain: str) -> type[H11Protocol]:
-    """Returns a protocol that puts the participant's name into each request's state."""
+    """Returns a protocol that puts the participant into each request's state."""
 
     class PeerProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

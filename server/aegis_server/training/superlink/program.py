@@ -15,9 +15,11 @@ from functools import partial
 import uvicorn
 
 from aegis.serving.lineage import die_with_parent
+from aegis.spiffe import Caller
 from aegis_server.training.superlink import internals
 from aegis_server.training.superlink.control import Control, SecretAuthn
 from aegis_server.training.superlink.fleet import FleetDoor, Refusal, without_fleet
+from aegis_server.training.superlink.members import Members
 from aegis_server.training.superlink.nodes import NodeKeys, Register
 from aegis_server.training.superlink.peer import protocol_for, server_context
 from aegis_server.training.superlink.settings import Address, House, LinkSettings
@@ -164,6 +166,10 @@ def _tell(settings: LinkSettings, addresses: list[str]) -> None:
         fresh.replace(settings.ready_file)
 
 
+def _everybody(caller: Caller) -> None:
+    """Refuses nobody: the node keys in the house say who is enrolled."""
+
+
 def _log_once() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Flower writes its lines in colour beside ours.
@@ -191,7 +197,9 @@ def main() -> int:
     settings.house.prepare()
     os.environ.update(settings.house.environment())
     try:
-        asyncio.run(serve(settings, refusal=lambda _participant: None))
+        members = Members(settings.members) if settings.members else None
+        refusal = members.refusal if members else _everybody
+        asyncio.run(serve(settings, refusal=refusal))
     except OSError as error:
         log.error("%s", error)  # noqa: TRY400  # no traceback needed
         return 1

@@ -49,6 +49,16 @@ class House:
         """Who has it may start, stop and list runs."""
         return self.folder / "control.secret"
 
+    @property
+    def members(self) -> Path:
+        """Who is enrolled, as the server says."""
+        return self.folder / "members.json"
+
+    @property
+    def inner_file(self) -> Path:
+        """Where the inner port is, `host:port`."""
+        return self.folder / "inner"
+
     def prepare(self) -> None:
         """Makes what is missing; secrets are made once, for this user only."""
         for each in (self.folder, self.nodes, self.flower_home):
@@ -97,7 +107,8 @@ class LinkSettings:
     """Everything `python -m aegis_server.training.superlink` is told.
 
     `listen` is for the sites, `inner` for this machine; `roots` vouch for participants and for
-    nobody else. `revoked` is a revocation list of theirs.
+    nobody else. `revoked` is a revocation list of theirs, `members` the file that says who is
+    enrolled; without one, having a node key in the house is being enrolled.
     """
 
     house: House
@@ -107,6 +118,7 @@ class LinkSettings:
     key: Path
     roots: Path
     revoked: Path | None
+    members: Path | None
     trust_domain: str
     body_bytes_max: int
     ready_file: Path | None
@@ -115,6 +127,7 @@ class LinkSettings:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LinkSettings:
         """Reads the variables; raises ValueError with the first that is wrong."""
         revoked, ready = environment.get("AEGIS_FLOWER_CRL"), environment.get("AEGIS_READY_FILE")
+        members = environment.get("AEGIS_FLOWER_MEMBERS")
         settings = cls(
             house=House(Path(_text(environment, "AEGIS_FLOWER_DIR")).absolute()),
             listen=_address(environment, "AEGIS_FLOWER_LISTEN"),
@@ -123,6 +136,7 @@ class LinkSettings:
             key=_file(environment, "AEGIS_TLS_KEY"),
             roots=_file(environment, "AEGIS_PARTICIPANTS_CA_CERT"),
             revoked=_file(environment, "AEGIS_FLOWER_CRL") if revoked else None,
+            members=Path(members) if members else None,
             trust_domain=environment.get("AEGIS_TRUST_DOMAIN", "aegis.local"),
             body_bytes_max=_mebibytes(environment, "AEGIS_FLOWER_BODY_MIB", 16),
             ready_file=Path(ready) if ready else None,
