@@ -154,7 +154,7 @@ class Flower:
             *("--inner", self._link.token_address),
         )
 
-    def supernode(self, site: Site, number: int, of: int, *more: str) -> None:
+    def supernode(self, site: Site, number: int, of: int, *more: str, rows: str = "") -> None:
         """Starts a site's SuperNode; `more` are the launcher's own arguments."""
         self._start(
             site.name,
@@ -162,7 +162,7 @@ class Flower:
             *("--certificate", str(site.certificate), "--key", str(site.key), "--"),
             *("--superlink", self._link.address, "--root-certificates", str(self._grounds.roots)),
             *("--auth-supernode-private-key", str(site.node_key), "--port", str(free_port())),
-            *("--node-config", f"partition-id={number} num-partitions={of}"),
+            *("--node-config", f"partition-id={number} num-partitions={of} {rows}"),
         )
 
     def _start(self, name: str, *command: str) -> None:

@@ -1,11 +1,12 @@
 """Flower's own SuperNode behind mutual TLS: for sites that run Flower.
 
-    python -m aegis_participant.supernode --certificate C --key K --app SHA256 -- \\
+    python -m aegis_participant.supernode --certificate C --key K --aegis -- \\
         --superlink HOST:PORT --root-certificates CA --auth-supernode-private-key KEY ...
 
 What follows `--` are the arguments of `flower-supernode`, which runs unchanged. Two things are
-added around it: it shows the site's certificate, which Flower cannot, and it takes up applications
-of the named digests only, because a SuperNode runs whatever code a SuperLink hands it.
+added around it: it shows the site's certificate, which Flower cannot, and it takes up Aegis' own
+application and those of named digests (`--app`) only, because a SuperNode runs whatever code a
+SuperLink hands it.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ def main() -> int:
         metavar="SHA256",
         help="digest of an application that may run here; give it again for another",
     )
+    parser.add_argument("--aegis", action="store_true", help="run Aegis' own application")
     parser.add_argument("--any-app", action="store_true", help="run whatever the SuperLink sends")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument("flower", nargs="*", help="arguments of flower-supernode, behind --")
     arguments = parser.parse_args()
-    if bool(arguments.app) == arguments.any_app:
-        parser.error("either --app or --any-app is needed")
+    if bool(arguments.app or arguments.aegis) == arguments.any_app:
+        parser.error("either --any-app is needed, or --aegis and --app")
     if arguments.parent is None:
         return run_group(
             [
@@ -54,12 +56,19 @@ def main() -> int:
             environment=_environment(),
         )
     die_with_parent(arguments.parent)
-    _wrap(arguments.certificate, arguments.key, None if arguments.any_app else arguments.app)
+    apps = None if arguments.any_app else [*arguments.app, *_own(arguments.aegis)]
+    _wrap(arguments.certificate, arguments.key, apps)
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     sys.argv = ["flower-supernode", *arguments.flower]
     flower_supernode()
     return 0
+
+
+def _own(wanted: bool) -> list[str]:
+    from aegis_participant.fab import own_digest
+
+    return [own_digest()] if wanted else []
 
 
 def _environment() -> dict[str, str]:

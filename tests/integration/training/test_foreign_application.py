@@ -14,12 +14,17 @@ from flwr.cli.build import build_fab_from_disk
 from tests.processes import Process, until
 from tests.superlinks import Flower, Grounds
 
+from aegis.errors import FailedPrecondition
+from aegis_learning import parameters
+from aegis_learning.models import family
 from aegis_server.training.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from aegis_server.training.flower_grid import FlowerGrid
+from aegis_server.training.flower_sites import flower_sites
+from aegis_server.training.strategy import to_arrays
 from aegis_server.training.superlink.executing import start_own
 from aegis_server.training.superlink.nodes import NodeKeys
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 APP = Path(__file__).parents[2] / "apps" / "quickstart"
 
@@ -102,6 +107,63 @@ def test_a_site_whose_key_is_taken_away_leaves(federation: Federation) -> None:
         until(lambda: len(control.nodes()) == 2)
 
 
+def test_aegis_own_application_trains_at_sites_that_run_flower(federation: Federation) -> None:
+    """What is installed at the site trains privately; the update is one our strategy takes."""
+    sites = [federation.grounds.site(f"own{number}") for number in range(2)]
+    rows = 'dataset="breast-cancer" dirichlet-alpha=1.0 seed=1 public-data=true'
+    for number, site in enumerate(sites):
+        federation.flower.supernode(site, number, 2, "--aegis", rows=rows)
+    (federation.grounds.house / "inner").write_text(federation.link.token_address)
+    with federation.grounds.control(federation.link) as control:
+        until(
+            lambda: {federation.node_ids().get(site.name) for site in sites} <= control.online(),
+            federation.flower.logs,
+            60,
+        )
+    model = family("mlp", 30, 2)
+    config = {
+        "model": "mlp",
+        "features": 30,
+        "classes": 2,
+        "steps": 3,
+        "learning-rate": 0.5,
+        "sample-rate": 0.3,
+        "clip-norm": 0.5,
+        "noise-multiplier": 1.0,
+        "proximal": 0.0,
+        "simulation": False,
+        "seed": 0,
+        "repeat": 0,
+        "server-round": 1,
+    }
+    with flower_sites(federation.grounds.house, {"own0": 1001, "own1": 1002}) as grid:
+        content = RecordDict(
+            {"arrays": to_arrays(model.initial(1)), "config": ConfigRecord(config)}
+        )
+        messages = [Message(content, node_id, "train") for node_id in grid.get_node_ids()]
+        replies = grid.gather(messages, timeout=90, enough=2, grace=0.0)
+    assert [reply.metadata.src_node_id for reply in replies] == [1001, 1002]
+    for reply in replies:
+        assert not reply.has_error(), federation.flower.logs()
+        arrays = reply.content["arrays"]
+        update = {name: array.numpy() for name, array in arrays.items()}
+        assert parameters.check(update, model.shapes)
+    for site in sites:
+        (federation.grounds.nodes / f"{site.name}.pub").unlink()
+    until(lambda: all(federation.flower.processes[s.name].poll() is not None for s in sites))
+
+
+def test_a_site_without_a_node_is_missing(federation: Federation) -> None:
+    """Said before a run is started."""
+    (federation.grounds.house / "inner").write_text(federation.link.token_address)
+    with (
+        pytest.raises(FailedPrecondition, match="nobody") as refused,
+        flower_sites(federation.grounds.house, {"site0": 1001, "nobody": 1002}),
+    ):
+        pass
+    assert refused.value.reason == "PARTICIPANTS_MISSING"
+
+
 def test_somebody_elses_application_trains_unchanged_and_outlives_the_superlink(
     federation: Federation,
 ) -> None:
@@ -121,7 +183,7 @@ def test_somebody_elses_application_trains_unchanged_and_outlives_the_superlink(
         AEGIS_FLOWER_INNER=federation.link.token_address,
     )
     with federation.grounds.control(federation.link) as control:
-        until(lambda: control.status(run_id).startswith("finished"), federation.flower.logs, 180)
+        until(lambda: control.status(run_id).startswith("finished"), federation.flower.logs, 300)
         assert control.status(run_id) == "finished:completed"
         printed = "".join(control.logs(run_id))
     accuracy = re.search(r"accuracy after 2 rounds: ([0-9.]+)", printed)
