@@ -26,7 +26,7 @@ from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictMessage
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
@@ -51,6 +51,7 @@ __all__ = [
     "MessageType",
     "MetricRecord",
     "RecordDict",
+    "ServerApp",
     "TaskIdentity",
     "UserConfig",
     "content_bytes",
