@@ -1,12 +1,14 @@
-"""What a round costs: Aegis beside Flower's own SuperLink, with the same work at the sites.
+"""What a round costs on Flower's own SuperLink, with the work that sites of Aegis do.
 
     python bench/training/rounds.py --rounds 5 --json FILE
-    python bench/training/rounds.py --only stock
+    python bench/training/rounds.py --only application
 
 *Stock* is `flower-superlink` with TLS and SuperNode authentication, its SuperExec, and one
-`flower-supernode` a site, as Flower's documentation starts them; the application's ClientApp is the
-one Aegis' sites run (MLP on breast cancer, DP-SGD), its ServerApp a mean. The first round holds
-what is done once.
+`flower-supernode` a site, as Flower's documentation starts them. *Own*: the ClientApp is the one
+Aegis' sites run (MLP on breast cancer, DP-SGD), the ServerApp a mean of updates; the first round
+holds what is done once. *Application*: tests/apps/quickstart, FedAvg with evaluation, as Flower's
+strategy counts its seconds; `pytest -s tests/integration/training/test_application_on_sites.py`
+prints the same application's over our stream.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ import argparse
 import json
 import logging
 import os
+import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +29,7 @@ from bench.training.stock_link import StockLink
 
 STEPS = 5
 SITES = 3
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,43 @@ class Line:
         return cls(way, rounds[0], median(rounds[1:] or rounds), rounds, load)
 
 
-def stock(rounds: int) -> Line:
-    """Measures Flower's own stack."""
-    before = os.getloadavg()[0]
+@contextmanager
+def stock() -> Iterator[StockLink]:
+    """Starts Flower's own stack."""
     with (
         tempfile.TemporaryDirectory(prefix="aegis-bench-") as folder,
         StockLink(Path(folder), SITES) as link,
     ):
+        yield link
+
+
+def own(rounds: int) -> Line:
+    """Measures the ClientApp of Aegis' sites."""
+    before = os.getloadavg()[0]
+    with stock() as link:
         config = {"num-server-rounds": rounds, "sites": SITES, "local-steps": STEPS}
-        return Line.of("stock SuperLink and SuperNodes", link.rounds(config), before)
+        printed = link.run(HERE / "stock", config)
+    found = re.findall(r"ROUND \d+ ([0-9.]+) (\d+)", printed)
+    if not found or any(int(answers) != SITES for _, answers in found):
+        raise RuntimeError(f"a site did not answer:\n{printed}")
+    return Line.of("stock, our ClientApp", [float(seconds) for seconds, _ in found], before)
 
 
-WAYS = {"stock": stock}
+def application(rounds: int) -> Line:
+    """Measures an application of somebody else, whose rounds evaluate as well."""
+    before = os.getloadavg()[0]
+    with stock() as link:
+        printed = link.run(
+            HERE.parents[1] / "tests" / "apps" / "quickstart",
+            {"num-server-rounds": rounds, "min-nodes": SITES},
+        )
+    seconds = re.search(r"Strategy execution finished in ([0-9.]+)s", printed)
+    if seconds is None:
+        raise RuntimeError(f"no rounds:\n{printed}")
+    return Line.of("stock, an application", [float(seconds[1]) / rounds] * rounds, before)
+
+
+WAYS = {"own": own, "application": application}
 
 
 def main() -> None:
@@ -64,12 +95,11 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     lines = [WAYS[name](arguments.rounds) for name in arguments.only or WAYS]
-    slowest = max(line.later_seconds for line in lines)
-    print(f"{'':44} first   later  times faster  load before, after")
+    print(f"{'':24} first   later  load before, after")
     for line in lines:
         print(
-            f"{line.way:44}{line.first_seconds:6.2f}s {line.later_seconds:6.2f}s"
-            f"{slowest / line.later_seconds:12.1f}   {line.load[0]}, {line.load[1]}"
+            f"{line.way:24}{line.first_seconds:6.2f}s {line.later_seconds:6.2f}s"
+            f"  {line.load[0]}, {line.load[1]}"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(line) for line in lines], indent=1))
