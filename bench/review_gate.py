@@ -25,14 +25,12 @@ import torch
 
 from aegis.plans import ATTACKS, Attacker, default_plan
 from aegis.v1 import review_pb2, training_pb2
-from aegis_learning import parameters
-from aegis_learning.models import family
-from aegis_learning.parameters import Parameters
-from aegis_server.review.vetting import Case, Submission, Verdict, vet
-from aegis_server.training.plans import canonical, enrolled, noise_of, planned_steps
-from aegis_server.training.rounds import Rounds
+from aegis_server.training.simulation.gate import DirectGate
+from aegis_server.training.simulation.runner import simulate
 
-_TRIES = 2  # as the coordinator
+Update = review_pb2.Update
+# What one site can do without others.
+ALONE = ("sign-flip", "label-flip", "noise", "scale")
 
 
 @dataclass
@@ -43,10 +41,10 @@ class Tally:
     rejected: int = 0
     held: int = 0
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: Update.Verdict.ValueType) -> None:
         self.judged += 1
-        self.rejected += verdict is Verdict.REJECTED
-        self.held += verdict is Verdict.HELD
+        self.rejected += verdict == Update.VERDICT_REJECTED
+        self.held += verdict == Update.VERDICT_HELD
 
     def __str__(self) -> str:
         held = f" (+{self.held} held)" if self.held else ""
@@ -63,57 +61,29 @@ class Outcome:
     unfinished: int = 0
 
 
-class DirectGate:
-    """The review without its room: judges a round in this process and keeps count."""
+class CountingGate(DirectGate):
+    """Counts what it lets in, by who sent it."""
 
     def __init__(self, plan: training_pb2.RunPlan, outcome: Outcome) -> None:
-        self.attempt = 0
-        self.base: Parameters = {}
-        self._plan = plan
-        self._examples = enrolled(canonical(plan))
+        super().__init__(plan)
         self._attackers = {attack.participant for attack in plan.attacks}
         self._outcome = outcome
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> dict[str, review_pb2.Update]:
-        submissions = [
-            Submission(name, data, self._examples[name]) for name, data in updates.items()
-        ]
-        base = parameters.encode(self.base)
-        judgements = vet(Case(self._plan.dataset, self._plan.model, base, tuple(submissions)))
-        for judgement in judgements:
-            lies = judgement.update_id in self._attackers
-            (self._outcome.attacker if lies else self._outcome.honest).add(judgement.verdict)
-        return {
-            judgement.update_id: review_pb2.Update(
-                update_id=judgement.update_id,
-                round=number,
-                verdict=review_pb2.Update.Verdict.Value(f"VERDICT_{judgement.verdict.name}"),
-            )
-            for judgement in judgements
-        }
+    def judge(self, number: int, updates: Mapping[str, bytes]) -> dict[str, Update]:
+        judged = super().judge(number, updates)
+        for name, update in judged.items():
+            lies = name in self._attackers
+            (self._outcome.attacker if lies else self._outcome.honest).add(update.verdict)
+        return judged
 
 
 def run(plan: training_pb2.RunPlan, outcome: Outcome) -> None:
     """Runs a plan to its end as a coordinator would, and adds what came of it."""
-    gate = DirectGate(plan, outcome) if plan.review else None
-    rounds = Rounds(plan, noise_of(plan), gate)
-    model, state, steps, number = family(plan.model, 30, 2).initial(plan.seed), None, 0, 0
-    while number < plan.rounds:
-        tried = None
-        for repeat in range(_TRIES):
-            if steps + plan.local_steps > planned_steps(plan):
-                break
-            steps += plan.local_steps
-            if gate is not None:
-                gate.base = model
-            tried = rounds.train(number + 1, model, repeat=repeat, attempt=repeat + 1, state=state)
-            if tried.model is not None:
-                break
-        if tried is None or tried.model is None:
-            outcome.unfinished += 1
-            break
-        model, state, number = tried.model, tried.state, number + 1
-    outcome.accuracies.append(rounds.report(number, model, [], steps=steps).accuracy)
+    finished = simulate(
+        plan, workers=2, told=lambda _: None, gate_of=lambda each: CountingGate(each, outcome)
+    )
+    outcome.unfinished += bool(finished.failure)
+    outcome.accuracies.append(finished.standings[-1].accuracy)
 
 
 def line(name: str, on: Outcome, off: Outcome) -> str:

@@ -26,6 +26,8 @@ _GOLDEN_ROWS = 64
 _TEST_ROWS = 114
 # Dealt evenly before the Dirichlet draw, so that every site has enough rows of every class.
 _EVEN_SHARE = 0.25
+# What a site of a simulation has when there are too few rows to go round.
+DRAWN_ROWS = 40
 
 # Ranges in the data set's published description (UCI "Breast Cancer Wisconsin (Diagnostic)"):
 # mean, standard error and worst of radius, texture, perimeter, area, smoothness, compactness,
@@ -167,12 +169,15 @@ def _breast_cancer_file() -> bytes:
     return content
 
 
-def partition(split: Split, participants: int, alpha: float, seed: int) -> list[Split]:
+def partition(
+    split: Split, participants: int, alpha: float, seed: int, *, shared: bool = False
+) -> list[Split]:
     """Deals every row to exactly one of `participants` sites.
 
     Each class is dealt in shares drawn from a Dirichlet distribution with concentration `alpha`
     (small: very uneven), after a quarter of an even share went to every site. Raises ValueError
-    when there are too few rows for that to give each site two rows of each class.
+    when there are too few rows for that to give each site two rows of each class; with `shared`,
+    which only simulations may ask for, sites then draw rows others have as well (`draw`).
     """
     random = np.random.default_rng([seed & (2**64 - 1), 0x706172])
     dealt: list[list[NDArray[np.int64]]] = [[] for _ in range(participants)]
@@ -180,6 +185,8 @@ def partition(split: Split, participants: int, alpha: float, seed: int) -> list[
         rows = random.permutation(np.flatnonzero(split.y == label))
         even = max(2, int(_EVEN_SHARE * len(rows) / participants))
         if even * participants > len(rows):
+            if shared:
+                return draw(split, participants, alpha, seed)
             raise ValueError(f"too few rows of class {label} for {participants} participants")
         rest = rows[even * participants :]
         shares = random.dirichlet(np.full(participants, alpha))
@@ -187,3 +194,21 @@ def partition(split: Split, participants: int, alpha: float, seed: int) -> list[
         for site, part in enumerate(np.split(rest, cuts)):
             dealt[site] += [rows[site * even : (site + 1) * even], part]
     return [split.take(np.sort(np.concatenate(rows))) for rows in dealt]
+
+
+def draw(split: Split, participants: int, alpha: float, seed: int) -> list[Split]:
+    """Draws `DRAWN_ROWS` rows with replacement for each site, at least two of every class.
+
+    A site's mix of classes comes from a Dirichlet distribution with concentration `alpha`. Rows are
+    at several sites, so what a row costs in privacy is no longer what one site spends.
+    """
+    random = np.random.default_rng([seed & (2**64 - 1), 0x647261])
+    labels = np.unique(split.y)
+    by_label = [np.flatnonzero(split.y == label) for label in labels]
+    sites = []
+    for _ in range(participants):
+        mix = random.dirichlet(np.full(len(labels), alpha))
+        counts = 2 + random.multinomial(DRAWN_ROWS - 2 * len(labels), mix)
+        rows = [random.choice(of, count) for of, count in zip(by_label, counts, strict=True)]
+        sites.append(split.take(np.sort(np.concatenate(rows))))
+    return sites

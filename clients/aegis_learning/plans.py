@@ -77,4 +77,12 @@ PROXIMAL = 0.1
 SERVER_LEARNING_RATE = 0.1
 
 # How hard each attack has to hit to ruin an unreviewed run of five, by name of the attack.
-ATTACK_SCALES = {"sign-flip": 10.0, "label-flip": 10.0, "noise": 50.0, "scale": 100.0}
+ATTACK_SCALES = {
+    "sign-flip": 10.0,
+    "label-flip": 10.0,
+    "noise": 50.0,
+    "scale": 100.0,
+    # Those that hide need several sites.
+    "alie": 1.0,
+    "ipm": 5.0,
+}

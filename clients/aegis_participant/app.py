@@ -102,13 +102,16 @@ def rows_of(context: Context) -> Split:
         int(config["num-partitions"]),
         float(config["dirichlet-alpha"]),
         int(config["seed"]),
+        config.get("shared-rows") is True,
     )
     return sites[int(config["partition-id"])]
 
 
 @lru_cache(maxsize=4)
-def _partition(dataset: str, sites: int, alpha: float, seed: int) -> tuple[Split, ...]:
-    return tuple(partition(load(dataset).shared, sites, alpha, seed))
+def _partition(
+    dataset: str, sites: int, alpha: float, seed: int, shared: bool
+) -> tuple[Split, ...]:
+    return tuple(partition(load(dataset).shared, sites, alpha, seed, shared=shared))
 
 
 def reply(message: Message, order: Order, result: Result, *, examples: int) -> Message:

@@ -23,6 +23,7 @@ from aegis.cli import (
     policy,
     privacy,
     secrets,
+    simulate,
     train,
     update,
 )
@@ -65,6 +66,7 @@ app.add_typer(policy.app, name="policy")
 train.app.command()(measures.metrics)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(participant.app, name="participant")
+train.app.command()(simulate.simulate)
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
 app.add_typer(model.app, name="model")

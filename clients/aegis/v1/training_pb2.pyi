@@ -116,6 +116,12 @@ class _AttackKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttackKind
     """Sends Gaussian noise with scale times the honest update's norm."""
     ATTACK_KIND_SCALE: _AttackKind.ValueType  # 4
     """Multiplies its honest update by scale (model replacement)."""
+    ATTACK_KIND_ALIE: _AttackKind.ValueType  # 5
+    """All that do this send the mean of what they would honestly have sent, moved
+    by scale standard deviations in each number (Baruch et al. 2019).
+    """
+    ATTACK_KIND_IPM: _AttackKind.ValueType  # 6
+    """All that do this send minus scale times that mean (Xie et al. 2019)."""
 
 class AttackKind(_AttackKind, metaclass=_AttackKindEnumTypeWrapper):
     """What a simulated participant does instead of honest training. For the
@@ -131,6 +137,12 @@ ATTACK_KIND_NOISE: AttackKind.ValueType  # 3
 """Sends Gaussian noise with scale times the honest update's norm."""
 ATTACK_KIND_SCALE: AttackKind.ValueType  # 4
 """Multiplies its honest update by scale (model replacement)."""
+ATTACK_KIND_ALIE: AttackKind.ValueType  # 5
+"""All that do this send the mean of what they would honestly have sent, moved
+by scale standard deviations in each number (Baruch et al. 2019).
+"""
+ATTACK_KIND_IPM: AttackKind.ValueType  # 6
+"""All that do this send minus scale times that mean (Xie et al. 2019)."""
 Global___AttackKind: _TypeAlias = AttackKind  # noqa: Y015
 
 class _Sites:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis.errors import FailedPrecondition, NotFound
-from aegis_participant.apps import app_digest
+from aegis_learning.pinning import app_digest
 from aegis_server.training.flower import Context, Grid, RecordDict, ServerApp
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

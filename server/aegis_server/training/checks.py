@@ -30,7 +30,13 @@ def violations(plan: Plan, data: Dataset, names: Sequence[str]) -> Iterator[Fiel
         yield FieldViolation("plan.dataset", "its rows are at participants: sites must be ENROLLED")
         return
     try:
-        partition(data.train, plan.participants, plan.dirichlet_alpha, plan.seed)
+        partition(
+            data.train,
+            plan.participants,
+            plan.dirichlet_alpha,
+            plan.seed,
+            shared=plan.simulation,
+        )
     except ValueError as error:
         yield FieldViolation("plan.participants", str(error))
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aegis.errors import ResourceExhausted
 from aegis.v1 import training_pb2
+from aegis_learning.parameters import Parameters
 from aegis_server.training.budget import TRIES
-from aegis_server.training.calls import Position, Server
+from aegis_server.training.calls import Position
 from aegis_server.training.plans import planned_steps
 from aegis_server.training.selection import choose, spent_in
 from aegis_server.training.stopping import stopped_early
@@ -29,7 +30,28 @@ Outcome = training_pb2.ParticipantRound
 End = tuple[training_pb2.Run.State.ValueType, str]
 
 
-async def coordinate(server: Server, prepare: Callable[[Position], Rounds]) -> None:
+class Keeper(Protocol):
+    """What keeps a run's rounds: `calls.Server`, or memory."""
+
+    async def assignment(self) -> Position:
+        """Returns where to go on."""
+
+    async def complete_round(
+        self,
+        position: Position,
+        report: training_pb2.Round,
+        model: Parameters,
+        state: Parameters | None = None,
+    ) -> None:
+        """Stores a round and what the strategy remembers; `position` then stands behind it."""
+
+    async def finish(
+        self, position: Position, state: training_pb2.Run.State.ValueType, reason: str = ""
+    ) -> training_pb2.Run:
+        """Ends or pauses the run, and returns it as it then is."""
+
+
+async def coordinate(server: Keeper, prepare: Callable[[Position], Rounds]) -> None:
     """Drives the run from where it stands to its end, or until it is paused.
 
     `prepare` makes what asks the sites; it may take seconds. Raises `AegisError` when the server
@@ -47,7 +69,7 @@ async def coordinate(server: Server, prepare: Callable[[Position], Rounds]) -> N
     await server.finish(position, state, reason)
 
 
-async def _rounds(server: Server, rounds: Rounds, position: Position) -> End:
+async def _rounds(server: Keeper, rounds: Rounds, position: Position) -> End:
     """Completes rounds until there is a reason to end, and returns that."""
     plan = position.plan
     while True:
@@ -71,7 +93,7 @@ async def _rounds(server: Server, rounds: Rounds, position: Position) -> End:
                 return ended
 
 
-async def _next_round(server: Server, rounds: Rounds, position: Position) -> End | None:
+async def _next_round(server: Keeper, rounds: Rounds, position: Position) -> End | None:
     """Completes the next round; or returns how the run ends instead, and why."""
     plan, number = position.plan, position.last_round + 1
     told: dict[str, Outcome] = {}

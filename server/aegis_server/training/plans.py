@@ -25,7 +25,13 @@ def planned_steps(plan: training_pb2.RunPlan) -> int:
 
 def dealt(plan: training_pb2.RunPlan, data: Dataset) -> dict[str, int]:
     """Returns how many rows each embedded site has: counted by us, never claimed."""
-    shares = partition(data.shared, plan.participants, plan.dirichlet_alpha, plan.seed)
+    shares = partition(
+        data.shared,
+        plan.participants,
+        plan.dirichlet_alpha,
+        plan.seed,
+        shared=plan.simulation,
+    )
     names = participant_names(plan)
     return {name: len(share) for name, share in zip(names, shares, strict=True)}
 

@@ -69,6 +69,7 @@ class Rounds:
         data: Dataset | None = None,
         sites: Sequence[Site] = (),
         grid: Gathering | None = None,
+        workers: int = 2,
     ) -> None:
         self._plan = plan
         self._noise_multiplier = noise_multiplier
@@ -77,7 +78,8 @@ class Rounds:
         if grid is None:
             embedded = sites_of(plan, self._data)
             sites = embedded
-            grid = LocalGrid({site.node_id: (site.app, site.config) for site in embedded})
+            nodes = {site.node_id: (site.app, site.config) for site in embedded}
+            grid = LocalGrid(nodes, workers=workers)
         self._sites, self._grid = tuple(sites), grid
         self._model: Family = self._data.family(plan.model)
         self._rooted = strategies.needs_root(plan)

@@ -16,13 +16,15 @@ from aegis_participant.attacks import Kind, attacker
 from aegis_participant.randomness import KeyStream
 from aegis_participant.training import Task, train
 from aegis_server.training.flower import ClientApp, UserConfig
-from aegis_server.training.plans import dealt
+from aegis_server.training.plans import dealt, participant_names
 
 _KINDS: dict[int, Kind] = {
     training_pb2.ATTACK_KIND_SIGN_FLIP: "sign-flip",
     training_pb2.ATTACK_KIND_LABEL_FLIP: "label-flip",
     training_pb2.ATTACK_KIND_NOISE: "noise",
     training_pb2.ATTACK_KIND_SCALE: "scale",
+    training_pb2.ATTACK_KIND_ALIE: "alie",
+    training_pb2.ATTACK_KIND_IPM: "ipm",
 }
 
 _SERVER = -1
@@ -59,10 +61,19 @@ def sites_of(plan: training_pb2.RunPlan, data: Dataset) -> list[Site]:
                     "dirichlet-alpha": plan.dirichlet_alpha,
                     "seed": plan.seed,
                     "public-data": data.public,
+                    "shared-rows": plan.simulation,
+                    "colluders": _colluders(attack, plan) if attack else "",
                 },
             )
         )
     return sites
+
+
+def _colluders(attack: training_pb2.Attack, plan: training_pb2.RunPlan) -> str:
+    """Returns the partitions of all that attack in the same way."""
+    same = {a.participant for a in plan.attacks if (a.kind, a.scale) == (attack.kind, attack.scale)}
+    names = participant_names(plan)
+    return ",".join(str(index) for index, name in enumerate(names) if name in same)
 
 
 def noise_of(plan: training_pb2.RunPlan, number: int, repeat: int) -> Noise:

@@ -1,0 +1,1 @@
+"""Whole runs in one process, without a server: `python -m aegis_server.training.simulation`."""
