@@ -1,8 +1,9 @@
-"""Flower's Grid within one process: every node is a ClientApp called by a thread.
+"""Flower's Grid within one process: nodes are ClientApps, called by a few threads in turn.
 
-A message that was not answered at the deadline is forgotten: its thread cannot be stopped, so it
-ends whenever it ends, and its answer goes nowhere. Threads are daemons, so that a stuck ClientApp
-does not keep the process alive.
+However many nodes there are, as many copies of a message are in memory as there are threads. A
+message that was not answered at the deadline is forgotten: its thread cannot be stopped, so it ends
+whenever it ends, and its answer goes nowhere. Threads are daemons, so that a stuck ClientApp does
+not keep the process alive.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 
@@ -38,7 +40,7 @@ class _Node:
     def __init__(self, app: ClientApp, context: Context) -> None:
         self.app = app
         self.context = context
-        self.busy = threading.Lock()
+        self.busy = False
 
 
 class LocalGrid(Grid):
@@ -55,9 +57,12 @@ class LocalGrid(Grid):
             node_id: _Node(app, Context(0, node_id, config, RecordDict(), {}))
             for node_id, (app, config) in nodes.items()
         }
-        self._slots = threading.Semaphore(workers)
+        self._workers = workers
+        # Held by whoever reads or writes what follows.
         self._changed = threading.Condition()
         self._wanted: dict[str, Message | None] = {}
+        self._queue: deque[tuple[str, Message]] = deque()
+        self._working = 0
         self.set_run(FlowerRun.create_empty(run_id=1))
 
     def set_run(self, run: FlowerRun) -> None:
@@ -92,13 +97,15 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Hands each message to its node and returns ids to pull the answers with."""
         ids = []
-        for message in messages:
-            # Strategies give every node the same record; a node must not change it for the others.
-            message.content = deepcopy(message.content)
-            ids.append(uuid.uuid4().hex)
-            with self._changed:
+        with self._changed:
+            for message in messages:
+                ids.append(uuid.uuid4().hex)
                 self._wanted[ids[-1]] = None
-            threading.Thread(target=self._serve, args=(ids[-1], message), daemon=True).start()
+                self._queue.append((ids[-1], message))
+            more = min(self._workers - self._working, len(ids))
+            self._working += max(0, more)
+        for _ in range(more):
+            threading.Thread(target=self._work, daemon=True).start()
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -148,22 +155,40 @@ class LocalGrid(Grid):
         with self._changed:
             for i in ids:
                 self._wanted.pop(i, None)
+            # Nobody waits for what has not begun.
+            self._queue = deque(each for each in self._queue if each[0] in self._wanted)
         return replies
 
     def _answered(self, ids: Iterable[str]) -> int:
         replies = (self._wanted[i] for i in ids)
         return sum(reply is not None and not reply.has_error() for reply in replies)
 
-    def _serve(self, message_id: str, message: Message) -> None:
-        node = self._nodes[message.metadata.dst_node_id]
-        with node.busy, self._slots:
-            if message_id not in self._wanted:
-                return  # the deadline passed while it waited for its turn
+    def _work(self) -> None:
+        while (taken := self._next()) is not None:
+            message_id, message, node = taken
+            # Strategies give every node the same record; a node must not change it for the others.
+            message.content = deepcopy(message.content)
             reply = _answer(node, message)
+            with self._changed:
+                node.busy = False
+                if message_id in self._wanted:
+                    self._wanted[message_id] = reply
+                    self._changed.notify_all()
+
+    def _next(self) -> tuple[str, Message, _Node] | None:
+        """Takes the first message whose node is free; None ends a thread.
+
+        What waits for a node that is busy is taken by the thread that is there now.
+        """
         with self._changed:
-            if message_id in self._wanted:
-                self._wanted[message_id] = reply
-                self._changed.notify_all()
+            for index, (message_id, message) in enumerate(self._queue):
+                node = self._nodes[message.metadata.dst_node_id]
+                if message_id in self._wanted and not node.busy:
+                    del self._queue[index]
+                    node.busy = True
+                    return message_id, message, node
+            self._working -= 1
+            return None
 
 
 def _answer(node: _Node, message: Message) -> Message:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
-from types import MappingProxyType
-
 from aegis.errors import FieldViolation, InvalidArgument
 from aegis.v1 import training_pb2
 from aegis_learning import privacy
@@ -34,13 +30,6 @@ def dealt(plan: training_pb2.RunPlan, data: Dataset) -> dict[str, int]:
     )
     names = participant_names(plan)
     return {name: len(share) for name, share in zip(names, shares, strict=True)}
-
-
-@lru_cache(maxsize=32)
-def enrolled(plan: bytes) -> Mapping[str, int]:
-    """Returns `dealt` of a serialised plan about a data set that ships."""
-    parsed = training_pb2.RunPlan.FromString(plan)
-    return MappingProxyType(dealt(parsed, load(parsed.dataset)))
 
 
 def canonical(plan: training_pb2.RunPlan) -> bytes:
