@@ -153,6 +153,7 @@ def _coordinator_settings(settings: Settings) -> CoordinatorSettings:
         key=settings.coordinator_key,
         roots=settings.tls.roots,
         folder=folder,
+        superlink=settings.flower.folder if settings.flower is not None else None,
     )
 
 

@@ -1,9 +1,9 @@
 """The process that drives one run: `python -m aegis_server.training.coordinator --run RUN_ID`.
 
 It holds a client certificate and nothing else; where the server is and who we are comes from
-AEGIS_ADDRESS, AEGIS_TLS_CERT, AEGIS_TLS_KEY and AEGIS_TLS_CA. Which coordinator of the run it is
-(`--attempt`) it was told when it was started: asking for that later could get it its successor's
-number.
+AEGIS_ADDRESS, AEGIS_TLS_CERT, AEGIS_TLS_KEY and AEGIS_TLS_CA; AEGIS_SUPERLINK is the folder of the
+SuperLink for sites that run Flower, if there is one. Which coordinator of the run it is (`--attempt`)
+it was told when it was started: asking for that later could get it its successor's number.
 
 Exit status: 0 when the run has ended or is paused, or another coordinator has it, 1 when this one
 failed and the server may try again.
@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import warnings
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from aegis.channel import Identity
 from aegis.errors import AegisError, FailedPrecondition
 from aegis.following import Following
 from aegis.serving.lineage import die_with_parent
-from aegis.v1 import review_pb2_grpc, training_pb2
+from aegis.v1 import review_pb2_grpc
 from aegis_server.training.calls import Position, Server
 from aegis_server.training.loop import coordinate
 from aegis_server.training.units import embedded
@@ -38,27 +39,34 @@ log = logging.getLogger("aegis.coordinator")
 
 
 def prepare(
-    channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop, position: Position
+    channel: grpc.aio.Channel,
+    loop: asyncio.AbstractEventLoop,
+    stack: ExitStack,
+    position: Position,
 ) -> Rounds:
-    """Returns what asks the sites of a run; takes seconds."""
-    if not embedded(position.plan):
-        sites = training_pb2.Sites.Name(position.plan.sites).removeprefix("SITES_")
-        raise NotImplementedError(f"this coordinator has no way to {sites} sites")
+    """Returns what asks the sites of a run until `stack` is closed; takes seconds."""
     # Torch and Flower take seconds to import: the run is RUNNING before that, and a coordinator
     # that cannot even reach the server fails at once.
     import torch
 
     from aegis_server.training.gate import ReviewGate
     from aegis_server.training.rounds import Rounds
+    from aegis_server.training.ways import grid_of
 
     warnings.filterwarnings("ignore", message="Full backward hook")  # rows need no gradient
     # The models are small: more threads would only wait for each other.
     torch.set_num_threads(1)
-    plan, gate = position.plan, None
+    plan, gate, grid = position.plan, None, None
     if plan.review:
         stub = review_pb2_grpc.ReviewServiceStub(channel)
         gate = ReviewGate(stub, loop, run_id=position.run_id)
-    return Rounds(plan, position.noise_multiplier, gate, data=position.data)
+    if not embedded(plan):
+        superlink = os.environ.get("AEGIS_SUPERLINK")
+        folder = Path(superlink) if superlink else None
+        grid = stack.enter_context(grid_of(position, channel, loop, superlink=folder))
+    return Rounds(
+        plan, position.noise_multiplier, gate, data=position.data, sites=position.sites, grid=grid
+    )
 
 
 async def run(run_id: str, attempt: int) -> int:
@@ -70,7 +78,8 @@ async def run(run_id: str, attempt: int) -> int:
         roots=Path(environment["AEGIS_TLS_CA"]),
     )
     async with Following(environment["AEGIS_ADDRESS"], identity) as channel:
-        ways = partial(prepare, channel, asyncio.get_running_loop())
+        stack = ExitStack()
+        ways = partial(prepare, channel, asyncio.get_running_loop(), stack)
         try:
             await coordinate(Server(channel, run_id, attempt), ways)
         except FailedPrecondition as error:
@@ -78,6 +87,8 @@ async def run(run_id: str, attempt: int) -> int:
         except AegisError as error:
             log.error("%s: %s", error.reason, error.message)  # noqa: TRY400  # no traceback needed
             return 1
+        finally:
+            await asyncio.to_thread(stack.close)
     return 0
 
 

@@ -45,21 +45,28 @@ class CoordinatorSettings:
     key: Path
     roots: Path
     folder: Path
+    # Of the SuperLink for sites that run Flower.
+    superlink: Path | None = None
 
     def environment(self, address: str) -> dict[str, str]:
         """Returns the whole environment of a coordinator that is to call `address`."""
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        return inherited | {
-            "AEGIS_ADDRESS": address,
-            "AEGIS_TLS_CERT": str(self.certificate),
-            "AEGIS_TLS_KEY": str(self.key),
-            "AEGIS_TLS_CA": str(self.roots),
-            "FLWR_HOME": str(self.folder / "flower"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
+        flower = {"AEGIS_SUPERLINK": str(self.superlink)} if self.superlink else {}
+        return (
+            inherited
+            | flower
+            | {
+                "AEGIS_ADDRESS": address,
+                "AEGIS_TLS_CERT": str(self.certificate),
+                "AEGIS_TLS_KEY": str(self.key),
+                "AEGIS_TLS_CA": str(self.roots),
+                "FLWR_HOME": str(self.folder / "flower"),
+                "FLWR_TELEMETRY_ENABLED": "0",
+                "FLWR_DISABLE_UPDATE_CHECK": "1",
+                "OMP_NUM_THREADS": "1",
+                "PYTHONUNBUFFERED": "1",
+            }
+        )
 
 
 class ClaimLost(Exception):
