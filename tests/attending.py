@@ -40,8 +40,8 @@ from aegis_server.policy.revisions import Revisions
 from aegis_server.training import store
 from aegis_server.training.attendance.stream import Pace
 from aegis_server.training.attendance.streams import Streams
+from aegis_server.training.coordination import CoordinatorService
 from aegis_server.training.progress import Progress
-from aegis_server.training.service import CoordinatorService
 from aegis_server.training.states import Changes
 from aegis_server.training.store import StoredRound, StoredRun
 from aegis_server.training.tasks.answers import Answers
@@ -219,7 +219,7 @@ class World:
         run_id = f"run-{uuid.uuid4().hex[:12]}"
         stored = StoredRun(
             run_id, uuid.uuid4(), PLAN.SerializeToString(deterministic=True), 2, "", "user:admin",
-            1, "", 1.0, attempt, now(), now(),
+            1, "", 1.0, attempt, now(), now(), "user:admin",
         )  # fmt: skip
         async with self.database.transaction() as connection:
             await store.insert_run(connection, stored)

@@ -26,8 +26,8 @@ from aegis.local import pki
 from aegis.serving.database import Database, migrate
 from aegis.v1 import training_pb2
 from aegis_learning.datasets import load
+from aegis_learning.pinning import app_digest
 from aegis_learning.schema import Schema
-from aegis_participant.apps import app_digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aegis.errors import FailedPrecondition, NotFound
-from aegis_participant.apps import app_digest
+from aegis_learning.pinning import app_digest
 from aegis_server.training.applications import Application
 
 APPS = Path(__file__).parents[2] / "apps"
@@ -21,7 +21,7 @@ _PROGRAM = """
 import importlib, sys
 from dataclasses import replace
 from pathlib import Path
-from aegis_participant.apps import app_digest
+from aegis_learning.pinning import app_digest
 from aegis_server.training.applications import Application
 from aegis_server.training.grid import LocalGrid
 
