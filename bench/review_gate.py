@@ -2,6 +2,7 @@
 
     python bench/review_gate.py --seeds 5
     python bench/review_gate.py --seeds 5 --attack sign-flip:2 --attack noise:5 --epsilon 2
+    python bench/review_gate.py --seeds 2 --model logistic --epsilon 1
 
 No servers: the round loop, Flower's strategy, Opacus and the attacks are those of a coordinator,
 and the gate calls the review's `vet` directly. So a run here learns what `aegis train start` with
@@ -109,6 +110,7 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--attack", type=attacker_of, action="append", metavar="KIND[:SCALE]")
     parser.add_argument("--epsilon", type=float, help="instead of the default plan's")
+    parser.add_argument("--model", help="take the plan measured for it and the epsilon")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every accuracy and count")
     return parser.parse_args()
 
@@ -128,7 +130,13 @@ def main() -> None:
         plan = default_plan(attacker=attacker)
         for seed in range(options.seeds):
             for review, outcome in outcomes.items():
-                plan = default_plan(seed=seed, review=review, attacker=attacker)
+                plan = default_plan(
+                    seed=seed,
+                    review=review,
+                    attacker=attacker,
+                    model=options.model,
+                    epsilon=options.epsilon if options.model else None,
+                )
                 if options.epsilon is not None:
                     plan.target_epsilon = options.epsilon
                 run(plan, outcome)

@@ -67,9 +67,10 @@ class Line:
     central: list[float]
 
 
-def plan_of(model: str, epsilon: float, seed: int) -> training_pb2.RunPlan:
+def plan_of(model: str, epsilon: float, seed: int, *, centred: bool) -> training_pb2.RunPlan:
     """Returns the plan; for epsilon ∞ the settings of the largest epsilon they are known for."""
     plan = default_plan(seed=seed, review=False, model=model, epsilon=epsilon)
+    plan.centred = centred
     plan.dirichlet_alpha = ALPHA
     return plan
 
@@ -112,11 +113,11 @@ def central(plan: training_pb2.RunPlan, noise: float) -> float:
     return scores.accuracy(family.logits(model, data.test.x), data.test.y)
 
 
-def measure(model: str, epsilon: float, seeds: range) -> Line:
+def measure(model: str, epsilon: float, seeds: range, *, centred: bool) -> Line:
     """Runs every seed, federated and central."""
     runs: dict[str, list[float]] = {"federated": [], "golden": [], "central": []}
     for seed in seeds:
-        plan = plan_of(model, epsilon, seed)
+        plan = plan_of(model, epsilon, seed, centred=centred)
         noise = 0.0 if math.isinf(epsilon) else noise_of(plan)
         for name, accuracy in zip(("federated", "golden"), federated(plan, noise), strict=True):
             runs[name].append(accuracy)
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--models", nargs="+", default=["logistic", "mlp"])
     parser.add_argument("--epsilons", type=float, nargs="+", default=[1, 2, 4, 8, math.inf])
+    parser.add_argument("--centred", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every accuracy")
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # Flower has one for every round
@@ -158,7 +160,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for model in options.models:
         for epsilon in options.epsilons:
-            lines.append(measure(model, epsilon, range(options.seeds)))
+            lines.append(measure(model, epsilon, range(options.seeds), centred=options.centred))
             print(row(lines[-1]), flush=True)
     rows = load("breast-cancer")
     print(f"{options.seeds} seeds, {len(rows.shared)} rows, {len(rows.test)} test rows;", end=" ")
