@@ -2,8 +2,9 @@
 
 It holds a client certificate and nothing else; where the server is and who we are comes from
 AEGIS_ADDRESS, AEGIS_TLS_CERT, AEGIS_TLS_KEY and AEGIS_TLS_CA; AEGIS_SUPERLINK is the folder of the
-SuperLink for sites that run Flower, if there is one. Which coordinator of the run it is (`--attempt`)
-it was told when it was started: asking for that later could get it its successor's number.
+SuperLink for sites that run Flower, if there is one. Which coordinator of the run it is
+(`--attempt`) it was told when it was started: asking for that later could get it its successor's
+number.
 
 Exit status: 0 when the run has ended or is paused, or another coordinator has it, 1 when this one
 failed and the server may try again.
