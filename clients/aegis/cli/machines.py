@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aegis.cli.paging import every
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -263,14 +264,9 @@ async def _ask(method: str, request: Any, *, retries: bool = True) -> Any:
 
 
 async def _all() -> list[pb.ServiceAccount]:
-    found: list[pb.ServiceAccount] = []
-    request = pb.ListServiceAccountsRequest(page_size=1000)
-    while True:
-        page = await _ask("ListServiceAccounts", request)
-        found += page.service_accounts
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+    return await every(
+        _ask, "ListServiceAccounts", pb.ListServiceAccountsRequest(), "service_accounts"
+    )
 
 
 async def _one(name: str) -> pb.ServiceAccount:

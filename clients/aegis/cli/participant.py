@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from aegis.cli.durations import duration
+from aegis.cli.paging import every
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -298,11 +299,4 @@ async def _ask(method: str, request: Any, *, retries: bool = True) -> Any:
 
 
 async def _all() -> list[pb.Participant]:
-    found: list[pb.Participant] = []
-    request = pb.ListParticipantsRequest(page_size=1000)
-    while True:
-        page = await _ask("ListParticipants", request)
-        found += page.participants
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+    return await every(_ask, "ListParticipants", pb.ListParticipantsRequest(), "participants")

@@ -14,6 +14,7 @@ import grpc
 import typer
 
 from aegis.cli import tokens
+from aegis.cli.paging import every
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -345,11 +346,4 @@ async def _user(method: str, request: Any) -> Any:
 
 
 async def _all_users() -> list[user_pb2.User]:
-    found: list[user_pb2.User] = []
-    request = user_pb2.ListUsersRequest(page_size=1000)
-    while True:
-        page = await _user("ListUsers", request)
-        found += page.users
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+    return await every(_user, "ListUsers", user_pb2.ListUsersRequest(), "users")
