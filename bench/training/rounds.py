@@ -1,14 +1,16 @@
-"""What a round costs on Flower's own SuperLink, with the work that sites of Aegis do.
+"""What a round costs: Aegis with sites of its own, beside Flower's SuperLink and SuperNodes.
 
     python bench/training/rounds.py --rounds 5 --json FILE
-    python bench/training/rounds.py --only application
+    python bench/training/rounds.py --only aegis
 
-*Stock* is `flower-superlink` with TLS and SuperNode authentication, its SuperExec, and one
-`flower-supernode` a site, as Flower's documentation starts them. *Own*: the ClientApp is the one
-Aegis' sites run (MLP on breast cancer, DP-SGD), the ServerApp a mean of updates; the first round
-holds what is done once. *Application*: tests/apps/quickstart, FedAvg with evaluation, as Flower's
-strategy counts its seconds; `pytest -s tests/integration/training/test_application_on_sites.py`
-prints the same application's over our stream.
+*Aegis* is `aegis up`, three sites that have joined it and run as programs of their own, and a
+governed run over mutual TLS, without review and with it; seconds from one stored round to the next,
+the first from the stored initial model. *Stock* is `flower-superlink` with TLS and SuperNode
+authentication, its SuperExec, and one `flower-supernode` a site, as Flower's documentation starts
+them, with the ClientApp that Aegis' sites run (MLP on breast cancer, five DP-SGD steps) and a mean
+of updates; seconds from asking to the last answer. *Application* is tests/apps/quickstart on the
+stock stack, FedAvg with evaluation, as Flower's strategy counts its seconds; over our stream,
+`pytest -s tests/integration/training/test_application_on_sites.py` prints them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+from bench.training.house import House
 from bench.training.stock_link import StockLink
 
 STEPS = 5
@@ -84,7 +87,25 @@ def application(rounds: int) -> Line:
     return Line.of("stock, an application", [float(seconds[1]) / rounds] * rounds, before)
 
 
-WAYS = {"own": own, "application": application}
+def aegis(rounds: int) -> list[Line]:
+    """Measures Aegis: the server, a coordinator, three site programs, mutual TLS everywhere."""
+    lines = []
+    with (
+        tempfile.TemporaryDirectory(prefix="aegis-bench-") as folder,
+        House(Path(folder), SITES) as house,
+    ):
+        for review in ("--no-review", "--review"):
+            before = os.getloadavg()[0]
+            plan = ("--local-steps", str(STEPS), "--model", "mlp", "--epsilon", "3", review)
+            lines.append(Line.of(f"Aegis, {review[2:]}", house.rounds(rounds, *plan), before))
+    return lines
+
+
+WAYS = {
+    "own": lambda rounds: [own(rounds)],
+    "application": lambda rounds: [application(rounds)],
+    "aegis": aegis,
+}
 
 
 def main() -> None:
@@ -94,12 +115,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    lines = [WAYS[name](arguments.rounds) for name in arguments.only or WAYS]
-    print(f"{'':24} first   later  load before, after")
+    lines = [line for name in arguments.only or WAYS for line in WAYS[name](arguments.rounds)]
+    stock_later = next((line.later_seconds for line in lines if "our ClientApp" in line.way), 0.0)
+    print(f"{'':24} first   later  times faster  load before, after")
     for line in lines:
         print(
             f"{line.way:24}{line.first_seconds:6.2f}s {line.later_seconds:6.2f}s"
-            f"  {line.load[0]}, {line.load[1]}"
+            f"{stock_later / line.later_seconds:12.1f}    {line.load[0]}, {line.load[1]}"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(line) for line in lines], indent=1))
