@@ -39,13 +39,18 @@ class App:
         """Where its files are; raises ValueError when the package is not installed."""
         return self.path or package_folder(self.module)
 
+    def digest(self) -> bytes:
+        """Returns the digest of its files as they are now; raises OSError and ValueError."""
+        if (self.module, self.path) == (_BUILT_IN_MODULE, None):
+            return own_digest()
+        return app_digest(self.folder)
+
     def unchanged(self) -> bool:
         """Says whether the files are still those of the pin."""
         try:
-            now = own_digest() if self.name == BUILT_IN else app_digest(self.folder)
+            return self.digest() == self.sha256
         except (OSError, ValueError):
             return False
-        return now == self.sha256
 
 
 def built_in() -> App:

@@ -12,12 +12,11 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aegis.channel import Identity
-from aegis_learning.pinning import app_digest, package_folder
 from aegis_learning.schema import Schema, SchemaError
 from aegis_participant.apps import App, built_in
 
@@ -262,8 +261,10 @@ class _Reader:
             self._wrong(f"apps.{name}.module", f"{module!r} is not package.module:name")
             return None
         path = self._folder / table["path"] if table.get("path") else None
+        configs = (table.get("node_config", {}), table.get("run_config", {}))
+        app = App(name, module, path, b"", *configs)
         try:
-            digest = app_digest(path or package_folder(module))
+            digest = app.digest()
         except (OSError, ValueError) as error:
             self._wrong(f"apps.{name}", f"its code cannot be read ({error}); install it")
             return None
@@ -273,8 +274,7 @@ class _Reader:
                 f"apps.{name}.sha256",
                 f"its files have {digest.hex()}; pin that if you have read and approved them",
             )
-        configs = (table.get("node_config", {}), table.get("run_config", {}))
-        return App(name, module, path, digest, *configs)
+        return replace(app, sha256=digest)
 
     def _store(self, value: Any) -> str:
         if not isinstance(value, str) or (value.startswith("s3:") and not value[5:].strip("/")):

@@ -47,6 +47,14 @@ def test_site_without_apps_runs_what_ships(ground: Ground) -> None:
     assert {"aegis": built_in()} == dict(Settings.read(ground.folder).apps)
 
 
+def test_what_ships_has_one_pin_wherever_it_is_named(ground: Ground) -> None:
+    """Beside other applications as alone, or the server's tasks would not be for it."""
+    ground.write(more="[apps.aegis]\n")
+    app = Settings.read(ground.folder).apps["aegis"]
+    assert app == built_in()
+    assert app.unchanged()
+
+
 def test_every_wrong_setting_is_named_in_one_message(ground: Ground) -> None:
     """With what to do about it."""
     (ground.folder / "site.toml").write_text(
