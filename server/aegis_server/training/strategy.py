@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aegis.errors import AegisError
 from aegis.v1 import review_pb2, training_pb2
@@ -208,7 +209,14 @@ def _update_in(reply: Message, shapes: Shapes) -> Parameters:
         # Before anything is unpacked: a few more bytes than the numbers are the .npy header.
         if len(array.data) > 4 * math.prod(shapes.get(name, ())) + _NPY_HEADER:
             raise parameters.ShapeError(name[:64], "is larger than the model's")
-    return parameters.check({name: npy.read(array.data) for name, array in arrays.items()}, shapes)
+    return parameters.check({name: _read(name, each.data) for name, each in arrays.items()}, shapes)
+
+
+def _read(name: str, data: bytes) -> NDArray[np.generic]:
+    try:
+        return npy.read(data)
+    except ValueError as error:
+        raise parameters.ShapeError(name[:64], f"is {error}") from None
 
 
 def _note(outcome: Outcome, verdict: Update | AegisError | None) -> None:

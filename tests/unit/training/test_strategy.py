@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,12 +31,23 @@ def _constant(value: float) -> Parameters:
     return {name: np.full(shape, value, np.float32) for name, shape in MODEL.shapes.items()}
 
 
-def _sender(arrays: Mapping[str, np.ndarray], **metrics: float) -> ClientApp:
+def _pickled() -> dict[str, Array]:
+    arrays = {name: Array(values) for name, values in _constant(1).items()}
+    arrays["layer1.bias"].data = pickle.dumps([1.0, 1.0])
+    return arrays
+
+
+def _sender(arrays: Mapping[str, np.ndarray | Array], **metrics: float) -> ClientApp:
     app = ClientApp()
 
     @app.train()
     def answer(message: Message, context: Context) -> Message:
-        record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
+        record = ArrayRecord(
+            {
+                name: values if isinstance(values, Array) else Array(values)
+                for name, values in arrays.items()
+            }
+        )
         claimed = MetricRecord({"num-examples": 1, **metrics})
         return Message(RecordDict({"arrays": record, "metrics": claimed}), reply_to=message)
 
@@ -81,18 +93,22 @@ def test_claimed_number_of_examples_weighs_nothing() -> None:
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        (_constant(np.nan), "NaN"),
+        (_constant(np.nan), "layer1.weight: holds NaN or infinity"),
+        (_constant(-np.inf), "layer1.weight: holds NaN or infinity"),
+        (_pickled(), "layer1.bias: is not a NumPy file"),
+        ({}, "layer1.bias: is missing"),
         ({**_constant(1), "extra": np.zeros(1, np.float32)}, "extra"),
         ({"layer1.bias": np.zeros(2, np.float32)}, "layer1.weight"),
         ({**_constant(1), "layer1.bias": np.zeros(5, np.float32)}, "layer1.bias"),
         ({**_constant(1), "layer1.bias": np.zeros(2, np.float64)}, "float64"),
         ({**_constant(1), "layer1.bias": np.zeros(100_000, np.float32)}, "larger"),
     ],
+    ids=["nan", "infinity", "pickle", "nothing", "extra", "missing", "shape", "type", "large"],
 )
 def test_answer_that_is_no_update_fails_its_sender_only(
-    arrays: dict[str, np.ndarray], reason: str
+    arrays: dict[str, np.ndarray | Array], reason: str
 ) -> None:
-    """Not finite, foreign, missing, misshapen, mistyped or too large; the others go on."""
+    """Not finite, pickled, foreign, missing, misshapen, mistyped or too large; the others go on."""
     model, outcomes = _round([_sender(_constant(1)), _sender(arrays)], [10, 10])
     assert model is not None
     assert np.allclose(flatten(model), 11)
