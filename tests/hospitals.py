@@ -14,6 +14,7 @@ import asyncio
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -137,6 +138,12 @@ class Hospital:
         """The application sends something else from now on; "" makes it honest again."""
         file = self.folder / "poison"
         file.write_text(what) if what else file.unlink(missing_ok=True)
+
+    def limit(self, epsilon: float) -> None:
+        """Sets what its rows may cost, for the next start."""
+        settings = self.folder / "site.toml"
+        text = settings.read_text()
+        settings.write_text(re.sub(r"epsilon_limit = [0-9.]+", f"epsilon_limit = {epsilon}", text))
 
     def diary(self, run_id: str, what: str) -> list[int]:
         """The rounds of a run that the application has "begun" or "done", in order."""
@@ -262,15 +269,15 @@ class House:
         )
         assert (added["rows"], added["dropped"]) == (len(rows), {})
         settings = folder / "site.toml"
-        text = settings.read_text().replace("epsilon_limit = 12.0", "epsilon_limit = 900.0")
         settings.write_text(
-            f'{text}\n[metrics]\nstore = "{self.metrics}"\n[apps.ward]\n'
+            f'{settings.read_text()}\n[metrics]\nstore = "{self.metrics}"\n[apps.ward]\n'
             f'module = "ward.client:app"\n'
             f'path = "{WARD}"\nsha256 = "{app_digest(WARD).hex()}"\n'
             f'node_config = {{ folder = "{folder}" }}\n[apps.aegis]\n'
         )
-        self.hospitals[name] = Hospital(self, name, folder, len(rows))
-        return self.hospitals[name]
+        made = self.hospitals[name] = Hospital(self, name, folder, len(rows))
+        made.limit(900.0)
+        return made
 
     def plan(self, names: Sequence[str], *, ward: bool = True, **changes: Any) -> Any:
         """A private run of those sites by the application that can be held up, unless `ward`."""

@@ -71,9 +71,9 @@ async def test_unknown_enum_is_refused_by_field(admin: grpc.aio.Channel):
     assert fields_of(error) == ["plan.strategy"]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
 async def test_number_that_is_none_is_refused_by_field(admin: grpc.aio.Channel, value: float):
-    """NaN, infinity and negative values for epsilon name plan.target_epsilon."""
+    """NaN, infinity, negative values and zero for epsilon name plan.target_epsilon."""
     plan = default_plan()
     plan.target_epsilon = value
     error = await start(admin, plan)

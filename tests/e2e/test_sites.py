@@ -27,6 +27,7 @@ from aegis.v1 import (
 )
 from aegis_learning.datasets import load
 from aegis_learning.parameters import decode
+from aegis_participant.ledger import Cost, Ledger, Limit
 from tests.e2e.conftest import left_behind
 from tests.hospitals import DATASET, Hospital, House, dealt, seconds_between
 
@@ -182,6 +183,44 @@ def test_revoked_site_is_left_out_of_the_round_it_is_in(house: House):
     assert [each.diary(run_id, "done") for each in (north, west)] == [[1, 2, 3]] * 2
     assert house.paid(run_id) == {"guest": 2 * number, "north": 6, "west": 6}
     assert guest.steps(run_id) == 2 * number
+
+
+def test_site_whose_own_budget_ends_leaves_the_run_and_nobody_else(house: House):
+    """It refuses in the second round, which its ledger and the server's know nothing of."""
+    south = house.hospitals["south"]
+    plan = house.plan(THREE, rounds=3)
+    created = house.training("CreateRun", request_id=str(uuid.uuid4()), plan=plan).run
+    south.stop()
+    south.limit(_between(south, Cost(created.noise_multiplier, plan.sample_rate, 2)))
+    south.start().present()
+    try:
+        house.training("StartRun", request_id=str(uuid.uuid4()), run_id=created.run_id)
+        run = house.until_state(created.run_id, Run.STATE_COMPLETED)
+    finally:
+        south.stop()
+        south.limit(900.0)
+        south.start().present()
+    assert [outcomes(run, number)["south"] for number in (1, 2, 3)] == [
+        "AGGREGATED",
+        "REFUSED",
+        "REFUSED",
+    ]
+    refused = next(each for each in run.rounds[2].participants if each.participant == "south")
+    assert "PRIVACY_BUDGET_EXHAUSTED" in refused.reason
+    agree(house, run.run_id, {"north": 6, "south": 2, "west": 6})
+
+
+def _between(site: Hospital, cost: Cost) -> float:
+    """A limit that one more task at a site is within, and a second is not."""
+    copy = site.folder / "ledger.copy"
+    shutil.copy(site.folder / "ledger", copy)
+    limits = {DATASET: Limit(1000.0, 1e-5)}
+    with Ledger(copy, limits, clock=lambda: datetime.now(UTC)) as ledger:
+        spent = []
+        for task in ("first", "second"):
+            ledger.reserve(task, DATASET, cost, run_id="run", number=1)
+            spent.append(ledger.epsilon(DATASET))
+    return sum(spent) / 2
 
 
 def test_two_runs_share_the_sites_and_one_of_them_pauses(house: House):

@@ -39,3 +39,13 @@ def test_links_of_pages_lead_somewhere(page: Path):
     """A relative link names a file that is there."""
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_every_test_that_a_page_names_is_there():
+    """The table of bad input rests on tests; one that was renamed is named anew."""
+    page = (ROOT / "docs" / "participants-protocol.md").read_text()
+    named = re.findall(r"`((?:unit|integration|e2e)/[a-z/_]+\.py)::(test_[a-z0-9_]+)`", page)
+    assert len(named) >= 25
+    for file, name in named:
+        source = (ROOT / "tests" / file).read_text()
+        assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{file}::{name}"

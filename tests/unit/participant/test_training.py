@@ -56,6 +56,14 @@ def test_empty_samples_add_noise_and_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert min(noisy) > 0
 
 
+def test_rows_of_one_class_are_trained_on() -> None:
+    """What comes of it is an update as any other."""
+    one = ROWS.take(np.flatnonzero(ROWS.y == 0))
+    delta = flatten(train(TASK, MLP.initial(1), one, KeyStream.secret()).delta)
+    assert np.isfinite(delta).all()
+    assert np.abs(delta).max() > 0
+
+
 def test_noise_has_the_deviation_the_accountant_was_told() -> None:
     """Sigma times clip norm, divided by the expected sample, on every parameter of one step."""
     task = replace(TASK, steps=1, sample_rate=1e-12, clip_norm=0.5, noise_multiplier=2.0)
