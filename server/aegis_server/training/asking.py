@@ -17,7 +17,13 @@ from itertools import groupby
 from typing import Protocol
 
 from aegis.v1 import training_pb2
-from aegis_server.training.flower import SITE_REFUSED, ArrayRecord, ConfigRecord, Message
+from aegis_server.training.flower import (
+    SITE_GAVE_UP,
+    SITE_REFUSED,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+)
 from aegis_server.training.selection import Choice
 from aegis_server.training.strategy import ReviewedStrategy, Site
 
@@ -107,7 +113,7 @@ class Asking:
     def _may_again(self, question: Question, name: str, reply: Message) -> bool:
         tally = self.tallies[name]
         return (
-            reply.error.code != SITE_REFUSED
+            reply.error.code not in (SITE_REFUSED, SITE_GAVE_UP)
             and tally.tries <= self._plan.retries
             and tally.steps + self._plan.local_steps <= question.left.get(name, sys.maxsize)
         )
@@ -151,7 +157,7 @@ class Asking:
                 continue
             tally.seconds += min(max(reply.metadata.created_at - now, 0.0), elapsed)
             if reply.has_error():
-                # Whoever refuses does not train.
+                # Whoever refuses at once does not train.
                 tally.steps -= self._plan.local_steps * (reply.error.code == SITE_REFUSED)
                 continue
             tally.bytes_received += _size(reply)

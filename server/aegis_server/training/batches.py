@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aegis.v1 import training_pb2
 from aegis_server.training.flower import (
     CLIENT_APP_RAISED,
+    SITE_GAVE_UP,
     SITE_REFUSED,
     Error,
     Message,
@@ -82,7 +83,9 @@ def reply_of(task: Sent) -> Message | None:
     collected = task.collected
     if collected is None or collected.end in (End.END_MISSED, End.END_CANCELLED):
         return None
-    code = SITE_REFUSED if collected.end == End.END_REFUSED else CLIENT_APP_RAISED
+    code = CLIENT_APP_RAISED
+    if collected.end == End.END_REFUSED:
+        code = SITE_GAVE_UP if collected.steps else SITE_REFUSED
     error = Error(code, collected.reason)
     reply = Message(error, reply_to=task.message)
     if collected.end == End.END_ANSWERED:

@@ -31,12 +31,15 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
-# Codes of `Error`: Flower's own for an application that raised, and ours for a site that will not.
+# Codes of `Error`: Flower's own for an application that raised, and ours for a site that will not,
+# or will not any more: it had begun, so what it was asked for is spent.
 CLIENT_APP_RAISED = 2
 SITE_REFUSED = 1_000
+SITE_GAVE_UP = 1_001
 
 __all__ = [
     "CLIENT_APP_RAISED",
+    "SITE_GAVE_UP",
     "SITE_REFUSED",
     "Array",
     "ArrayRecord",

@@ -22,6 +22,7 @@ from aegis_learning.aggregation.rule import Rule
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.parameters import Parameters, Shapes
 from aegis_server.training.flower import (
+    SITE_GAVE_UP,
     SITE_REFUSED,
     Array,
     ArrayRecord,
@@ -33,6 +34,7 @@ from aegis_server.training.flower import (
     MetricRecord,
     RecordDict,
 )
+from aegis_server.training.words import kind_of, one_line
 
 Outcome = training_pb2.ParticipantRound
 Update = review_pb2.Update
@@ -168,16 +170,16 @@ class ReviewedStrategy(FedAvg):
     def _take_in(self, reply: Message, outcome: Outcome) -> Parameters | None:
         outcome.outcome = Outcome.OUTCOME_FAILED
         if reply.has_error():
-            if reply.error.code == SITE_REFUSED:
+            if reply.error.code in (SITE_REFUSED, SITE_GAVE_UP):
                 outcome.outcome = Outcome.OUTCOME_REFUSED
-                outcome.reason = f"it refused: {reply.error.reason}"[:200]
+                outcome.reason = one_line(f"it refused: {reply.error.reason}")
                 return None
-            outcome.reason = f"its training failed: {reply.error.reason}"[:200]
+            outcome.reason = f"its training failed: {kind_of(reply.error.reason or '')}"
             return None
         try:
             update = _update_in(reply, self._shapes)
         except (parameters.ShapeError, parameters.NotFiniteError) as error:
-            outcome.reason = f"not an update of this model: {error}"[:200]
+            outcome.reason = one_line(f"not an update of this model: {error}")
             return None
         except Exception as error:
             # Deserialising foreign bytes may raise anything; it must not fail the others.
