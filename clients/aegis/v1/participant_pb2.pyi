@@ -546,7 +546,7 @@ class AttendRequest(_message.Message):
         sha256: _builtins.bytes
         size_bytes: _builtins.int
         steps: _builtins.int
-        """Private steps really taken."""
+        """Private steps really taken, by its own word: the server counts the task's."""
         seconds: _builtins.float
         error: _builtins.str
         """Kind of the error, e.g. "RuntimeError"; never its text, which may quote rows."""

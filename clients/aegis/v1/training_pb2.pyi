@@ -1945,8 +1945,8 @@ class CollectAnswersResponse(_message.Message):
         sha256: _builtins.bytes
         size_bytes: _builtins.int
         steps: _builtins.int
-        """Private steps it may have cost: as it said, but the whole task's unless it
-        answered; zero when it never reached the site.
+        """Private steps it may have cost: the task's, whatever the site says; zero
+        when it never reached the site, or was refused at once.
         """
         seconds: _builtins.float
         def __init__(

@@ -3,14 +3,13 @@
 A participant is believed as little as possible. What it sends is looked at in this order: whose
 task it is, whether it is open and this is its nonce, its size, its digest. What it holds is for the
 coordinator and the review. The first answer counts; the same again is accepted again, and costs
-nothing.
+nothing. What a task costs is what it asked for, whatever steps its answer claims to have taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Callable
 from datetime import datetime
 
@@ -28,13 +27,13 @@ from aegis.v1 import errors_pb2, participant_pb2, training_pb2
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.training.tasks import store
 from aegis_server.training.tasks.store import Ending, StoredTask
+from aegis_server.training.words import kind_of, one_line
 
 Answer = participant_pb2.AttendRequest.Answer
 Refusal = participant_pb2.AttendRequest.Refusal
 End = training_pb2.CollectAnswersResponse
 
 _REASONS = frozenset(errors_pb2.ErrorReason.keys())
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\uffff]+")
 
 
 class Answers:
@@ -48,29 +47,34 @@ class Answers:
         self._clock = clock
 
     async def receive(self, participant: str, task_id: str) -> None:
-        """Notes that a task has arrived: from here on it is spent.
+        """Notes that a task has arrived: from here on it is spent, though it be closed meanwhile.
 
         Raises `NotFound`, or `FailedPrecondition` (TASK_CLOSED).
         """
         async with self._database.transaction() as connection:
-            task = await _theirs(connection, participant, task_id)
-            self._require_open(task)
+            task = await _theirs(connection, participant, task_id, lock=True)
             await store.set_received(connection, task_id, self._clock())
+        self._require_open(task)
 
     async def expect(self, participant: str, announced: Answer) -> StoredTask | None:
         """Returns the task an announced answer is for; None when that very answer is here.
 
         Raises `NotFound`, `FailedPrecondition` (TASK_CLOSED), `AlreadyExists` (ANSWER_REPEATED),
         `InvalidArgument` for another nonce, or `ResourceExhausted` (REQUEST_TOO_LARGE), which ends
-        the task.
+        the task. Whoever answers has received the task, whether it said so or not.
         """
         async with self._database.transaction() as connection:
             task = await _theirs(connection, participant, announced.task_id, lock=True)
-            if self._is_here(task, announced):
-                return None
-            if announced.size_bytes <= task.answer_bytes_max:
-                return task
-            await self._end(connection, task, _failed(task, "REQUEST_TOO_LARGE"))
+            if announced.nonce == task.nonce:
+                await store.set_received(connection, task.task_id, self._clock())
+        if self._is_here(task, announced):
+            return None
+        if announced.size_bytes <= task.answer_bytes_max:
+            return task
+        async with self._database.transaction() as connection:
+            task = await _theirs(connection, participant, announced.task_id, lock=True)
+            if not task.ended:
+                await self._end(connection, task, _failed(task, "REQUEST_TOO_LARGE"))
         raise ResourceExhausted(
             "REQUEST_TOO_LARGE",
             f"an answer has at most {task.answer_bytes_max} bytes here",
@@ -97,11 +101,11 @@ class Answers:
             if not whole:
                 ending = _failed(task, "DIGEST_MISMATCH")
             elif announced.error:
-                ending = _failed(task, _printable(announced.error))
+                ending = _failed(task, kind_of(announced.error))
             else:
                 ending = Ending(
                     End.END_ANSWERED,
-                    steps_spent=min(announced.steps, task.steps),
+                    steps_spent=task.steps,
                     answer_sha256=digest,
                     answer_size_bytes=len(data),
                 )
@@ -115,7 +119,7 @@ class Answers:
         Raises `NotFound`, or `FailedPrecondition` (TASK_CLOSED).
         """
         known = f"ERROR_REASON_{refusal.reason}" in _REASONS
-        words = [refusal.reason if known else "", _printable(refusal.message)]
+        words = [refusal.reason if known else "", one_line(refusal.message, 500)]
         async with self._database.transaction() as connection:
             task = await _theirs(connection, participant, refusal.task_id, lock=True)
             if task.ended == End.END_REFUSED:
@@ -184,7 +188,3 @@ def _closed(task: StoredTask, state: str) -> AegisError:
         task_id=task.task_id,
         state=state,
     )
-
-
-def _printable(text: str) -> str:
-    return _UNPRINTABLE.sub(" ", text).strip()

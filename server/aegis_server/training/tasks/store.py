@@ -22,7 +22,8 @@ _MISSED, _CANCELLED = 4, 5
 class StoredTask:
     """A row of aegis.training_task with what a site has to be told of its run.
 
-    `over` says that nobody needs an answer any more: the round is complete, or the run has ended.
+    `over` says that nobody needs an answer any more: the round is complete, the run has ended, or
+    the participant was revoked.
     """
 
     task_id: str
@@ -76,6 +77,7 @@ _OVER = """(
     or exists (
         select from aegis.run_round d where d.run_id = t.run_id and d.round >= t.round
     )
+    or exists (select from aegis.participant p where p.name = t.participant and p.state = 3)
 )"""
 
 _TASK = f"""
@@ -146,12 +148,16 @@ async def open_tasks(connection: Connection, participant: str) -> list[StoredTas
 
 
 async def set_received(connection: Connection, task_id: str, at: datetime) -> None:
-    """Notes that a task has arrived; the first word counts."""
+    """Notes that a task has arrived; the first word counts.
+
+    Behind its end, too: it was missed or cancelled as one that had cost nothing, and now it has.
+    """
     await connection.execute(
-        """
-        update aegis.training_task set received_at = %s
-        where task_id = %s and ended = 0 and received_at is null
-        """,
+        f"""
+        update aegis.training_task
+        set received_at = %s, steps_spent = case when ended = 0 then 0 else steps end
+        where task_id = %s and ended in (0, {_MISSED}, {_CANCELLED}) and received_at is null
+        """,  # noqa: S608  # nothing in it comes from outside
         (at, task_id),
     )
 
@@ -198,12 +204,7 @@ async def close_overdue(connection: Connection, at: datetime) -> int:
     """
     return await _close(
         connection,
-        f"""
-        (t.deadline <= %(at)s or {_OVER} or exists (
-            select from aegis.participant p where p.name = t.participant and p.state = 3
-        ))
-        for update of t skip locked
-        """,
+        f"(t.deadline <= %(at)s or {_OVER}) for update of t skip locked",
         at=at,
     )
 
@@ -227,23 +228,6 @@ async def _close(connection: Connection, condition: str, **values: object) -> in
     topics = {topic for run, name in closed for topic in (f"run:{run}", f"participant:{name}")}
     await tell(connection, *sorted(topics))
     return len(closed)
-
-
-async def steps_spent(connection: Connection, run_id: str) -> dict[str, int]:
-    """Returns the private steps of a run that each participant may have taken.
-
-    What it has received but not answered counts whole; what never reached it counts nothing.
-    """
-    cursor = await connection.execute(
-        """
-        select participant, sum(
-            case when ended = 0 and received_at is not null then steps else steps_spent end
-        )::bigint
-        from aegis.training_task where run_id = %s group by participant
-        """,
-        (run_id,),
-    )
-    return dict(await cursor.fetchall())
 
 
 async def names_of_run(connection: Connection, run_id: str) -> set[str]:

@@ -125,15 +125,6 @@ class Tasks:
             require_current(run, attempt)
             return await store.close_tasks(connection, run_id, round, self._clock())
 
-    async def steps_spent(self, run_id: str) -> dict[str, int]:
-        """Returns the private steps each participant may have taken in a run.
-
-        As many as it said, at most the task's, where it answered; all of the task's where it
-        received it and did not answer; none where it never received it.
-        """
-        async with self._database.transaction() as connection:
-            return await store.steps_spent(connection, run_id)
-
     async def run(self, *, poll_seconds: float = 1.0) -> None:
         """Ends what is overdue, until cancelled."""
         while True:
