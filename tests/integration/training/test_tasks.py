@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +14,26 @@ from typing import NamedTuple
 import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from tests.attending import OWN_APP, Request, Response, Site, World, collect, dispatch, refusal_of
+from google.protobuf.timestamp_pb2 import Timestamp
+from tests.attending import (
+    OWN_APP,
+    Request,
+    Response,
+    Site,
+    World,
+    collect,
+    dispatch,
+    now,
+    refusal_of,
+)
 
-from aegis.errors import PermissionDenied
+from aegis.errors import PermissionDenied, ResourceExhausted
 from aegis.local import pki
 from aegis.serving.database import Database, migrate
 from aegis.v1 import training_pb2, training_pb2_grpc
 from aegis_learning.datasets import load
 from aegis_server.training.attendance.stream import Pace
+from aegis_server.training.tasks.answers import Answers
 
 End = training_pb2.CollectAnswersResponse
 
@@ -82,8 +94,7 @@ async def test_a_task_goes_down_and_its_answer_comes_up(world: World) -> None:
     await site.answer(task, b"answer", steps=3)
     assert (await site.hear()).accepted.task_id == task.task_id == ids[0]
     collected, answer = (await collect(stub, run_id, ids))["hospital-a"]
-    assert (collected.end, collected.steps, answer) == (End.END_ANSWERED, 3, b"answer")
-    assert await server.tasks.steps_spent(run_id) == {"hospital-a": 3}
+    assert (collected.end, collected.steps, answer) == (End.END_ANSWERED, 4, b"answer")
 
 
 async def test_twenty_megabytes_go_both_ways(world: World) -> None:
@@ -208,12 +219,13 @@ async def test_closing_a_round_stops_its_sites(world: World) -> None:
 
 
 async def test_a_site_that_fails_says_so(world: World) -> None:
-    """The kind of the error, and no more, on one line."""
+    """The kind of the error and no more, whatever it sends for one."""
     case = await _at_work(world)
-    await case.site.answer(case.task, b"", error="Runtime\nError", sha256=b"")
+    error = "RuntimeError: patient 4711\nis ill"
+    await case.site.answer(case.task, b"", error=error, sha256=b"")
     assert (await case.site.hear()).HasField("accepted")
     collected, _ = (await collect(case.stub, case.run_id, case.ids))["hospital-a"]
-    assert (collected.end, collected.reason) == (End.END_FAILED, "Runtime Error")
+    assert (collected.end, collected.reason) == (End.END_FAILED, "RuntimeError")
     assert collected.steps == 4
 
 
@@ -230,10 +242,46 @@ async def test_a_site_that_refuses_has_spent_nothing(world: World) -> None:
     assert collected.reason == "PRIVACY_BUDGET_EXHAUSTED: mine is 2"
 
 
-async def test_more_steps_than_asked_for_are_not_believed(world: World) -> None:
+async def test_a_refusal_behind_the_receipt_is_spent(world: World) -> None:
+    """A site that shuts down hands back what it works on; what is told of it is one line."""
+    case = await _at_work(world)
+    await case.site.say(receipt=Request.Receipt(task_id=case.task.task_id))
+    refusal = Request.Refusal(
+        task_id=case.task.task_id, reason="STATE_CONFLICT", message="shutting\0\u202e down"
+    )
+    await case.site.say(refusal=refusal)
+    assert (await case.site.hear()).HasField("accepted")
+    collected, _ = (await collect(case.stub, case.run_id, case.ids))["hospital-a"]
+    assert (collected.end, collected.steps) == (End.END_REFUSED, 4)
+    assert collected.reason == "STATE_CONFLICT: shutting down"
+
+
+@pytest.mark.parametrize("says", ["a receipt", "an answer"])
+async def test_what_arrived_is_spent_though_the_task_was_closed_meanwhile(
+    world: World, says: str
+) -> None:
+    """Its receipt was on its way, or its update."""
+    case = await _at_work(world)
+    await case.stub.CloseTasks(
+        training_pb2.CloseTasksRequest(run_id=case.run_id, attempt=1, round=1)
+    )
+    assert (await case.site.hear()).HasField("cancel")
+    if says == "a receipt":
+        await case.site.say(receipt=Request.Receipt(task_id=case.task.task_id))
+    else:
+        await case.site.answer(case.task, b"answer")
+    assert (await case.site.hear()).rejected.reason == "TASK_CLOSED"
+    rows = await world.execute("select ended, steps_spent from aegis.training_task")
+    assert rows == [(End.END_CANCELLED, 4)]
+
+
+@pytest.mark.parametrize("claimed", [0, 3, 4000])
+async def test_steps_are_those_asked_for_whatever_an_answer_claims(
+    world: World, claimed: int
+) -> None:
     """The task has four."""
     case = await _at_work(world)
-    await case.site.answer(case.task, b"answer", steps=4000)
+    await case.site.answer(case.task, b"answer", steps=claimed)
     assert (await case.site.hear()).HasField("accepted")
     assert (await collect(case.stub, case.run_id, case.ids))["hospital-a"][0].steps == 4
 
@@ -438,6 +486,40 @@ async def test_answers_share_a_bounded_memory(world: World) -> None:
     assert server.streams.memory.taken == 0
 
 
+async def test_who_announces_and_brings_nothing_keeps_nobody_out(world: World) -> None:
+    """It has the only room and is alive; as soon as somebody wants it, it has to go."""
+    server = await world.server(memory=1_000_000, pace=Pace(heartbeat=0.2, poll=5.0))
+    stub, run_id = await world.coordinator(server), await world.run("hospital-a", "hospital-b")
+    ids = await dispatch(stub, run_id, ["hospital-a", "hospital-b"])
+    idle = await (await world.attend("hospital-a", server)).welcomed()
+    task, _ = await idle.task()
+    await idle.say(
+        answer=Request.Answer(
+            task_id=task.task_id, nonce=task.nonce, sha256=bytes(32), size_bytes=1_000_000
+        )
+    )
+
+    async def linger() -> Response:
+        while True:
+            await idle.say(heartbeat=Request.Heartbeat(number=1))
+            assert (await idle.hear()).HasField("echo")
+            await asyncio.sleep(0.1)
+
+    lingering = asyncio.create_task(refusal_of(linger()))
+    await asyncio.sleep(0.7)
+    assert not lingering.done()
+    for _ in range(20):
+        other = await (await world.attend("hospital-b", server)).welcomed()
+        mine, _ = await other.task()
+        await other.answer(mine, b"answer")
+        with suppress(ResourceExhausted):
+            assert (await other.hear()).HasField("accepted")
+            break
+    assert (await lingering).reason == "RATE_LIMITED"
+    assert list(await collect(stub, run_id, ids[1:])) == ["hospital-b"]
+    assert server.streams.memory.taken == 0
+
+
 async def test_a_broken_stream_gives_its_memory_back(world: World) -> None:
     """Half an answer had come."""
     case = await _at_work(world)
@@ -471,6 +553,38 @@ async def test_the_site_is_seen_and_its_clock_is_compared(world: World) -> None:
     )
     assert 3590 < offset < 3610
     assert software == "ours 2"
+
+
+async def test_no_heartbeat_can_fill_the_database_or_show_an_impossible_time(world: World) -> None:
+    """A hundred at once are written down once; software is one line."""
+    server = await world.server()
+    site = await (await world.attend("hospital-a", server, software="ours\n2\0")).welcomed()
+    for number in range(100):
+        await site.say(heartbeat=Request.Heartbeat(number=number, clock=Timestamp(seconds=number)))
+        assert (await site.hear()).echo.number == number
+    [(software, updates)] = await world.execute(
+        "select software, seen_at - since < interval '1 second' from aegis.attendance"
+        " join aegis.participant on name = participant"
+    )
+    assert (software, updates) == ("ours 2", True)
+    await site.say(heartbeat=Request.Heartbeat(clock=Timestamp(seconds=2**60)))
+    assert (await refusal_of(site.hear())).reason == "FIELD_INVALID"
+
+
+async def test_who_is_revoked_answers_nothing_any_more(world: World) -> None:
+    """Also in the moment before its stream and its tasks are ended."""
+    case = await _at_work(world)
+    server = world.servers[0]
+    await world.execute("update aegis.participant set state = 3 where name = 'hospital-a'")
+    announced = Request.Answer(
+        task_id=case.task.task_id,
+        nonce=case.task.nonce,
+        sha256=hashlib.sha256(b"answer").digest(),
+        size_bytes=6,
+    )
+    answers = Answers(server.database, server.blobs, clock=now)
+    refused = await refusal_of(answers.take("hospital-a", announced, b"answer"))
+    assert refused.reason == "TASK_CLOSED"
 
 
 async def test_a_content_under_way_stops_for_who_is_revoked(world: World) -> None:

@@ -73,9 +73,11 @@ async def test_only_so_many_contents_are_held(tmp_path: Path) -> None:
 async def test_memory_is_bounded() -> None:
     """Who may not wait is told; who waits gets what is given back."""
     memory = Memory(100)
-    assert await memory.take(60, wait=True)
-    assert not await memory.take(60, wait=False)
-    waiting = asyncio.create_task(memory.take(60, wait=True))
+    assert await memory.take(60, seconds=5)
+    assert not memory.wanted
+    assert not await memory.take(60, seconds=0.01)
+    assert memory.wanted
+    waiting = asyncio.create_task(memory.take(60, seconds=5))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     await memory.give_back(60)
@@ -86,7 +88,7 @@ async def test_memory_is_bounded() -> None:
 async def test_what_is_larger_than_the_bound_takes_all_of_it() -> None:
     """It waits for everybody else instead of for ever."""
     memory = Memory(100)
-    assert await memory.take(1000, wait=True)
+    assert await memory.take(1000, seconds=5)
     assert memory.taken == 100
     await memory.give_back(1000)
     assert memory.taken == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ SchemaOf = Callable[[str], Awaitable[bytes]]
 
 _CHUNK = 256 * 1024
 _QUEUE = 8
+# However often a site beats, it is written down once in so long.
+_SEE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Stream:
         self._heard = heard
         self._outbox: asyncio.Queue[Response] = asyncio.Queue(_QUEUE)
         self._offered: set[str] = set()
+        self._seen_at = -math.inf
 
     async def responses(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Response, None]:
         """Yields what goes down, until the site is done.
@@ -120,6 +124,7 @@ class Stream:
     async def _read(self, requests: AsyncIterator[Request]) -> None:
         while (request := await next_within(requests, self._means.pace.silence)) is not None:
             response = await self._heed(request)
+            self._incoming.require_pace()
             if response is not None:
                 await self._say(response)
 
@@ -144,7 +149,10 @@ class Stream:
         )
 
     async def _echo(self, heartbeat: Request.Heartbeat) -> Response:
-        await self._means.see(time_of(heartbeat.clock))
+        shown = time_of(heartbeat.clock)
+        if time.monotonic() - self._seen_at >= _SEE_SECONDS:
+            self._seen_at = time.monotonic()
+            await self._means.see(shown)
         echo = Response.Echo(number=heartbeat.number)
         echo.clock.FromDatetime(self._means.clock())
         return Response(echo=echo)
@@ -226,5 +234,13 @@ async def next_within(requests: AsyncIterator[Request], seconds: float) -> Reque
 
 
 def time_of(clock: Timestamp) -> datetime:
-    """Returns what a clock showed, in UTC."""
-    return clock.ToDatetime(tzinfo=UTC)
+    """Returns what a clock showed, in UTC; raises `InvalidArgument` for what none can show."""
+    try:
+        return clock.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        description = "is no time between the years 1 and 9999"
+        raise InvalidArgument(
+            "FIELD_INVALID",
+            f"clock {description}",
+            violations=[FieldViolation("clock", description)],
+        ) from None

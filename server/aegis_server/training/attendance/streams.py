@@ -44,6 +44,7 @@ from aegis_server.training.attendance.stream import (
 from aegis_server.training.tasks.answers import Answers
 from aegis_server.training.tasks.news import News
 from aegis_server.training.tasks.store import StoredTask, open_tasks
+from aegis_server.training.words import one_line
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,9 @@ class Streams:
         _require_enrolled(participant, standing)
         hello = await self._hello(aiter(requests))
         stream_id = uuid.uuid4().hex
-        incoming = Incoming(self._answers, self.memory, participant)
+        # Less than a silence: the site would take us for gone.
+        patience = 2 * self._pace.heartbeat
+        incoming = Incoming(self._answers, self.memory, participant, patience=patience)
         with self._news.about(f"participant:{participant}") as heard:
             await self._enter(participant, stream_id, hello)
             stream = Stream(self._means(participant, stream_id), incoming, heard)
@@ -131,17 +134,17 @@ class Streams:
         return first.hello
 
     async def _enter(self, participant: str, stream_id: str, hello: Request.Hello) -> None:
-        now = self._clock()
+        now, software = self._clock(), one_line(hello.software)
         async with self._database.transaction() as connection:
             await store.enter(
                 connection,
                 participant,
                 stream_id=stream_id,
-                software=hello.software,
+                software=software,
                 at=now,
                 clock_offset_seconds=(time_of(hello.clock) - now).total_seconds(),
             )
-        log.info("%s is here, with %s", participant, hello.software or "unnamed software")
+        log.info("%s is here, with %s", participant, software or "unnamed software")
 
     def _welcome(self, participant: str, standing: Standing) -> Response:
         welcome = Response.Welcome(participant=participant, node_id=standing.node_id)
