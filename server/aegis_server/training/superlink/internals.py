@@ -7,6 +7,8 @@ holds each of them to what we rely on.
 from __future__ import annotations
 
 from fastapi import FastAPI
+from flwr.app import Metadata
+from flwr.app.message import make_message
 from flwr.common.constant import SubStatus
 from flwr.common.serde import run_from_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
@@ -19,9 +21,17 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectRequest,
+    PullObjectResponse,
+)
+from flwr.proto.message_pb2 import Message as MessageMessage
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
+    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
 )
@@ -29,6 +39,8 @@ from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -49,6 +61,7 @@ __all__ = [
     "FLEET_HTTP_PUBLIC_KEY_HEADER",
     "AccountInfo",
     "AcquireTaskRequest",
+    "ConfirmMessageReceivedRequest",
     "ControlHttpClient",
     "FastAPI",
     "H11Protocol",
@@ -57,10 +70,16 @@ __all__ = [
     "HttpGrid",
     "ListNodesRequest",
     "ListRunsRequest",
+    "MessageMessage",
+    "Metadata",
     "NoOpControlAuthnPlugin",
     "NodeInfo",
+    "ObjectTree",
     "ProtobufCall",
     "ProtobufRequestContext",
+    "PullAppMessagesRequest",
+    "PullObjectRequest",
+    "PullObjectResponse",
     "PullTaskInputRequest",
     "PushMessagesRequest",
     "PushTaskOutputRequest",
@@ -78,6 +97,9 @@ __all__ = [
     "TaskType",
     "UnregisterNodeRequest",
     "create_app",
+    "inflate_object_from_contents",
+    "iterate_object_tree",
+    "make_message",
     "make_task_heartbeat_fn_http",
     "public_key_to_bytes",
     "run_from_proto",
