@@ -9,6 +9,11 @@ Learners"; Bu, Mao, Xu 2022). In a dense layer the gradient of one row is the ou
 slope b at its output and its input a, so its square norm is ‖a‖²·‖b‖² (‖b‖² for the bias), and the
 sum of clipped gradients is one matrix product, (c·b)ᵀa. Opacus' version of it goes backward twice,
 once for the norms and once for the sum. Here the slopes are kept, so once is enough.
+
+A gradient that is not finite has no norm to clip to: not a number times nothing is not a number,
+and neither is the sum it gets into, whatever noise is added. Whoever chooses the model could choose
+one that overflows for a single row, and see from the sum that the row is there. So such a row adds
+nothing, which is within its bound.
 """
 
 from __future__ import annotations
@@ -54,6 +59,12 @@ class Hooks:
     def backward(self, x: Tensor, y: Tensor) -> None:
         """Sets `grad_sample` of every parameter."""
         cross_entropy(self._private(x), y, reduction="sum").backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad_sample for parameter in self._private.parameters()]
+        # One number a row that is finite only if all of its gradient is.
+        finite = torch.stack([each.flatten(1).sum(1) for each in gradients]).sum(0).isfinite()
+        if not finite.all():
+            for each in gradients:
+                each[~finite] = 0
 
 
 class Ghost:
@@ -87,6 +98,10 @@ class Ghost:
         for layer, a, b in zip(self._layers, inputs, slopes, strict=True):
             ones = 0 if layer.bias is None else 1
             squares += (a.square().sum(1) + ones) * b.square().sum(1)
+        finite = squares.isfinite()
+        if not finite.all():
+            squares = squares[finite]
+            inputs, slopes = [a[finite] for a in inputs], tuple(b[finite] for b in slopes)
         factors = (self._clip_norm / (squares.sqrt() + _TINY)).clamp(max=1.0).unsqueeze(1)
         for layer, a, b in zip(self._layers, inputs, slopes, strict=True):
             clipped = b * factors

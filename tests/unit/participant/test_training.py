@@ -13,6 +13,7 @@ from opacus.optimizers import DPOptimizer
 from aegis_learning.datasets import Split, load, partition
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, flatten
+from aegis_participant import training
 from aegis_participant.app import Order, app
 from aegis_participant.attacks import attacker
 from aegis_participant.randomness import KeyStream
@@ -86,6 +87,30 @@ def test_one_row_cannot_move_the_model_further_than_the_clip_norm() -> None:
     ]
     moved = np.linalg.norm(updates[0] - updates[1]) * len(ROWS) / task.learning_rate
     assert 0 < moved <= 2 * task.clip_norm * 1.001
+
+
+@pytest.mark.parametrize("ghost_from", [10**9, 0], ids=["hooks", "ghost"])
+def test_model_that_overflows_for_one_row_tells_nothing_about_it(
+    monkeypatch: pytest.MonkeyPatch, ghost_from: int
+) -> None:
+    """A server that sends such a model must not learn from a NaN that the row is there."""
+    monkeypatch.setattr(training, "GHOST_FROM", ghost_from)
+    model = family("logistic", 30, 2)
+    base = {name: np.zeros(shape, np.float32) for name, shape in model.shapes.items()}
+    # Finite as they are; what they add up to is not, for a row that is far off in both.
+    base["layer1.weight"][:, :2] = [[3e38, 3e38], [-3e38, -3e38]]
+    rows = Split(ROWS.x.copy(), ROWS.y.copy())
+    rows.x[:, :2] = 0.1
+    rows.x[0, :2] = 1.0
+    others = rows.take(np.arange(1, len(rows)))
+    task = replace(TASK, model=model, steps=1, sample_rate=1.0, noise_multiplier=1e-9)
+    sums = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for there in (rows, others):
+            result = train(task, base, there, KeyStream.seeded(1))
+            sums.append(flatten(result.delta) * len(there))
+    assert np.isfinite(sums).all()
+    assert np.linalg.norm(sums[0] - sums[1]) <= task.clip_norm * 1.001
 
 
 def test_key_stream_is_uniform_and_normal() -> None:
