@@ -30,8 +30,9 @@ from aegis_learning import npy, scores
 from aegis_learning.datasets import Split, load, partition
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, add, check
+from aegis_participant import bounds
 from aegis_participant.randomness import KeyStream
-from aegis_participant.tables import read_rows
+from aegis_participant.tables import read_rows, read_schema
 from aegis_participant.training import Result, Task, train
 
 
@@ -78,12 +79,16 @@ class Order:
     def stream(self, context: Context) -> KeyStream:
         """Returns the randomness for this order.
 
-        Raises PermissionError when the order wants no noise, or noise that others can predict, and
-        the data of this site is not public.
+        Raises PermissionError when the order wants too little noise, or noise that others can
+        predict, and the data of this site is not public.
         """
         public = context.node_config.get("public-data") is True
-        if not self.task.noise_multiplier > 0 and not public:
-            raise PermissionError("this site's data is not public: no training without noise")
+        task = self.task
+        problem = bounds.problem(
+            task.noise_multiplier, task.sample_rate, task.clip_norm, task.steps
+        )
+        if problem and not public:
+            raise PermissionError(f"this site's data is not public: {problem}")
         if not self.simulation:
             return KeyStream.secret()
         if not public:
@@ -105,6 +110,24 @@ def rows_of(context: Context) -> Split:
         config.get("shared-rows") is True,
     )
     return sites[int(config["partition-id"])]
+
+
+def require_shape(task: Task, context: Context) -> None:
+    """Raises ValueError when a task's model is not for rows of this site's schema.
+
+    With fewer classes than there are, a row of one that is left out would fail the step in which it
+    is drawn: the failure would say that there is such a row.
+    """
+    config = context.node_config
+    schema = (
+        read_schema(Path(str(config["schema"])))
+        if "file" in config
+        else load(str(config["dataset"])).schema
+    )
+    wanted = schema.width, len(schema.classes)
+    asked = task.model.features, task.model.classes
+    if asked != wanted:
+        raise ValueError(f"the model has {asked} inputs and classes, the schema {wanted}")
 
 
 @lru_cache(maxsize=4)
@@ -135,7 +158,9 @@ app = ClientApp()
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
     """Trains on this site's rows from the global model, and answers with the update."""
-    order, rows = Order.of(message), rows_of(context)
+    order = Order.of(message)
+    require_shape(order.task, context)
+    rows = rows_of(context)
     result = train(order.task, order.base, rows, order.stream(context))
     answer = reply(message, order, result, examples=len(rows))
     if context.node_config.get("local-figures") is True:

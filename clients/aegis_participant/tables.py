@@ -38,12 +38,21 @@ def read_rows(file: Path, schema_file: Path) -> Split:
     return _rows(file, version(file), schema_file, version(schema_file))
 
 
+def read_schema(file: Path) -> Schema:
+    """Returns the schema in a file; raises OSError and `SchemaError`."""
+    return _schema(file, version(file))
+
+
+@lru_cache(maxsize=4)
+def _schema(file: Path, _version: tuple[int, int]) -> Schema:
+    try:
+        return Schema.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise SchemaError(f"{file.name} is no schema") from error
+
+
 @lru_cache(maxsize=2)
 def _rows(
     file: Path, _version: tuple[int, int], schema_file: Path, _schema_version: tuple[int, int]
 ) -> Split:
-    try:
-        schema = Schema.from_json(json.loads(schema_file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise SchemaError(f"{schema_file.name} is no schema") from error
-    return read_table(file, schema).rows
+    return read_table(file, read_schema(schema_file)).rows

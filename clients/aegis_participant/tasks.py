@@ -14,13 +14,10 @@ from typing import Any
 
 from aegis.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from aegis_learning import npy
+from aegis_participant import bounds
 from aegis_participant.flower import ConfigRecord, RecordDict, content_of
 from aegis_participant.ledger import Cost
 
-# Below this, noise protects nobody, and the accountant's table would fill the memory.
-_NOISE_MIN = 0.1
-_NOISE_MAX = 10_000.0
-_STEPS_MAX = 1_000_000
 _ARRAY_KIND = "numpy.ndarray"
 
 
@@ -117,14 +114,10 @@ def _mechanism(config: ConfigRecord, delta: float) -> Mechanism:
     rate = _number(config, "sample-rate")
     clip = _number(config, "clip-norm")
     steps = config.get("steps")
-    if not _NOISE_MIN <= noise <= _NOISE_MAX:
-        raise _not_private(f"a noise multiplier of {noise:g} is not from {_NOISE_MIN} to 10,000")
-    if not 0 < rate <= 1:
-        raise _not_private(f"a sample rate of {rate:g} is not above 0 and at most 1")
-    if not clip > 0:
-        raise _not_private(f"a clip norm of {clip:g} is not above 0")
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= _STEPS_MAX:
-        raise _not_private("the number of steps is not from 1 to 1,000,000")
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        raise _not_private("its content has no whole number 'steps'")
+    if problem := bounds.problem(noise, rate, clip, steps):
+        raise _not_private(problem)
     return Mechanism(noise, rate, steps, clip, delta)
 
 

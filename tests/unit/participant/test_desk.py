@@ -111,6 +111,8 @@ async def test_header_that_does_not_fit_is_refused(
         {"steps": 10**9},
         {"clip_norm": 0.0},
         {"clip_norm": -1.0},
+        {"clip_norm": 1e-44},  # rounds up to more, and a learning rate of 1e38 shows it
+        {"clip_norm": 1e30},
         {"delta": 1 / 40},  # of forty rows
     ],
     ids=str,

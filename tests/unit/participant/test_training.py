@@ -183,9 +183,31 @@ def test_site_with_private_data_refuses_a_simulation() -> None:
 def test_site_with_private_data_refuses_to_train_without_noise() -> None:
     """Whatever the server promises to add later: what is sent is seen first."""
     quiet = {"noise-multiplier": 0.0, "simulation": False}
-    with pytest.raises(PermissionError, match="without noise"):
+    with pytest.raises(PermissionError, match="noise multiplier"):
         app(_message(MLP.initial(1), **quiet), _context(public=False))
     assert not app(_message(MLP.initial(1), **quiet), _context()).has_error()
+
+
+@pytest.mark.parametrize(
+    "change", [{"noise-multiplier": 1e-3}, {"clip-norm": 1e-44}, {"clip-norm": 1e30}], ids=str
+)
+def test_site_with_private_data_refuses_numbers_that_protect_nobody(
+    change: dict[str, object],
+) -> None:
+    """Whatever program hands the application its tasks, Flower's own included."""
+    with pytest.raises(PermissionError, match="not public"):
+        app(_message(MLP.initial(1), simulation=False, **change), _context(public=False))
+
+
+@pytest.mark.parametrize("change", [{"classes": 3}, {"features": 29}], ids=str)
+def test_model_for_another_schema_is_refused_before_a_row_is_drawn(
+    change: dict[str, int],
+) -> None:
+    """Which row is drawn must not decide whether a task fails."""
+    model = family("logistic", **({"features": 30, "classes": 2} | change))
+    message = _message(model.initial(1), model="logistic", simulation=False, **change)
+    with pytest.raises(ValueError, match="inputs and classes"):
+        app(message, _context(public=False))
 
 
 def test_noise_on_private_data_is_never_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
