@@ -13,7 +13,7 @@ import grpc
 
 from aegis import schemas
 from aegis.errors import from_rpc_error
-from aegis.joining import SECONDS, Site, SiteError
+from aegis.joining import NAME, SECONDS, Site, SiteError
 from aegis.local.keys import write_private
 from aegis.local.sockets import private_directory
 from aegis.v1 import dataset_pb2, dataset_pb2_grpc, participant_pb2, participant_pb2_grpc
@@ -50,6 +50,8 @@ async def add(
     they are. A schema that was pinned before is never replaced by another. Raises `SiteError`, and
     the server's own refusals as `AegisError`.
     """
+    if not NAME.fullmatch(name):
+        raise SiteError(f"{name[:64]!r} is no data set: lower case letters, digits and dashes")
     _check_setting(site, name, file)
     async with site.channel() as channel:
         try:
@@ -128,7 +130,7 @@ def _write_setting(site: Site, name: str, file: Path, *, public: bool) -> None:
     if name in _tables(site):
         return
     settings = site.folder / "site.toml"
-    added = f"\n[data.{name}]\nfile = {json.dumps(str(file.resolve()))}\n"
+    added = f"\n[data.{name}]\nfile = {json.dumps(str(file.resolve()), ensure_ascii=False)}\n"
     if public:
         added += "public = true\n"
     write_private(settings, (settings.read_text(encoding="utf-8") + added).encode(), [])

@@ -29,6 +29,7 @@ so a folder that has one has all.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import NameOID
 
 from aegis.channel import Bearer, Identity, connect
-from aegis.errors import from_rpc_error
+from aegis.errors import AegisError, from_rpc_error
 from aegis.jointoken import JoinToken
 from aegis.local.keys import pem, write_private
 from aegis.local.sockets import private_directory
@@ -52,6 +53,9 @@ from aegis.v1 import participant_pb2 as pb
 from aegis.v1 import participant_pb2_grpc
 
 SECONDS = 30.0
+# What data sets and participants are called; also a part of paths and of settings.
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_ADDRESS = re.compile(r"[\w.:\[\]-]+:\d{1,5}", re.ASCII)
 # One run of a plan's defaults costs 10.6 at this delta: one such run, and not two.
 _EPSILON_LIMIT = 12.0
 _DELTA = 1e-5
@@ -190,8 +194,18 @@ async def _enrol(
 
 
 def _check(answer: pb.EnrolResponse, key: ec.EllipticCurvePrivateKey) -> None:
-    certificate = _certificate(answer.certificate)
-    named = caller_of_certificate(answer.certificate, answer.trust_domain).subject
+    """Raises `SiteError` for an answer whose words are no names: they become settings."""
+    for name in (answer.participant, *answer.datasets):
+        if not NAME.fullmatch(name):
+            raise SiteError(f"the server's name {name[:64]!r} is none")
+    if not _ADDRESS.fullmatch(answer.address):
+        raise SiteError(f"the server's address {answer.address[:64]!r} is not host:port")
+    try:
+        certificate = _certificate(answer.certificate)
+        named = caller_of_certificate(answer.certificate, answer.trust_domain).subject
+        x509.load_pem_x509_certificates(answer.roots)
+    except (ValueError, AegisError) as error:
+        raise SiteError(f"the server's certificates cannot be used: {error}") from error
     if certificate.public_key() != key.public_key() or named != f"participant:{answer.participant}":
         raise SiteError("the server's certificate is not for this site")
 

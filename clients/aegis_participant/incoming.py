@@ -15,6 +15,8 @@ CONTENT_BYTES_MAX = 512 * 1024 * 1024
 TOGETHER_BYTES_MAX = 2 * CONTENT_BYTES_MAX
 _ANSWER_BYTES_MAX = 1024 * 1024 * 1024
 _ARRIVING_MAX = 64
+# Of a task and of a run; both are written into the ledger and stay there.
+_NAME_MAX = 64
 _SECONDS_MAX = 7 * 24 * 3600.0
 
 
@@ -38,7 +40,8 @@ class Incoming:
         not expected.
         """
         size = announced.content_size_bytes
-        if not announced.task_id or len(announced.nonce) != 16 or size < 1:
+        named = 0 < len(announced.task_id) <= _NAME_MAX and len(announced.run_id) <= _NAME_MAX
+        if not named or len(announced.nonce) != 16 or size < 1:
             raise InvalidArgument("FIELD_INVALID", "the task has no name, nonce or content")
         together = sum(each.announced.content_size_bytes for each in self._arriving.values())
         if size > CONTENT_BYTES_MAX or size + together > TOGETHER_BYTES_MAX:
