@@ -40,7 +40,10 @@ def _now() -> datetime:
 
 async def attend(settings: Settings) -> None:
     """Takes part until SIGTERM or SIGINT; raises `ParticipationEnded`."""
-    limits = {d.name: Limit(d.epsilon_limit, d.delta) for d in settings.data.values()}
+    limits = {
+        d.name: Limit(d.epsilon_limit, d.delta, str(d.file.resolve()))
+        for d in settings.data.values()
+    }
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(settings.folder / "ledger", limits, clock=_now))
         certificate = Certificate(settings.identity, settings.name, clock=_now)
@@ -55,6 +58,7 @@ async def attend(settings: Settings) -> None:
             workers=workers,
             counts=counts,
         )
+        desk.settle_answers()
         store = open_store(settings.store, settings.kms_key)
         reports = Reports(settings, desk, counts, status, store)
         status.set(

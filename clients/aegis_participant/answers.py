@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,16 @@ class Answers:
         except (ValueError, KeyError, TypeError):
             return None
         return answer if hashlib.sha256(content).hexdigest() == line["sha256"] else None
+
+    def steps(self) -> Iterator[tuple[str, int]]:
+        """Yields the tasks that have an answer here, and the steps it says were taken."""
+        for file in self._folder.glob("*.answer"):
+            try:
+                with file.open("rb") as opened:
+                    line = json.loads(opened.readline())
+                yield str(line["task"]), int(line["steps"])
+            except (ValueError, KeyError, TypeError):
+                continue
 
     def keep(self, answer: Answer) -> None:
         """Stores an answer and lets the oldest go; raises OSError, and then it is not kept."""

@@ -80,6 +80,14 @@ class Desk:
         self._counts = counts
         self.node_id = 0
 
+    def settle_answers(self) -> None:
+        """Settles what was answered before the program ended and could not be settled then.
+
+        An answer makes room for others in time, and a task without one would be begun again.
+        """
+        for task_id, steps in self._answers.steps():
+            self._settle(task_id, steps)
+
     def kept(self, task: Task) -> Answer | None:
         """Returns the answer that was given to this task before.
 
@@ -152,12 +160,14 @@ class Desk:
             # What is not kept must not leave: asked again, the site would train again.
             log.error("task %s: its answer cannot be kept: %s", task.task_id, error)  # noqa: TRY400
             return Worked(cleared, _failed(cleared, "StorageFull"))
-        if cleared.mechanism is not None and not worked.answer.error:
-            try:
-                self._ledger.settle(task.task_id, worked.answer.steps)
-            except OSError as error:
-                log.warning("task %s: not settled, so all of it counts: %s", task.task_id, error)
+        self._settle(task.task_id, worked.answer.steps)
         return worked
+
+    def _settle(self, task_id: str, steps: int) -> None:
+        try:
+            self._ledger.settle(task_id, steps)
+        except OSError as error:
+            log.warning("task %s: not settled, so all of it counts: %s", task_id, error)
 
     def spent(self, data: DataSet) -> float:
         """Returns the epsilon a data set has cost at its own delta."""

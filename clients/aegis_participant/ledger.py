@@ -2,12 +2,16 @@
 
 One JSON object a line, only ever added, each on the disk before anything is done because of it:
 
-    {"reserve": TASK, "dataset": NAME, "run": RUN, "round": N, "noise": σ, "rate": q, "steps": n, …}
+    {"reserve": TASK, "dataset": NAME, "rows": FILE, "run": RUN, "round": N,
+     "noise": σ, "rate": q, "steps": n, …}
     {"settle": TASK, "steps": n, …}
 
 What was reserved counts from then on; settling lowers it to the steps that were taken, and a site
 that dies in between has spent all of it. A last line that was not written to its end was never
 acted upon, so it is cut off; any other line that cannot be read stops the program.
+
+What a data set has cost is what was spent under its name or on its file, so rows that are given
+another name (for another schema, say) keep their account.
 """
 
 from __future__ import annotations
@@ -44,15 +48,17 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most a data set may ever cost."""
+    """The most a data set may ever cost; `rows` is the file they are in, where that is known."""
 
     epsilon: float
     delta: float
+    rows: str = ""
 
 
 @dataclass(slots=True)
 class _Entry:
     dataset: str
+    rows: str
     cost: Cost
     settled: bool = False
 
@@ -67,8 +73,9 @@ class Ledger:
         self._limits = limits
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
-        # Whole steps by data set and mechanism: sums of integers have no rounding to argue about.
-        self._steps: dict[str, Counter[tuple[float, float]]] = {}
+        # Whole steps by data set and file: sums of integers have no rounding to argue about.
+        self._steps: dict[tuple[str, str], Counter[tuple[float, float]]] = {}
+        self._answered: set[str] = set()
         self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +103,7 @@ class Ledger:
 
     def epsilon(self, dataset: str, delta: float | None = None) -> float:
         """Returns what a data set has cost, at the delta of its limit unless another is given."""
-        return self._epsilon(self._steps.get(dataset, Counter()), delta or self._of(dataset).delta)
+        return self._epsilon(self._account(dataset), delta or self._of(dataset).delta)
 
     def reserve(self, task_id: str, dataset: str, cost: Cost, *, run_id: str, number: int) -> None:
         """Puts the cost of a task aside before it is worked on.
@@ -108,14 +115,15 @@ class Ledger:
         """
         known = self._entries.get(task_id)
         if known is not None:
-            if known.settled or (known.dataset, known.cost) != (dataset, cost):
+            answered = known.settled or task_id in self._answered
+            if answered or (known.dataset, known.cost) != (dataset, cost):
                 raise FailedPrecondition(
                     "TASK_CLOSED", "this task was worked on before", task_id=task_id
                 )
             return
         limit = self._of(dataset)
         mechanism = (cost.noise_multiplier, cost.sample_rate)
-        would_be = Counter(self._steps.get(dataset, Counter()))
+        would_be = self._account(dataset)
         would_be[mechanism] += cost.steps
         epsilon = self._epsilon(would_be, limit.delta)
         if not epsilon <= limit.epsilon:
@@ -130,6 +138,7 @@ class Ledger:
             {
                 "reserve": task_id,
                 "dataset": dataset,
+                "rows": limit.rows,
                 "run": run_id,
                 "round": number,
                 "noise": cost.noise_multiplier,
@@ -139,13 +148,34 @@ class Ledger:
         )
 
     def settle(self, task_id: str, steps: int) -> None:
-        """Writes down the steps that were taken, never more than were reserved; raises OSError."""
-        entry = self._entries[task_id]
-        if not entry.settled:
+        """Writes down the steps that were taken, never more than were reserved; raises OSError.
+
+        A task that cost nothing has nothing to settle. Afterwards a task is not begun again, not
+        even where it could not be written down: its answer is somewhere.
+        """
+        entry = self._entries.get(task_id)
+        if entry is not None and not entry.settled:
+            self._answered.add(task_id)
             self._append({"settle": task_id, "steps": max(0, min(steps, entry.cost.steps))})
 
     def _of(self, dataset: str) -> Limit:
         return self._limits[dataset]
+
+    def _account(self, dataset: str) -> Counter[tuple[float, float]]:
+        """Returns the steps of a data set, and of all that ever shared a file with it."""
+        names, files = {dataset}, {self._of(dataset).rows} - {""}
+        known = -1
+        while known < len(names) + len(files):
+            known = len(names) + len(files)
+            for name, rows in self._steps:
+                if name in names or rows in files:
+                    names.add(name)
+                    files |= {rows} - {""}
+        total: Counter[tuple[float, float]] = Counter()
+        for (name, _), steps in self._steps.items():
+            if name in names:
+                total.update(steps)
+        return total
 
     @staticmethod
     def _epsilon(steps: Counter[tuple[float, float]], delta: float) -> float:
@@ -187,7 +217,7 @@ class Ledger:
             if entry.settled or not 0 <= steps <= entry.cost.steps:
                 raise ValueError("settled twice, or for more than was reserved")
             mechanism = (entry.cost.noise_multiplier, entry.cost.sample_rate)
-            self._steps[entry.dataset][mechanism] -= entry.cost.steps - steps
+            self._steps[entry.dataset, entry.rows][mechanism] -= entry.cost.steps - steps
             entry.settled = True
             return
         cost = Cost(float(line["noise"]), float(line["rate"]), int(line["steps"]))
@@ -195,8 +225,10 @@ class Ledger:
             raise ValueError("no mechanism")
         if line["reserve"] in self._entries or not math.isfinite(cost.noise_multiplier):
             raise ValueError("reserved twice")
-        self._entries[line["reserve"]] = _Entry(str(line["dataset"]), cost)
-        account = self._steps.setdefault(str(line["dataset"]), Counter())
+        # Lines of earlier versions do not say which file it was.
+        whose = str(line["dataset"]), str(line.get("rows", ""))
+        self._entries[line["reserve"]] = _Entry(*whose, cost)
+        account = self._steps.setdefault(whose, Counter())
         account[cost.noise_multiplier, cost.sample_rate] += cost.steps
 
 

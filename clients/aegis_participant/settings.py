@@ -192,13 +192,13 @@ class _Reader:
             )
             return {}
         data: dict[str, DataSet] = {}
-        files: dict[Path, str] = {}
+        files: dict[object, str] = {}
         for name in tables:
             each = self._dataset(name, privacy)
             if each is None:
                 continue
             data[name] = each
-            other = files.setdefault(each.file.resolve(), name)
+            other = files.setdefault(_same(each.file), name)
             if other != name:
                 # Two accounts for the same rows would double what may be spent on them.
                 self._wrong(f"data.{name}.file", f"is the file of data.{other}; keep one of them")
@@ -291,3 +291,12 @@ class _Reader:
             self._wrong("identity", f"{error.filename} is missing; join again with a new token")
         except (OSError, ValueError) as error:
             self._wrong("identity", f"{error}; join again with a new token")
+
+
+def _same(file: Path) -> object:
+    """Returns what is equal for one file, whatever it is called."""
+    try:
+        found = file.stat()
+    except OSError:
+        return file
+    return found.st_dev, found.st_ino

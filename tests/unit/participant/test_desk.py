@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from aegis_participant.flower import (
     RecordDict,
     content_bytes,
 )
-from aegis_participant.incoming import task_of
+from aegis_participant.incoming import Incoming, task_of
 from aegis_participant.ledger import Ledger, Limit
 from aegis_participant.rows import Counts
 from aegis_participant.tasks import Task
@@ -240,3 +241,36 @@ async def test_ledger_that_cannot_be_written_refuses(
 
     monkeypatch.setattr(os, "pwrite", full)
     assert await site.refused(site.task(content())) == "STORAGE_FULL"
+
+
+async def test_answer_from_before_a_crash_closes_its_reservation(site: Site) -> None:
+    """Others take its place in time, and then the task would be begun again for nothing."""
+    task = site.task(content())
+    await site.desk.clear(task)
+    site.answers.keep(Answer(task.task_id, task.content_sha256, b"update", 3, 0.5))
+    site.answers.keep(Answer("of-public-rows", task.content_sha256, b"update", 0, 0.5))
+    site.desk.settle_answers()
+    with pytest.raises(AegisError) as refusal:
+        await site.desk.clear(task)
+    assert refusal.value.reason == "TASK_CLOSED"
+
+
+async def test_failed_task_is_spent_and_closed(site: Site) -> None:
+    """Its failing was an answer, and another try is another task."""
+    task = site.task(content(do="raise"))
+    worked = await site.desk.work(
+        await site.desk.clear(replace(task, deadline=time.monotonic() + 60))
+    )
+    assert worked.answer.error == "RuntimeError"
+    spent = site.ledger.epsilon("ward")
+    with pytest.raises(AegisError) as refusal:
+        await site.desk.clear(task)
+    assert (refusal.value.reason, spent) == ("TASK_CLOSED", site.ledger.epsilon("ward"))
+
+
+async def test_names_that_would_fill_the_ledger_are_refused(site: Site) -> None:
+    """What is written there stays for ever."""
+    data = content_bytes(content())
+    for name in ("task_id", "run_id"):
+        with pytest.raises(AegisError):
+            Incoming().announce(announce(data, site.ground, **{name: "x" * 65}))

@@ -105,12 +105,14 @@ def test_key_of_another_certificate_is_named(ground: Ground) -> None:
         ground.settings()
 
 
-def test_same_rows_under_two_names_are_refused(ground: Ground) -> None:
-    """Each name has an account of its own, so the rows would have two."""
+@pytest.mark.parametrize("file", ["./rows.csv", "linked.csv"])
+def test_same_rows_under_two_names_are_refused(ground: Ground, file: str) -> None:
+    """Limits are a data set's own: the rows would have two."""
+    (ground.folder / "linked.csv").hardlink_to(ground.folder / "rows.csv")
     schema = ground.folder / "schemas" / "ward.json"
     (ground.folder / "schemas" / "ward2.json").write_text(schema.read_text())
     with pytest.raises(SettingsError, match=r"data\.ward2\.file"):
-        ground.settings(more='[data.ward2]\nfile = "./rows.csv"\n')
+        ground.settings(more=f'[data.ward2]\nfile = "{file}"\n')
 
 
 def test_digest_is_of_names_and_contents(tmp_path: Path) -> None:

@@ -140,6 +140,36 @@ def test_write_that_failed_half_way_leaves_nothing(
         assert ledger.epsilon("ward") > spent
 
 
+def test_rows_keep_their_account_under_another_name(tmp_path: Path) -> None:
+    """Another schema for the same file is no new budget, nor is the file's next place."""
+    rows = {"ward": Limit(1.5, 1e-5, "/srv/rows.csv"), "icu": Limit(1.5, 1e-5, "/srv/icu.csv")}
+    with Ledger(tmp_path / "ledger", rows, clock=lambda: NOW) as ledger:
+        reserve(ledger, "a")
+        spent = ledger.epsilon("ward")
+        reserve(ledger, "elsewhere", dataset="icu")
+    renamed = {"ward-2": rows["ward"], "ward": Limit(1.5, 1e-5, "/srv/moved.csv")}
+    with Ledger(tmp_path / "ledger", renamed, clock=lambda: NOW) as ledger:
+        assert spent == ledger.epsilon("ward-2") == ledger.epsilon("ward")
+        reserve(ledger, "b", dataset="ward-2")
+        assert spent < ledger.epsilon("ward-2") == ledger.epsilon("ward")
+
+
+def test_answered_task_is_closed_even_where_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk between an answer and its settlement gives no second answer for nothing."""
+    with opened(tmp_path) as ledger:
+        reserve(ledger, "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", dying(0))
+            with pytest.raises(Crash):
+                ledger.settle("a", 10)
+        with pytest.raises(FailedPrecondition) as refusal:
+            reserve(ledger, "a")
+        assert refusal.value.reason == "TASK_CLOSED"
+        ledger.settle("nobody's", 1)
+
+
 class Crash(Exception):
     """The machine dies here."""
 
