@@ -11,7 +11,17 @@ from tests.e2e.test_cli import answer, run
 
 def test_run_is_created_started_paused_resumed_and_compared(home: Path, tmp_path: Path):
     """As a person would do it; the paused run ends as the one that was left alone."""
-    options = ("--rounds", "40", "--per-round", "4", "--no-review", "--seed", "5")
+    options = (
+        "--rounds",
+        "40",
+        "--local-steps",
+        "24",
+        "--per-round",
+        "4",
+        "--no-review",
+        "--seed",
+        "5",
+    )
     file = tmp_path / "plan.yaml"
     file.write_text(run(home, "train", "plan", *options).stdout)
     created = answer(home, "train", "create", "--plan", str(file))

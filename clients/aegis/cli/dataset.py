@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from aegis.cli.participant import show_holdings
 from aegis.cli.session import (
@@ -70,6 +69,8 @@ def show(name: NameArgument, output: OutputOption = Output.table) -> None:
 
 def _request(file: Path) -> pb.RegisterDatasetRequest:
     # Only here, because numbers take longer to load than most commands to run.
+    import yaml  # no other command of this file needs it
+
     from aegis.schemas import message_of
     from aegis_learning.schema import Schema, SchemaError
 

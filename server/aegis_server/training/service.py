@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from aegis.errors import InvalidArgument
+from aegis.errors import FieldViolation, InvalidArgument
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Context, current_call
 from aegis.serving.pages import decode_token, encode_token, page_size
@@ -43,6 +43,9 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         self, request: training_pb2.StartRunRequest, context: Context
     ) -> training_pb2.StartRunResponse:
         """See the rpc's comment."""
+        if request.HasField("plan") == bool(request.run_id):
+            problem = FieldViolation("plan", "exactly one of plan and run_id is needed")
+            raise InvalidArgument("FIELD_INVALID", "plan or run_id is needed", violations=[problem])
         actor = current_call().caller.subject
         request_id = UUID(request.request_id)
         deed = (

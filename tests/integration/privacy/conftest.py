@@ -126,6 +126,7 @@ def stored_run(run_id: str) -> StoredRun:
         attempt=1,
         created_at=now(),
         updated_at=now(),
+        creator="user:admin",
     )
 
 

@@ -236,19 +236,24 @@ async def test_coordinator_killed_in_the_middle_of_a_round_costs_that_round_only
         assert outcomes == [Outcome.OUTCOME_AGGREGATED] * 2 + [Outcome.OUTCOME_NOT_ASKED]
 
 
+def _full(handle: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 async def test_disk_that_is_full_for_a_moment_costs_a_moment(
     room: Any, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The coordinator tries again with what it has; nobody trains twice."""
-    put, tries = room.blobs._put, []
+    put, tries = room.blobs.put, []
 
-    def sometimes(data: bytes) -> bytes:
+    async def sometimes(data: bytes) -> bytes:
         tries.append(len(data))
-        if len(tries) in (2, 3):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return bytes(put(data))
+        with monkeypatch.context() as during:
+            if len(tries) in (2, 3):
+                during.setattr(os, "fsync", _full)
+            return bytes(await put(data))
 
-    monkeypatch.setattr(room.blobs, "_put", sometimes)
+    monkeypatch.setattr(room.blobs, "put", sometimes)
     run_id = await room.start(plan(rounds=2))
     await room.supervise()
     run = await _end_of(room, run_id)
@@ -263,14 +268,11 @@ async def test_disk_that_stays_full_is_told_to_the_coordinator_in_the_end(
 ) -> None:
     """With the reason that the run then fails with; what was stored stays."""
 
-    def full(data: bytes) -> bytes:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     run_id = await room.start(plan())
     async with room.database.transaction() as connection:
         attempt = await store.next_attempt(connection, run_id, room.runs._clock())
     server = Server(await room.channel("coordinator"), run_id, attempt, patience_seconds=1.5)
-    monkeypatch.setattr(room.blobs, "_put", full)
+    monkeypatch.setattr(os, "fsync", _full)
     await coordinate(server, lambda p: Rounds(p.plan, p.noise_multiplier, None, data=p.data))
     run = (await room.runs.get(run_id)).run
     assert run.state == Run.STATE_FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import os
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,9 +25,10 @@ from aegis.v1 import audit_pb2, training_pb2, training_pb2_grpc
 from aegis_learning import parameters
 from aegis_learning.datasets import Dataset, load
 from aegis_learning.models import family
+from aegis_server.privacy.ledger import Ledger
 from aegis_server.training import store
 from aegis_server.training.assignments import Wishes
-from aegis_server.training.budget import steps_so_far
+from aegis_server.training.budget import Budget, steps_so_far
 from aegis_server.training.calls import Server
 
 Run = training_pb2.Run
@@ -137,7 +139,7 @@ async def test_created_run_has_noise_and_participants_and_has_cost_nothing(
     ]
     assert sum(site.examples for site in view.sites) == 391
     assert view.epsilon == 0
-    assert await _count(room, "select count(*) from aegis.privacy_spending") == 0
+    assert await _count(room, "select count(*) from aegis.privacy_entry") == 0
     assert await _records(room) == [(ADMIN, "create", "created")]
     async with room.database.transaction() as connection:
         assert await store.open_runs(connection) == []
@@ -151,7 +153,7 @@ async def test_created_run_is_started_once_whoever_repeats_it(room: Any, plan: P
     start = {"request_id": request_id, "actor": "user:admin"}
     views = await asyncio.gather(*(room.runs.start_created(run_id, **start) for _ in range(4)))
     assert {view.run.state for view in views} == {Run.STATE_STARTING}
-    assert await _count(room, "select count(*) from aegis.privacy_spending") == 1
+    assert await _count(room, "select count(*) from aegis.privacy_entry") == 1
     assert await _records(room) == [(ADMIN, "create", "created"), (ADMIN, "start", "starting")]
     other = room.runs.start_created(run_id, request_id=uuid.uuid4(), actor=ADMIN)
     await _refused(other, "STATE_CONFLICT")
@@ -222,12 +224,12 @@ async def test_budget_of_the_day_decides_when_a_created_run_starts(room: Any, pl
     """Both could be created; the second no longer fits. It stays, to be started after a reset."""
     first, second = [await _create(room, _private(plan, target_epsilon=10.0)) for _ in range(2)]
     await room.runs.start_created(first, request_id=uuid.uuid4(), actor=ADMIN)
-    room.runs._starting._budget = type(room.runs._budget)(epsilon=12.0)
+    room.runs._starting._budget = Budget(Ledger(epsilon=12.0))
     start = room.runs.start_created(second, request_id=uuid.uuid4(), actor=ADMIN)
     await _refused(start, "PRIVACY_BUDGET_EXHAUSTED")
     assert (await _records(room))[-1] == (ADMIN, "start", "refused")
     assert (await room.runs.get(second)).run.state == Run.STATE_CREATED
-    assert await _count(room, "select count(*) from aegis.privacy_spending") == 1
+    assert await _count(room, "select count(*) from aegis.privacy_entry") == 1
 
 
 async def test_plan_is_refused_before_anything_is_recorded(room: Any, plan: Plan) -> None:
@@ -445,11 +447,11 @@ async def test_full_disk_is_said_as_such_and_nothing_is_stored(
     run_id = await room.start(plan())
     await _take_up(room, run_id)
 
-    def full(data: bytes) -> bytes:
+    def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(room.blobs, "_put", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(ResourceExhausted) as refused:
             await _complete(room, run_id, 0)
     assert refused.value.reason == "STORAGE_FULL"
@@ -474,7 +476,7 @@ async def test_pause_is_told_behind_the_round_and_leaves_the_reservation(
     finish = {"attempt": 1, "reason": "", "actor": COORDINATOR}
     view = await room.progress.finish(run_id, state=Run.STATE_PAUSED, **finish)
     assert (view.run.state, view.run.reason) == (Run.STATE_PAUSED, "lunch")
-    assert await _count(room, "select steps from aegis.privacy_spending") == 6
+    assert await _count(room, "select steps from aegis.privacy_entry") == 6
     async with room.database.transaction() as connection:
         assert await store.open_runs(connection) == []
     await _refused(_complete(room, run_id, 2), "STATE_CONFLICT")
@@ -559,7 +561,7 @@ async def test_created_or_paused_run_is_stopped_at_once(room: Any, plan: Plan) -
         run_id, attempt=1, state=Run.STATE_PAUSED, reason="", actor=COORDINATOR
     )
     assert (await room.runs.stop(run_id, reason="", actor=ADMIN)).run.state == Run.STATE_STOPPED
-    assert await _count(room, "select steps from aegis.privacy_spending") == 2
+    assert await _count(room, "select steps from aegis.privacy_entry") == 2
     assert (await _records(room))[-1] == (ADMIN, "stop", "stopped")
 
 
@@ -612,7 +614,7 @@ async def test_run_is_complete_before_its_last_round_only_where_the_plan_says_so
     await _complete(room, run_id, 2, loss=0.7)
     view = await room.progress.finish(run_id, reason="", **finish)
     assert view.run.reason.startswith("stopped early: no gain on round 0 (loss 0.5000)")
-    assert await _count(room, "select steps from aegis.privacy_spending") == 4
+    assert await _count(room, "select steps from aegis.privacy_entry") == 4
 
 
 # Side by side.

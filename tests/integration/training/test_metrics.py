@@ -74,6 +74,7 @@ async def ran(room: Any, plan: training_pb2.RunPlan, rounds: int, sites: int) ->
                     examples=10 * site,
                     loss=0.6,
                     accuracy=0.75,
+                    steps=2,
                     outcome=Outcome.OUTCOME_MISSING
                     if site == sites
                     else Outcome.OUTCOME_AGGREGATED,

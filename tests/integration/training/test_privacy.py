@@ -40,7 +40,7 @@ async def _entries(room: Any) -> list[tuple[Any, ...]]:
 async def test_run_goes_on_to_its_end_whatever_becomes_of_the_limit(room: Any, plan: Plan) -> None:
     """All of its rounds were set aside when it began; the next run is refused."""
     await room.start(_private(plan))
-    books = Books(room.database, room.audit, room.runs._ledger, clock=room.runs._clock)
+    books = Books(room.database, room.audit, room.runs._budget.ledger, clock=room.runs._clock)
     actor = Actor("user:admin", "too much", Grant(1, ""))
     await books.limit("breast-cancer", "*", Limit(0.5, 1e-3), actor)
     with pytest.raises(FailedPrecondition) as refused:

@@ -166,7 +166,7 @@ async def test_concurrent_starts_do_not_overdraw_the_budget(room: Any, plan: Pla
     [
         ({"dataset": "mnist"}, "plan.dataset"),
         ({"model": "gpt"}, "plan.model"),
-        ({"participants": 900}, "plan.participants"),
+        ({"participants": 900, "simulation": False}, "plan.participants"),
         ({"target_epsilon": 1e-5, "delta": 1e-12, "rounds": 500}, "plan.target_epsilon"),
         (
             {"attacks": [training_pb2.Attack(participant="site-9", kind=1, scale=2)]},
@@ -199,7 +199,7 @@ async def test_rounds_are_stored_once_and_in_order(room: Any, plan: Plan) -> Non
             await _complete(room, run_id, number, 4, model=model)
     assert await _count(room, "select count(*) from aegis.run_round") == 2
     base = await room.progress.base_of(run_id, 2)
-    assert (base.dataset, base.model) == ("breast-cancer", "mlp")
+    assert (base.data.name, base.model) == ("breast-cancer", "mlp")
     assert parameters.digest(_model(1)) == base.params_sha256
     assert _model(1) == await room.blobs.get(base.params_sha256)
     assert sum(base.examples.values()) == 391

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.review.factories import FAMILY, a_round
 
-from aegis_learning import parameters
+from aegis_learning import models, parameters
 from aegis_server.review.findings import Finding, Severity
 from aegis_server.review.vetting import Verdict, score, verdicts, vet
 
@@ -139,7 +139,7 @@ def test_reason_names_what_decided():
 
 def test_base_that_is_not_the_model_is_an_error():
     """Judging against another model would be a verdict about nothing."""
-    case = dataclasses.replace(a_round(), model="mlp")
+    case = dataclasses.replace(a_round(), family=models.family("mlp", 30, 2))
     with pytest.raises(parameters.ShapeError):
         vet(case)
 

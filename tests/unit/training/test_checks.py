@@ -46,7 +46,10 @@ def _plan(**fields: Any) -> training_pb2.RunPlan:
         ({"rounds_each": 14}, "rounds_each"),
         ({"rounds_each": 8, "per_round": 3}, "rounds_each"),
         ({"update_clip_norm": 1.0}, "update_clip_norm"),
-        ({"privacy_unit": training_pb2.PRIVACY_UNIT_PARTICIPANT}, "update_clip_norm"),
+        (
+            {"privacy_unit": training_pb2.PRIVACY_UNIT_PARTICIPANT, "review": False},
+            "update_clip_norm",
+        ),
     ],
 )
 def test_field_that_cannot_be_met_is_named(fields: dict[str, Any], field: str) -> None:

@@ -89,15 +89,14 @@ def test_root_of_trust_has_to_be_public() -> None:
         noise_of(_plan("fl-trust"), secret)
 
 
-def test_centre_has_to_be_public(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_centre_has_to_be_public() -> None:
     """It is told to everybody, exactly."""
     data = load("breast-cancer")
     plan = _plan()
     plan.centred = True
     noise_of(plan)
-    monkeypatch.setattr(strategies, "load", lambda name: dataclasses.replace(data, public=False))
     with pytest.raises(InvalidArgument) as refused:
-        noise_of(plan)
+        noise_of(plan, dataclasses.replace(data, public=False))
     assert [violation.field for violation in refused.value.violations] == ["plan.centred"]
 
 
