@@ -187,7 +187,7 @@ class House:
 
     async def _open(self, stack: AsyncExitStack, base: Base) -> Server:
         port, revoking = open_doors(base, CollectorRegistry())
-        participation = serve_participants(base, port, self.workers, streams=Echoing())
+        participation = serve_participants(base, port, self.workers, streams=lambda _: Echoing())
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityService(base.trust, lambda who: base.decisions.roles_of(who, DOMAIN)),
             port.server,
