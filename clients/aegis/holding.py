@@ -43,12 +43,14 @@ async def add(
     provenance: str = "",
     public: bool = False,
     epsilon: float | None = None,
+    few: bool = False,
 ) -> Added:
     """Adds rows to a site: pins the schema, reads the file, declares, and writes the setting.
 
     With `epsilon` the declared counts carry noise of that cost. The rows themselves stay where
-    they are. A schema that was pinned before is never replaced by another. Raises `SiteError`, and
-    the server's own refusals as `AegisError`.
+    they are. A schema that was pinned before is never replaced by another. Raises `SiteError`, also
+    where fewer rows fit than were dropped unless `few`, and the server's own refusals as
+    `AegisError`.
     """
     if not NAME.fullmatch(name):
         raise SiteError(f"{name[:64]!r} is no data set: lower case letters, digits and dashes")
@@ -58,6 +60,8 @@ async def add(
             schema = await _registered(channel, name)
             _pin(site, name, schema)
             table = _read(file, schema)
+            if not few:
+                _refuse_few(table, file, site.folder / "schemas" / f"{name}.json")
             declared = await _declare(channel, name, schema, table, provenance, epsilon)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
@@ -92,6 +96,22 @@ def _read(file: Path, schema: Schema) -> Table:
         return read_csv(file.read_text(encoding="utf-8-sig"), schema)
     except (OSError, UnicodeDecodeError, TableError) as error:
         raise SiteError(f"{file}: {error}") from error
+
+
+def _refuse_few(table: Table, file: Path, schema: Path) -> None:
+    """Raises `SiteError` when most rows do not fit.
+
+    Their words may be spelled in another way; or the schema was made so that only somebody's rows
+    fit, and to declare how many those are would say whether there are any.
+    """
+    dropped = sum(table.dropped.values())
+    if dropped > len(table.rows):
+        worst = max(table.dropped, key=lambda problem: table.dropped[problem])
+        raise SiteError(
+            f"{file}: of {dropped + len(table.rows)} rows only {len(table.rows)} fit, and nothing "
+            f"was declared. Most often, {worst}. Compare the file with {schema}, and "
+            "give --few where both are as they should be"
+        )
 
 
 async def _declare(

@@ -16,6 +16,8 @@ from aegis_participant.tasks import Task
 
 log = logging.getLogger(__name__)
 
+_ANSWERED = "answered"
+
 
 class Reports:
     """Keeps status and metrics; nothing that fails here fails a task."""
@@ -65,15 +67,15 @@ class Reports:
         self._last(task, f"refused, {error.reason}: {error.message}")
 
     def outcome(self, task_id: str, outcome: str) -> None:
-        """Notes what the server made of an answer."""
+        """Notes what the server made of an answer; a refusal stays one, though it was heard."""
         last = self._status.state.last_task
-        if last is not None and last["task"] == task_id:
+        if last is not None and last["task"] == task_id and last["outcome"] == _ANSWERED:
             self._status.set(last_task=last | {"outcome": outcome})
 
     async def worked(self, worked: Worked) -> None:
         """Notes a task that was done, and writes its object."""
         task, answer = worked.cleared.task, worked.answer
-        self._last(task, f"failed, {answer.error}" if answer.error else "answered")
+        self._last(task, f"failed, {answer.error}" if answer.error else _ANSWERED)
         self.data()
         log.info(
             "task %s: run %s round %d, %s in %.2f s, epsilon of %s now %.3f",

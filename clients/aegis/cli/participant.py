@@ -80,7 +80,9 @@ def invite(
     if file is None:
         err.print("the token, shown this once:", highlight=False)
         typer.echo(answer.token)
-    err.print("  next: on the site, `aegis participant join TOKEN --dir DIR`", highlight=False)
+        _next("on the site, `aegis participant join TOKEN --dir DIR`")
+    else:
+        _next(f"take {file} to the site, and there `aegis participant join - --dir DIR < {file}`")
 
 
 @app.command("join")
@@ -104,8 +106,7 @@ def join_(
         return
     out.print(f"[bold]{site.name}[/] takes part at {site.address}", highlight=False)
     for name in datasets:
-        command = f"aegis participant data add {name} FILE --dir {site.folder}"
-        err.print(f"  next: `{command}`", highlight=False, soft_wrap=True, markup=False)
+        _next(f"`aegis participant data add {name} FILE --dir {site.folder}`")
 
 
 @app.command("renew")
@@ -179,6 +180,9 @@ def add_data(
     public: Annotated[
         bool, typer.Option("--public", help="The rows are no secret: simulations may use them.")
     ] = False,
+    few: Annotated[
+        bool, typer.Option("--few", help="It is right that most rows do not fit.")
+    ] = False,
     output: OutputOption = Output.table,
 ) -> None:
     """Check rows by the registered schema, and declare how many there are."""
@@ -196,6 +200,7 @@ def add_data(
             provenance=provenance,
             public=public,
             epsilon=noised,
+            few=few,
         )
     )
     dropped = sum(added.dropped.values())
@@ -216,6 +221,8 @@ def add_data(
     if dropped:
         rows = sorted(added.dropped.items(), key=lambda each: -each[1])
         show_table(f"dropped, first in line {added.first}", ["why", "rows"], rows, folding=["why"])
+    command = f"aegis participant run --dir {site.folder}"
+    _next(f"`{command}`; where it runs already, stop it first: settings are read at its start")
 
 
 def show_holdings(holdings: Sequence[Any]) -> None:
@@ -284,6 +291,10 @@ def _on_site(work: Coroutine[Any, Any, Result]) -> Result:
         return run(work)
     except SiteError as error:
         _refused(error)
+
+
+def _next(what: str) -> None:
+    err.print(f"  next: {what}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _refused(error: SiteError) -> NoReturn:

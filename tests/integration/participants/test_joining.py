@@ -165,6 +165,18 @@ async def test_counts_can_be_declared_with_noise(house: House, tmp_path: Path):
     assert settings["data"]["patients"]["public"] is True
 
 
+async def test_rows_of_which_few_fit_are_declared_only_when_told_so(house: House, tmp_path: Path):
+    """Another spelling, or a schema that is made to find somebody: their number stays here."""
+    await register(house)
+    site = await joined(house, tmp_path / "site", datasets=[PATIENTS_BOUND])
+    file = tmp_path / "rows.csv"
+    file.write_bytes(csv("ill,1,f", "ill,2,f", "ill,1,F", "well,2,F", "well,3,M"))
+    with pytest.raises(SiteError, match=r"of 5 rows only 2 fit.*sex: is none"):
+        await add(site, "patients", file)
+    assert await house.records("declare") == []
+    assert (await add(site, "patients", file, few=True)).rows == 2
+
+
 async def test_rows_that_cannot_be_added_leave_everything_as_it_was(house: House, tmp_path: Path):
     """No file, no such table, another file than before, another schema than was pinned."""
     await register(house)
