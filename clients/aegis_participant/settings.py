@@ -12,13 +12,14 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aegis.channel import Identity
+from aegis_learning.pinning import app_digest, package_folder
 from aegis_learning.schema import Schema, SchemaError
-from aegis_participant.apps import App, built_in
+from aegis_participant.apps import BUILT_IN, App, built_in
 
 # One run of the plan's defaults (epsilon 8 at delta 0.001) is 10.6 at 0.00001: a site that says
 # nothing takes part in one such run, and not in two.
@@ -254,27 +255,37 @@ class _Reader:
 
     def _app(self, name: str) -> App | None:
         table = self._table(f"apps.{name}", "apps.")
-        mine = built_in()
-        default = mine.module if name == mine.name else None
-        module = self._text(f"apps.{name}.module", table.get("module", default))
+        if name == BUILT_IN:
+            return self._shipped(table)
+        module = self._text(f"apps.{name}.module", table.get("module"))
         if module and not _MODULE.fullmatch(module):
             self._wrong(f"apps.{name}.module", f"{module!r} is not package.module:name")
             return None
         path = self._folder / table["path"] if table.get("path") else None
-        configs = (table.get("node_config", {}), table.get("run_config", {}))
-        app = App(name, module, path, b"", *configs)
         try:
-            digest = app.digest()
+            digest = app_digest(path or package_folder(module))
         except (OSError, ValueError) as error:
             self._wrong(f"apps.{name}", f"its code cannot be read ({error}); install it")
             return None
-        pin = table.get("sha256", digest.hex() if name == mine.name else None)
+        self._pinned(name, table.get("sha256"), digest)
+        configs = (table.get("node_config", {}), table.get("run_config", {}))
+        return App(name, module, path, digest, *configs)
+
+    def _shipped(self, table: Mapping[str, Any]) -> App:
+        """Returns the application that ships, beside others; its digest is of all it is made of."""
+        mine = built_in()
+        for key in sorted(table.keys() & {"module", "path"}):
+            self._wrong(f"apps.{BUILT_IN}.{key}", "is that of what ships; give yours another name")
+        self._pinned(BUILT_IN, table.get("sha256", mine.sha256.hex()), mine.sha256)
+        configs = (table.get("node_config", {}), table.get("run_config", {}))
+        return App(mine.name, mine.module, mine.path, mine.sha256, *configs)
+
+    def _pinned(self, name: str, pin: object, digest: bytes) -> None:
         if pin != digest.hex():
             self._wrong(
                 f"apps.{name}.sha256",
                 f"its files have {digest.hex()}; pin that if you have read and approved them",
             )
-        return replace(app, sha256=digest)
 
     def _store(self, value: Any) -> str:
         if not isinstance(value, str) or (value.startswith("s3:") and not value[5:].strip("/")):

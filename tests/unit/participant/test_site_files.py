@@ -47,12 +47,11 @@ def test_site_without_apps_runs_what_ships(ground: Ground) -> None:
     assert {"aegis": built_in()} == dict(Settings.read(ground.folder).apps)
 
 
-def test_what_ships_has_one_pin_wherever_it_is_named(ground: Ground) -> None:
-    """Beside other applications as alone, or the server's tasks would not be for it."""
-    ground.write(more="[apps.aegis]\n")
-    app = Settings.read(ground.folder).apps["aegis"]
-    assert app == built_in()
-    assert app.unchanged()
+def test_what_ships_is_the_same_beside_other_applications(ground: Ground) -> None:
+    """Pinned to all it is made of, as tasks are; and its name is for nothing else."""
+    assert built_in() == ground.settings(more="[apps.aegis]\n").apps["aegis"]
+    with pytest.raises(SettingsError, match=r"apps\.aegis\.module"):
+        ground.settings(more='[apps.aegis]\nmodule = "toyapp:app"\npath = "code"\n')
 
 
 def test_every_wrong_setting_is_named_in_one_message(ground: Ground) -> None:
