@@ -255,11 +255,14 @@ async def test_refused_task_costs_nothing_and_the_site_goes_on(
         data = content_bytes(content())
         task = announce(data, ground, mechanism=None)
         assert await session.refused(task, data) == "TASK_NOT_PRIVATE"
+        # The server says that it has heard the refusal.
+        session.said.put_nowait(Response(accepted=Response.Accepted(task_id=task.task_id)))
         task = announce(data, ground, content_size_bytes=2**40)
         assert await session.refused(task, data) == "REQUEST_TOO_LARGE"
         task = announce(data, ground, content_size_bytes=100)
         assert await session.refused(task, data) == "FIELD_INVALID"
         assert (ground.folder / "ledger").read_text() == ""
+        assert ground.status()["last_task"]["outcome"].startswith("refused, ")
         assert not (await session.done(announce(data, ground), data)).head.error
 
 
