@@ -138,10 +138,10 @@ def violations(plan: Plan, data: Dataset) -> Iterator[FieldViolation]:
         if field.name not in _SETTINGS[plan.strategy]:
             yield FieldViolation(f"plan.settings.{field.name}", f"is no setting of {name}")
     yield from units.violations(plan, data)
-    if units.protects_participants(plan):
-        return
     if plan.centred:
         yield from _without_golden_rows(plan, data, "plan.centred", "it")
+    if units.protects_participants(plan):
+        return
     if needs_root(plan):
         yield from _without_golden_rows(plan, data, "plan.strategy", "FL_TRUST")
         return

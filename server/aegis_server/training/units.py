@@ -110,6 +110,10 @@ def violations(plan: Plan, data: Dataset) -> Iterator[FieldViolation]:
         )
     if plan.settings.share_max:
         yield FieldViolation("plan.settings.share_max", "with PARTICIPANT all weigh the same")
+    if plan.settings.server_momentum:
+        yield FieldViolation(
+            "plan.settings.server_momentum", "with PARTICIPANT a round remembers nothing"
+        )
     if plan.delta * plan.participants >= 1:
         yield FieldViolation("plan.delta", "must be below 1 / participants")
     if embedded(plan) and not data.public:

@@ -52,6 +52,10 @@ def _plan(**changes: Any) -> training_pb2.RunPlan:
             {"settings": training_pb2.StrategySettings(share_max=0.5)},
             "plan.settings.share_max",
         ),
+        (
+            {"settings": training_pb2.StrategySettings(server_momentum=0.5)},
+            "plan.settings.server_momentum",
+        ),
         ({"delta": 0.2}, "plan.delta"),
         ({"privacy_unit": training_pb2.PRIVACY_UNIT_RECORD}, "plan.update_clip_norm"),
         ({"privacy_unit": training_pb2.PRIVACY_UNIT_UNSPECIFIED}, "plan.update_clip_norm"),

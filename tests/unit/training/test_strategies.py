@@ -90,14 +90,16 @@ def test_root_of_trust_has_to_be_public() -> None:
 
 
 def test_centre_has_to_be_public() -> None:
-    """It is told to everybody, exactly."""
-    data = load("breast-cancer")
+    """It is told to everybody, exactly, whomever the noise protects."""
     plan = _plan()
     plan.centred = True
     noise_of(plan)
-    with pytest.raises(InvalidArgument) as refused:
-        noise_of(plan, dataclasses.replace(data, public=False))
-    assert [violation.field for violation in refused.value.violations] == ["plan.centred"]
+    secret = dataclasses.replace(load("breast-cancer"), public=False)
+    for unit in (training_pb2.PRIVACY_UNIT_RECORD, training_pb2.PRIVACY_UNIT_PARTICIPANT):
+        plan.privacy_unit = unit
+        with pytest.raises(InvalidArgument) as refused:
+            noise_of(plan, secret)
+        assert "plan.centred" in [violation.field for violation in refused.value.violations]
 
 
 def test_momentum_and_centre_change_what_is_learned_and_are_repeated() -> None:
