@@ -73,7 +73,6 @@ async def test_honest_words_are_written_down(tmp_path: Path) -> None:
         "path",
         "no port",
         "blank",
-        "markup",
         "roots",
         "certificate",
         "domain",
