@@ -173,6 +173,10 @@ async def renew(site: Site) -> datetime:
     certificate = _certificate(answer.certificate)
     if certificate.public_key() != key.public_key():
         raise SiteError("the server's certificate is for another key")
+    try:
+        x509.load_pem_x509_certificates(answer.roots)
+    except ValueError as error:
+        raise SiteError(f"the server's roots cannot be used: {error}") from error
     write_private(site.identity.roots, answer.roots, [])
     write_private(site.identity.certificate, answer.certificate, [])
     site.mend()
