@@ -18,7 +18,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -155,6 +154,16 @@ class Hospital:
     def reached(self, run_id: str, number: int, what: str = "begun") -> None:
         """Waits until the application has come so far."""
         until(lambda: number in self.diary(run_id, what), self._house.words, 90)
+
+    def held(self, run_id: str, *, after: int = 0) -> int:
+        """Waits until a round behind `after` is held up there, and returns its number."""
+
+        def working_on() -> int:
+            begun, done = self.diary(run_id, "begun"), self.diary(run_id, "done")
+            return begun[-1] if begun and begun[-1] > max(after, *done, 0) else 0
+
+        number: int = until(working_on, self._house.words, 90)
+        return number
 
     def steps(self, run_id: str) -> int:
         """What its own ledger counts for a run."""
@@ -389,8 +398,3 @@ def seconds_between(run: training_pb2.Run, number: int) -> float:
     """Seconds from the end of the round before to the end of that round."""
     ends = {each.round: each.complete_time.ToNanoseconds() / 1e9 for each in run.rounds}
     return ends[number] - ends[number - 1]
-
-
-def since(moment: float) -> float:
-    """Seconds since a monotonic moment."""
-    return time.monotonic() - moment

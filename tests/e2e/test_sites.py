@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -102,19 +101,18 @@ def test_run_goes_on_where_it_was_whatever_is_killed(house: House):
     try:
         house.until_round(run_id, 1)
         west.hold()
-        house.until_round(run_id, _held(west, run_id) - 1)
-        at_coordinator = _held(west, run_id)
+        at_coordinator = west.held(run_id)
         for each in (north, south):
             each.reached(run_id, at_coordinator, "done")
         os.kill(house.coordinator(run_id), signal.SIGKILL)
         west.release()
         south.hold()
-        at_site = _next_held(house, south, run_id, at_coordinator)
+        at_site = south.held(run_id, after=at_coordinator)
         south.kill()
         south.release()
         south.start()
         west.hold()
-        at_server = _next_held(house, west, run_id, at_site)
+        at_server = west.held(run_id, after=at_site)
         for each in (north, south):
             each.reached(run_id, at_server, "done")
         house.kill_server()
@@ -140,21 +138,6 @@ def test_run_goes_on_where_it_was_whatever_is_killed(house: House):
         )
 
 
-def _held(site: Hospital, run_id: str) -> int:
-    """The round in which a site is held up."""
-    while True:
-        begun, done = site.diary(run_id, "begun"), site.diary(run_id, "done")
-        if len(begun) > len(done):
-            return begun[-1]
-        time.sleep(0.02)
-
-
-def _next_held(house: House, site: Hospital, run_id: str, after: int) -> int:
-    while (number := _held(site, run_id)) <= after:
-        time.sleep(0.02)
-    return number
-
-
 def test_revoked_site_is_left_out_of_the_round_it_is_in(house: House):
     """Its stream ends, its program says why and ends; the others do not wait for it."""
     guest = house.hospital("guest", dealt(5)[0]).start().present()
@@ -163,7 +146,7 @@ def test_revoked_site_is_left_out_of_the_round_it_is_in(house: House):
     try:
         house.until_round(run_id, 1)
         guest.hold()
-        number = _held(guest, run_id)
+        number = guest.held(run_id)
         west.hold()
         revoked = house.aegis("participant", "revoke", "guest", "--reason", "a test", "--yes")
         assert revoked["state"] == "STATE_REVOKED"
