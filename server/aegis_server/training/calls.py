@@ -156,17 +156,27 @@ class Server:
         return response.run
 
     async def _persistent(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        deadline, pause = time.monotonic() + self._patience_seconds, 1.0
-        while True:
-            try:
-                return await ask()
-            except grpc.RpcError as error:
-                failure = from_rpc_error(error)
-                if not _passes(failure) or time.monotonic() + pause > deadline:
-                    raise failure from error
-                log.warning("%s: %s; again in %.0f s", failure.reason, failure.message, pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+        return await persistent(ask, seconds=self._patience_seconds)
+
+
+async def persistent(
+    ask: Callable[[], Awaitable[Answer]], *, seconds: float = _PATIENCE_SECONDS
+) -> Answer:
+    """Asks the server again for so long while it is away or its disk is full; raises `AegisError`.
+
+    For calls that may be repeated.
+    """
+    deadline, pause = time.monotonic() + seconds, 1.0
+    while True:
+        try:
+            return await ask()
+        except grpc.RpcError as error:
+            failure = from_rpc_error(error)
+            if not _passes(failure) or time.monotonic() + pause > deadline:
+                raise failure from error
+            log.warning("%s; again in %.0f s", failure, pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _PAUSE_SECONDS_MAX)
 
 
 def _passes(failure: AegisError) -> bool:

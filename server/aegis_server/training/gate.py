@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 
-import grpc
-
-from aegis.errors import AegisError, InvalidArgument, ResourceExhausted, from_rpc_error
+from aegis.errors import AegisError, InvalidArgument
 from aegis.v1 import review_pb2, review_pb2_grpc
 from aegis_learning import parameters
+from aegis_server.training.calls import persistent
 
 Update = review_pb2.Update
 
@@ -31,14 +31,20 @@ class ReviewGate:
         loop: asyncio.AbstractEventLoop,
         *,
         run_id: str,
+        patience_seconds: float = 60.0,
     ) -> None:
         self._stub = stub
         self._loop = loop
         self._run_id = run_id
+        self._patience = patience_seconds
         self.attempt = 1
 
     def judge(self, number: int, updates: Mapping[str, bytes]) -> Mapping[str, Update | AegisError]:
-        """Submits every update, then asks for the verdicts; raises `AegisError`."""
+        """Submits every update, then asks for the verdicts; raises `AegisError`.
+
+        A server that is away or full for a while is asked again: it is no update's fault, and to
+        begin the round anew would cost every participant its steps.
+        """
         return asyncio.run_coroutine_threadsafe(self._judge(number, updates), self._loop).result()
 
     async def _judge(
@@ -47,27 +53,29 @@ class ReviewGate:
         verdicts: dict[str, Update | AegisError] = {}
         for participant, update in updates.items():
             try:
-                response = await self._stub.SubmitUpdate(
-                    self._parts(number, participant, update), timeout=_SUBMIT_SECONDS
+                verdicts[participant] = await persistent(
+                    partial(self._submit, number, participant, update), seconds=self._patience
                 )
-                verdicts[participant] = response.update
-            except grpc.RpcError as error:
-                refusal = from_rpc_error(error)
-                if not isinstance(refusal, InvalidArgument | ResourceExhausted):
-                    raise refusal from error
+            except AegisError as refusal:
+                its_fault = isinstance(refusal, InvalidArgument)
+                if not its_fault and refusal.reason != "REQUEST_TOO_LARGE":
+                    raise
                 verdicts[participant] = refusal
         if not any(isinstance(verdict, Update) for verdict in verdicts.values()):
             return verdicts
-        try:
-            judged = await self._stub.ReviewRound(
-                review_pb2.ReviewRoundRequest(
-                    run_id=self._run_id, round=number, attempt=self.attempt
-                ),
-                timeout=_REVIEW_SECONDS,
-            )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+        judged = await persistent(partial(self._review, number), seconds=self._patience)
         return verdicts | {update.participant: update for update in judged.updates}
+
+    async def _submit(self, number: int, participant: str, update: bytes) -> Update:
+        parts = self._parts(number, participant, update)
+        response = await self._stub.SubmitUpdate(parts, timeout=_SUBMIT_SECONDS)
+        return response.update
+
+    async def _review(self, number: int) -> review_pb2.ReviewRoundResponse:
+        request = review_pb2.ReviewRoundRequest(
+            run_id=self._run_id, round=number, attempt=self.attempt
+        )
+        return await self._stub.ReviewRound(request, timeout=_REVIEW_SECONDS)
 
     async def _parts(
         self, number: int, participant: str, update: bytes

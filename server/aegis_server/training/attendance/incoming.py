@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from aegis.errors import AegisError, ResourceExhausted, Unavailable
+from aegis.errors import AegisError, DataLoss, ResourceExhausted, Unavailable
 from aegis.v1 import participant_pb2
 from aegis_server.training.attendance.memory import Memory
 from aegis_server.training.tasks.answers import Answer, Answers
@@ -142,7 +142,7 @@ class Incoming:
         return Response(accepted=Response.Accepted(task_id=task_id))
 
     def _rejected(self, task_id: str, error: AegisError) -> Response:
-        if isinstance(error, Unavailable) or error.reason == "STORAGE_FULL":
+        if isinstance(error, Unavailable | DataLoss) or error.reason == "STORAGE_FULL":
             # Nothing was decided: the stream ends, and the site brings it again.
             raise error
         if error.reason in _FINAL:
