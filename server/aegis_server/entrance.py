@@ -49,6 +49,8 @@ _RULE_FILE = 16 * _MIB + 128 * 1024
 # A chunk of 256 KiB, and what is written around it.
 _CHUNK = 256 * 1024 + 1024
 LARGER = {
+    # A thousand participants, each with a reason of 200 characters of any script.
+    "/aegis.v1.CoordinatorService/CompleteRound": _MIB,
     "/aegis.v1.CoordinatorService/DispatchTasks": _CHUNK,
     "/aegis.v1.ParticipantService/Attend": _CHUNK,
     "/aegis.v1.PolicyService/ImportPolicy": _RULE_FILE,

@@ -1554,7 +1554,9 @@ class GetAssignmentResponse(_message.Message):
 
         @_builtins.property
         def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Round]:
-            """What became of participants so far: who is quarantined follows from it."""
+            """Numbers, losses and steps of the rounds, with names, outcomes and steps of
+            participants: who is quarantined follows from them.
+            """
 
         @_builtins.property
         def spent(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:

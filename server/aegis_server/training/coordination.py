@@ -142,8 +142,26 @@ def _assignment(
         state_size_bytes=len(assignment.state),
         dataset=_dataset(assignment.data),
         evaluation_size_bytes=evaluation_size,
-        rounds=[round_message(found, each) for found, each in assignment.rounds],
+        rounds=[brief(round_message(found, each)) for found, each in assignment.rounds],
         spent=assignment.spent,
+    )
+
+
+def brief(told: training_pb2.Round) -> training_pb2.Round:
+    """Returns of a round what a coordinator goes on from.
+
+    With everything a long run of many would not fit into a message, and nobody could take it up.
+    """
+    return training_pb2.Round(
+        round=told.round,
+        loss=told.loss,
+        steps=told.steps,
+        participants=[
+            training_pb2.ParticipantRound(
+                participant=each.participant, outcome=each.outcome, steps=each.steps
+            )
+            for each in told.participants
+        ],
     )
 
 

@@ -422,6 +422,19 @@ async def test_a_coordinator_that_follows_finds_the_answers(world: World) -> Non
     assert (await case.site.hear()).HasField("echo")  # and no case.task before it
 
 
+async def test_a_lost_answer_is_its_senders_failure_and_nobody_elses(world: World) -> None:
+    """Its blob is gone from the disk."""
+    case = await _at_work(world)
+    await case.site.answer(case.task, b"answer")
+    assert (await case.site.hear()).HasField("accepted")
+    name = hashlib.sha256(b"answer").hexdigest()
+    [file] = [path for path in (world.folder / "blobs").rglob("*") if path.name.startswith(name)]
+    file.unlink()
+    collected, answer = (await collect(case.stub, case.run_id, case.ids))["hospital-a"]
+    assert (collected.end, collected.reason) == (End.END_FAILED, "DATA_DAMAGED")
+    assert (collected.steps, answer) == (4, b"")
+
+
 async def test_two_servers_relay_for_each_other(world: World) -> None:
     """The coordinator is at one, the site at the other, and neither polls in time to help."""
     first, second = await world.server(), await world.server()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
-from aegis.errors import FieldViolation, InvalidArgument, ResourceExhausted
+from aegis.errors import DataLoss, FieldViolation, InvalidArgument, ResourceExhausted
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Context
 from aegis.v1 import training_pb2, training_pb2_grpc
 from aegis_server.training.tasks.news import News
 from aegis_server.training.tasks.store import StoredTask
 from aegis_server.training.tasks.tasks import TASK_BYTES_MAX, Order, Tasks
+
+log = logging.getLogger(__name__)
 
 Response = training_pb2.CollectAnswersResponse
 
@@ -62,8 +65,18 @@ class TaskCalls(training_pb2_grpc.CoordinatorServiceServicer):
                 ended, seconds = await self._tasks.ended(request.run_id, request.attempt, waiting)
                 for task in ended:
                     waiting.discard(task.task_id)
-                    yield Response(collected=_collected(task))
-                    answer = await self._tasks.answer_of(task)
+                    told, answer = _collected(task), b""
+                    try:
+                        answer = await self._tasks.answer_of(task)
+                    except DataLoss as error:
+                        # It is lost, and what it cost is spent: the others' round goes on.
+                        log.error("the answer to %s is lost: %s", task.task_id, error)  # noqa: TRY400
+                        told.end, told.reason, told.size_bytes = (
+                            Response.END_FAILED,
+                            error.reason,
+                            0,
+                        )
+                    yield Response(collected=told)
                     for start in range(0, len(answer), _CHUNK):
                         yield Response(chunk=answer[start : start + _CHUNK])
                 if not waiting:
