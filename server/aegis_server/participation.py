@@ -12,7 +12,8 @@ from aegis_server.foundation import Base
 from aegis_server.identity.directory import Directory
 from aegis_server.participants.datasets.catalogue import Datasets
 from aegis_server.participants.datasets.service import DatasetService
-from aegis_server.participants.holdings import Holdings
+from aegis_server.participants.enrolment import Enrolment
+from aegis_server.participants.holdings.holdings import Holdings
 from aegis_server.participants.participants import Participants
 from aegis_server.participants.registry import KIND, Registry
 from aegis_server.participants.service import Doorway, ParticipantService, Streams
@@ -26,7 +27,6 @@ class Participation:
     """What other rooms ask about participants, and what must run while we serve them."""
 
     datasets: Datasets
-    holdings: Holdings
     parts: tuple[Part, ...]
 
 
@@ -62,9 +62,17 @@ def serve_participants(
         base.audit,
         base.participants,
         authority=base.authority,
+        known_dataset=datasets.known,
+        clock=base.clock,
+    )
+
+    enrolment = Enrolment(
+        base.database,
+        base.audit,
+        base.participants,
+        authority=base.authority,
         trust_domain=settings.trust_domain,
         throttle=throttle_of(base),
-        known_dataset=datasets.known,
         clock=base.clock,
     )
 
@@ -77,6 +85,7 @@ def serve_participants(
     participant_pb2_grpc.add_ParticipantServiceServicer_to_server(
         ParticipantService(
             members,
+            enrolment,
             holdings,
             streams(datasets),
             base.deeds,
@@ -91,4 +100,4 @@ def serve_participants(
         DatasetService(datasets, holdings, base.deeds), port.server
     )
     hearing = Following(settings.database_url, base.participants.refresh, channel=CHANNEL)
-    return Participation(datasets, holdings, (base.participants.run(), hearing.run()))
+    return Participation(datasets, (base.participants.run(), hearing.run()))

@@ -1,8 +1,6 @@
 """Participants: invited by somebody here, enrolled by themselves, and revoked for good.
 
-An invitation is a secret that its site shows once, with a key of its own; only the secret's hash is
-kept. Showing it again with the same key, because the answer was lost say, returns the same
-certificate for as long as the invitation lasts; nothing else ever comes of it again. Each change is
+An invitation is a secret of which only the hash is kept; `enrolment.py` redeems it. Each change is
 one transaction with its audit record.
 """
 
@@ -14,7 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from aegis.errors import (
     FailedPrecondition,
@@ -30,30 +28,15 @@ from aegis.serving.database import Connection, Database
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2
 from aegis_server.participants import store
-from aegis_server.participants.authority import Authority, SignedKey
+from aegis_server.participants.authority import Authority
+from aegis_server.participants.holdings import store as holding
+from aegis_server.participants.holdings.store import StoredHolding
 from aegis_server.participants.registry import KIND, Registry
-from aegis_server.participants.store import StoredCertificate, StoredHolding, StoredParticipant
+from aegis_server.participants.store import StoredParticipant
 
 log = logging.getLogger(__name__)
 
 RESOURCE = "/training/participants"
-
-# Of one participant at the same time: a site that renews without end is ill.
-_CERTIFICATES_MAX = 16
-
-
-class Throttle(Protocol):
-    """Slows guessing at secrets down; see `aegis_server.identity.throttle`."""
-
-    async def before(
-        self, kind: Literal["enrol"], account_key: str, caller_address: str, device_token: str
-    ) -> None:
-        """Raises `ResourceExhausted` (RATE_LIMITED) or `Unavailable` (LIMITER_UNAVAILABLE)."""
-
-    async def succeeded(
-        self, kind: Literal["enrol"], account_key: str, caller_address: str, device_token: str
-    ) -> str:
-        """Gives back what was paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +65,6 @@ class Participants:
         registry: Registry,
         *,
         authority: Authority | None,
-        trust_domain: str,
-        throttle: Throttle,
         known_dataset: Callable[[str], Awaitable[bool]],
         clock: Callable[[], datetime],
     ) -> None:
@@ -91,8 +72,6 @@ class Participants:
         self._audit = audit
         self._registry = registry
         self._authority = authority
-        self._trust_domain = trust_domain
-        self._throttle = throttle
         self._known_dataset = known_dataset
         self._clock = clock
 
@@ -105,7 +84,7 @@ class Participants:
         `InvalidArgument` (FIELD_INVALID) and `FailedPrecondition` (ENROLMENT_UNAVAILABLE,
         STATE_CONFLICT).
         """
-        self._need_authority()
+        required(self._authority)
         await self._check_bounds(bounds)
         secret, now = secrets.token_bytes(SECRET_BYTES), self._clock()
         written: dict[str, Any] = {
@@ -118,118 +97,15 @@ class Participants:
             if not await store.insert(connection, name, **written):
                 before = await store.lock(connection, name)
                 if before is None or before.state != store.INVITED:
-                    raise _conflict(name, before)
+                    raise conflict(name, before)
                 await store.invite_again(connection, name, **written)
-            await store.replace_holdings(connection, name, bounds)
-            view = await _view(connection, name)
+            await holding.replace_holdings(connection, name, bounds)
+            view = await view_of(connection, name)
             listed = " ".join(f"{dataset}={rows}" for dataset, rows in bounds)
             ends = (now + lifetime).isoformat(timespec="seconds")
-            entry = _entry(actor, "invite", name, "invited", datasets=listed, ends_at=ends)
+            entry = entry_of(actor, "invite", name, "invited", datasets=listed, ends_at=ends)
             await self._audit.record_in(connection, entry)
         return Invitation(view, secret)
-
-    async def enrol(
-        self, secret: bytes, signing_request: bytes, *, address: str
-    ) -> tuple[View, StoredCertificate]:
-        """Redeems an invitation, from a caller at `address`.
-
-        Raises `InvalidArgument` (FIELD_INVALID), `PermissionDenied` (INVITATION_INVALID, for every
-        reason alike), `FailedPrecondition` (ENROLMENT_UNAVAILABLE) and what the throttle raises.
-        """
-        authority = self._need_authority()
-        key = SignedKey.of(signing_request)
-        secret_sha256 = hashlib.sha256(secret).digest()
-        attempt = secret_sha256.hex()[:32]
-        await self._throttle.before("enrol", attempt, address, "")
-        async with self._database.transaction() as connection:
-            found = await store.lock_by_secret(connection, secret_sha256)
-            redeemed = await self._redeem(connection, found, key, authority)
-        if redeemed is None:
-            await self._audit.record(
-                Entry(
-                    kind=audit_pb2.AUDIT_KIND_IDENTITY,
-                    actor="anonymous:unknown",
-                    action="enrol",
-                    resource=RESOURCE,
-                    outcome="refused",
-                    reason="INVITATION_INVALID",
-                )
-            )
-            raise PermissionDenied(
-                "INVITATION_INVALID", "this invitation is unknown, used or too old"
-            )
-        await self._throttle.succeeded("enrol", attempt, address, "")
-        await self._look()
-        return redeemed
-
-    async def _redeem(
-        self,
-        connection: Connection,
-        found: StoredParticipant | None,
-        key: SignedKey,
-        authority: Authority,
-    ) -> tuple[View, StoredCertificate] | None:
-        now = self._clock()
-        if found is None or found.state == store.REVOKED or now >= found.invitation_ends_at:
-            return None
-        if found.redeemed_key_sha256 is not None:
-            given = await store.certificates_of(connection, found.name, now)
-            same = [each for each in given if each.key_sha256 == key.sha256]
-            if not same or found.redeemed_key_sha256 != key.sha256:
-                return None
-            return await _view(connection, found.name), same[-1]
-        certificate = authority.issue(found.name, key, trust_domain=self._trust_domain, now=now)
-        await store.enrol(connection, found.name, key_sha256=key.sha256, now=now)
-        await self._add(connection, certificate, "enrol", "enrolled")
-        return await _view(connection, found.name), certificate
-
-    async def renew(self, caller: Caller, signing_request: bytes) -> StoredCertificate:
-        """Issues the next certificate to a participant; those it has count until they end.
-
-        The same key soon after returns the same certificate. Raises `InvalidArgument`
-        (FIELD_INVALID), `FailedPrecondition` (ENROLMENT_UNAVAILABLE, STATE_CONFLICT), and what
-        `named` raises.
-        """
-        name = named(caller)
-        authority = self._need_authority()
-        key = SignedKey.of(signing_request)
-        now = self._clock()
-        async with self._database.transaction() as connection:
-            member = await store.lock(connection, name)
-            if member is None or member.state != store.ENROLLED:
-                raise _conflict(name, member)
-            given = await store.certificates_of(connection, name, now)
-            for each in given:
-                lasts = each.ends_at - now > (each.ends_at - each.issued_at) * 2 / 3
-                if each.key_sha256 == key.sha256 and lasts:
-                    return each
-            if len(given) >= _CERTIFICATES_MAX:
-                raise FailedPrecondition(
-                    "STATE_CONFLICT",
-                    f"{name} has {len(given)} certificates that count already",
-                    resource=path_of(name),
-                    state="full",
-                )
-            certificate = authority.issue(name, key, trust_domain=self._trust_domain, now=now)
-            await self._add(connection, certificate, "renew", "renewed")
-        await self._look()
-        return certificate
-
-    async def _add(
-        self, connection: Connection, certificate: StoredCertificate, action: str, outcome: str
-    ) -> None:
-        await store.insert_certificate(connection, certificate)
-        await store.tell_change(connection)
-        # The log's lock is held from here to the commit: only a look may follow.
-        entry = _entry(
-            KIND + certificate.participant,
-            action,
-            certificate.participant,
-            outcome,
-            certificate=certificate.certificate_id,
-            ends_at=certificate.ends_at.isoformat(timespec="seconds"),
-        )
-        await self._audit.record_in(connection, entry)
 
     async def revoke(self, name: str, *, reason: str, actor: str) -> View:
         """Ends a participation, or an invitation; one that has ended stays as it is.
@@ -244,23 +120,23 @@ class Participants:
             if before.state != store.REVOKED:
                 await store.revoke(connection, name, reason=reason, now=self._clock())
                 await store.tell_change(connection)
-                entry = _entry(actor, "revoke", name, "revoked", reason=reason)
+                entry = entry_of(actor, "revoke", name, "revoked", reason=reason)
                 await self._audit.record_in(connection, entry)
             # The log's lock is held: only this look follows.
-            view = await _view(connection, name)
-        await self._look()
+            view = await view_of(connection, name)
+        await take_notice(self._registry)
         return view
 
     async def get(self, name: str) -> View:
         """Returns one participant; raises `NotFound`."""
         async with self._database.transaction() as connection:
-            return await _view(connection, name)
+            return await view_of(connection, name)
 
     async def list(self, *, after: str, limit: int) -> list[View]:
         """Returns participants by name."""
         async with self._database.transaction() as connection:
             found = await store.page(connection, after=after, limit=limit)
-            held = await store.holdings_of(connection, [each.name for each in found])
+            held = await holding.holdings_of(connection, [each.name for each in found])
         return [
             View(each, tuple(one for one in held if one.participant == each.name)) for each in found
         ]
@@ -280,19 +156,23 @@ class Participants:
                 )
             seen.add(dataset)
 
-    def _need_authority(self) -> Authority:
-        if self._authority is None:
-            raise FailedPrecondition(
-                "ENROLMENT_UNAVAILABLE", "this server has no authority for participants"
-            )
-        return self._authority
 
-    async def _look(self) -> None:
-        try:
-            await self._registry.refresh()
-        except Unavailable as error:
-            # It is committed, and will be seen as soon as anything is.
-            log.warning("a change of who takes part is not yet in use: %s", error)
+def required(authority: Authority | None) -> Authority:
+    """Returns the authority; raises `FailedPrecondition` (ENROLMENT_UNAVAILABLE) without one."""
+    if authority is None:
+        raise FailedPrecondition(
+            "ENROLMENT_UNAVAILABLE", "this server has no authority for participants"
+        )
+    return authority
+
+
+async def take_notice(registry: Registry) -> None:
+    """Has this server know what was committed just now, if anything can be known."""
+    try:
+        await registry.refresh()
+    except Unavailable as error:
+        # It is committed, and will be seen as soon as anything is.
+        log.warning("a change of who takes part is not yet in use: %s", error)
 
 
 def named(caller: Caller) -> str:
@@ -314,16 +194,18 @@ def path_of(name: str) -> str:
     return f"{RESOURCE}/{name}"
 
 
-async def _view(connection: Connection, name: str) -> View:
+async def view_of(connection: Connection, name: str) -> View:
+    """Returns a participant with what it holds; raises `NotFound`."""
     found = await store.page(connection, name=name)
     if not found:
         raise _unknown(name)
-    return View(found[0], tuple(await store.holdings_of(connection, [name])))
+    return View(found[0], tuple(await holding.holdings_of(connection, [name])))
 
 
-def _entry(
+def entry_of(
     actor: str, action: str, name: str, outcome: str, *, reason: str = "", **details: str
 ) -> Entry:
+    """Returns the audit entry of something that happened to a participant."""
     return Entry(
         kind=audit_pb2.AUDIT_KIND_IDENTITY,
         actor=actor,
@@ -340,7 +222,8 @@ def _unknown(name: str) -> NotFound:
     return NotFound("RESOURCE_NOT_FOUND", f"no participant {name}", resource=path_of(name))
 
 
-def _conflict(name: str, found: StoredParticipant | None) -> FailedPrecondition:
+def conflict(name: str, found: StoredParticipant | None) -> FailedPrecondition:
+    """Returns the error that says the state a participant is in forbids this."""
     state = "enrolled" if found is not None and found.state == store.ENROLLED else "revoked"
     return FailedPrecondition(
         "STATE_CONFLICT",

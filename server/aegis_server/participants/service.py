@@ -17,7 +17,8 @@ from aegis.spiffe import Caller
 from aegis.v1 import participant_pb2 as pb
 from aegis.v1 import participant_pb2_grpc
 from aegis_server.participants import wire
-from aegis_server.participants.holdings import Declaration, Holdings
+from aegis_server.participants.enrolment import Enrolment
+from aegis_server.participants.holdings.holdings import Declaration, Holdings
 from aegis_server.participants.participants import Participants, named
 
 _LIFETIME = timedelta(days=1)
@@ -53,6 +54,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
     def __init__(
         self,
         participants: Participants,
+        enrolment: Enrolment,
         holdings: Holdings,
         streams: Streams,
         deeds: Deeds,
@@ -63,6 +65,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
         clock: Callable[[], datetime],
     ) -> None:
         self._participants = participants
+        self._enrolment = enrolment
         self._holdings = holdings
         self._streams = streams
         self._deeds = deeds
@@ -101,7 +104,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
     async def Enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolResponse:
         """Open to everybody: the secret is the proof."""
         view, certificate = await self._deeds.finish(
-            self._participants.enrol(
+            self._enrolment.enrol(
                 request.secret, request.signing_request, address=current_call().caller.address
             )
         )
@@ -119,7 +122,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
     ) -> pb.RenewCertificateResponse:
         """For who still has one."""
         certificate = await self._deeds.finish(
-            self._participants.renew(current_call().caller, request.signing_request)
+            self._enrolment.renew(current_call().caller, request.signing_request)
         )
         return pb.RenewCertificateResponse(
             certificate=certificate.certificate_pem, roots=self._roots.read_bytes()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from aegis.v1 import dataset_pb2, participant_pb2
+from aegis_server.participants.holdings.store import StoredHolding
 from aegis_server.participants.participants import View
-from aegis_server.participants.store import StoredHolding
 
 # Streams say something at least so often, or are gone.
 _SILENCE = timedelta(seconds=60)

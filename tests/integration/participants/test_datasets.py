@@ -15,6 +15,7 @@ from aegis.v1 import dataset_pb2 as pb
 from aegis.v1 import participant_pb2
 from aegis_learning.datasets import SCHEMA
 from aegis_learning.schema import Categorical, Continuous, Schema
+from aegis_server.training.seats.store import enrolled_for
 
 PATIENTS = Schema(
     (Continuous("age", 0, 100), Categorical("sex", ("f", "m"))), "outcome", ("well", "ill")
@@ -219,9 +220,9 @@ async def test_declared_rows_count_up_to_the_bound_of_the_invitation(house: Hous
         )
     assert (few.holding.rows, few.holding.examples) == (80, 80)
     assert (many.holding.rows, many.holding.examples) == (1_000_000, 100)
-    base, holdings = house.servers[0].base, house.servers[0].participation.holdings
+    base = house.servers[0].base
     async with base.database.transaction() as connection:
-        [one] = await holdings.sites(connection, "breast-cancer")
+        [one] = await enrolled_for(connection, "run-1", "breast-cancer", [])
     assert (one.name, one.examples) == ("hospital-a", 100)
     assert one.node_id > 1000
     actions = [(r.actor, r.details["rows"]) for r in await house.records("declare")]
@@ -238,9 +239,9 @@ async def test_revoked_and_silent_participants_are_no_sites(house: House):
     async with house.calling("admin") as call:
         request = participant_pb2.RevokeParticipantRequest(name="gone", reason="left")
         await call(call.participants.RevokeParticipant, request)
-    base, holdings = house.servers[0].base, house.servers[0].participation.holdings
+    base = house.servers[0].base
     async with base.database.transaction() as connection:
-        assert await holdings.sites(connection, "breast-cancer") == []
+        assert await enrolled_for(connection, "run-1", "breast-cancer", []) == []
 
 
 @pytest.mark.parametrize(

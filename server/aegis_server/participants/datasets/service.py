@@ -13,8 +13,8 @@ from aegis.v1 import dataset_pb2_grpc
 from aegis_learning.schema import Schema, SchemaError
 from aegis_server.participants import wire
 from aegis_server.participants.datasets.catalogue import Datasets, Description, Registration
-from aegis_server.participants.holdings import Holdings
-from aegis_server.participants.store import StoredHolding
+from aegis_server.participants.holdings.holdings import Holdings
+from aegis_server.participants.holdings.store import StoredHolding
 
 
 class DatasetService(dataset_pb2_grpc.DatasetServiceServicer):

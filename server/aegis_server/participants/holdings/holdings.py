@@ -12,13 +12,13 @@ from datetime import datetime
 
 from aegis.errors import FieldViolation, InvalidArgument, NotFound
 from aegis.serving.auditlog import AuditLog, Entry
-from aegis.serving.database import Connection, Database
+from aegis.serving.database import Database
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2
 from aegis_learning.schema import Schema
-from aegis_server.participants import store
+from aegis_server.participants.holdings import store
+from aegis_server.participants.holdings.store import StoredHolding
 from aegis_server.participants.participants import named, path_of
-from aegis_server.participants.store import Site, StoredHolding
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,6 @@ class Holdings:
             if only in ("", each.participant):
                 by_dataset.setdefault(each.dataset, []).append(each)
         return by_dataset
-
-    async def sites(self, connection: Connection, dataset: str) -> list[Site]:
-        """Returns who can take part in a run on a data set, by name, in a run's transaction."""
-        return await store.sites_for(connection, dataset)
 
 
 def _check(declared: Declaration, schema: Schema) -> None:

@@ -1,0 +1,1 @@
+"""Holdings: what participants say they have, and how much of it counts."""
