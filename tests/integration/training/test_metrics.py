@@ -111,7 +111,7 @@ async def test_server_has_the_figures_of_embedded_sites(room: Any, plan: Plan) -
         (f"site-{site}", number) for number in (1, 2) for site in (1, 2, 3)
     ]
     first = answer.metrics[0]
-    assert (first.values["loss"], first.values["examples"], first.object) == (0.6, 10.0, "")
+    assert (first.values["loss"], first.values["examples"], first.object) == (0.6, 83.0, "")
     assert (list(answer.missing), list(answer.unusable), answer.next_after_round) == ([], [], 0)
     last = answer.rounds[2]
     assert (last.accuracy, last.summaries["loss"].participants) == (pytest.approx(0.7), 3)
@@ -141,8 +141,10 @@ async def test_twenty_write_at_once_and_nobody_is_overwritten(
     ]
     assert (found.missing, found.unusable) == ((), ())
     assert found.participants[0].source == f"{run_id}/site-1/1.json"
-    # Weighed by enrolled rows, ten times the number of each site.
-    expected = sum(n * n for n in range(1, 21)) / sum(range(1, 21))
+    # Weighed by the rows each site was dealt.
+    rows = [each.values["examples"] for each in found.participants[:20]]
+    assert sum(rows) == 391
+    expected = sum(n * weight for n, weight in enumerate(rows, 1)) / 391
     assert found.rounds[1].summaries["loss"].mean == pytest.approx(expected)
     assert (found.rounds[1].summaries["loss"].least, found.rounds[1].summaries["loss"].most) == (
         1.0,
@@ -156,7 +158,7 @@ async def test_missing_and_unusable_objects_are_told_and_the_rest_is_combined(
     place: Place,
 ) -> None:
     """One site writes nonsense, one nothing, one is not of this run."""
-    run_id = await ran(room, plan(), rounds=1, sites=4)
+    run_id = await ran(room, plan(participants=4), rounds=1, sites=4)
     await enrolled(room, run_id)
     place.put(f"{run_id}/site-1/1.json", b'{"loss": 0.5}')
     place.put(f"{run_id}/site-2/1.json", b'{"loss": NaN}')
@@ -181,7 +183,7 @@ async def test_word_of_a_participant_never_replaces_what_the_server_knows(
     place.put(f"{run_id}/site-1/1.json", b'{"epsilon": 0.0, "examples": 1e9, "seconds": 4}')
     values = (await RunMetrics(room.database, place).of(run_id)).participants[0].values
     assert values["epsilon"] > 0
-    assert (values["examples"], values["reported_examples"]) == (10.0, 1e9)
+    assert (values["examples"], values["reported_examples"]) == (83.0, 1e9)
     assert (values["reported_epsilon"], values["reported_seconds"]) == (0.0, 4.0)
     assert "loss" not in values
 

@@ -166,7 +166,6 @@ async def test_concurrent_starts_do_not_overdraw_the_budget(room: Any, plan: Pla
     [
         ({"dataset": "mnist"}, "plan.dataset"),
         ({"model": "gpt"}, "plan.model"),
-        ({"participants": 900, "simulation": False}, "plan.participants"),
         ({"target_epsilon": 1e-5, "delta": 1e-12, "rounds": 500}, "plan.target_epsilon"),
         (
             {"attacks": [training_pb2.Attack(participant="site-9", kind=1, scale=2)]},

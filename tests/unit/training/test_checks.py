@@ -39,6 +39,7 @@ def _plan(**fields: Any) -> training_pb2.RunPlan:
         ({"names": ["north"]}, "names"),
         ({"names": ["north"], "sites": ENROLLED, "simulation": False}, "names"),
         ({"app": training_pb2.App(name="theirs", sha256=b"\1" * 32)}, "app"),
+        ({"participants": 900, "simulation": False}, "participants"),
         ({"per_round": 2}, "per_round"),
         ({"per_round": 6}, "per_round"),
         ({"grace": Duration(seconds=61)}, "grace"),
