@@ -38,15 +38,13 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from cryptography.x509.oid import NameOID
 
+from aegis import sitekeys
 from aegis.channel import Bearer, Identity, connect
 from aegis.errors import AegisError, from_rpc_error
 from aegis.jointoken import JoinToken
-from aegis.local.keys import pem, write_private
+from aegis.local.keys import write_private
 from aegis.local.sockets import private_directory
 from aegis.spiffe import caller_of_certificate
 from aegis.v1 import participant_pb2 as pb
@@ -92,7 +90,10 @@ class Site:
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SiteError(f"{file} cannot be read: {error}") from error
-        site.mend()
+        try:
+            sitekeys.mend(site.identity)
+        except OSError as error:
+            raise SiteError(f"{site.identity.key} cannot be replaced: {error}") from error
         return site
 
     @property
@@ -107,17 +108,6 @@ class Site:
             return connect(self.address, self.identity)
         except (OSError, ValueError) as error:
             raise SiteError(f"{error}; join again with a new token") from error
-
-    def mend(self) -> None:
-        """Puts the next key in its place, when the certificate is for that one already."""
-        fresh = _next(self.identity)
-        key = _key(fresh)
-        try:
-            certificate = _certificate(self.identity.certificate.read_bytes())
-        except (OSError, ValueError):
-            return  # whoever uses it says so
-        if key is not None and key.public_key() == certificate.public_key():
-            fresh.replace(self.identity.key)
 
 
 def identity_in(folder: Path) -> Identity:
@@ -139,10 +129,7 @@ async def join(text: str, folder: Path) -> tuple[Site, Sequence[str]]:
         raise SiteError(f"{folder} has joined already; name another folder with --dir")
     private_directory(folder)
     identity = identity_in(folder)
-    key = _key(identity.key)
-    if key is None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        write_private(identity.key, pem(key), [])
+    key = sitekeys.key_in(identity.key)
     write_private(identity.roots, token.roots, [])
     answer = await _enrol(token, key, identity)
     _check(answer, key)
@@ -157,30 +144,19 @@ async def renew(site: Site) -> datetime:
 
     Raises `SiteError` and `AegisError`.
     """
-    fresh = _next(site.identity)
-    # Asked twice with the same key, the server gives the same certificate.
-    key = _key(fresh)
-    if key is None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        write_private(fresh, pem(key), [])
+    wanted = sitekeys.signing_request(sitekeys.next_key(site.identity), site.name)
     async with site.channel() as channel:
         stub = participant_pb2_grpc.ParticipantServiceStub(channel)
-        request = pb.RenewCertificateRequest(signing_request=_signing_request(key, site.name))
+        request = pb.RenewCertificateRequest(signing_request=wanted)
         try:
             answer = await stub.RenewCertificate(request, timeout=SECONDS)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
-    certificate = _certificate(answer.certificate)
-    if certificate.public_key() != key.public_key():
-        raise SiteError("the server's certificate is for another key")
     try:
-        x509.load_pem_x509_certificates(answer.roots)
+        fresh = sitekeys.take_over(site.identity, answer.certificate, answer.roots)
     except ValueError as error:
-        raise SiteError(f"the server's roots cannot be used: {error}") from error
-    write_private(site.identity.roots, answer.roots, [])
-    write_private(site.identity.certificate, answer.certificate, [])
-    site.mend()
-    return certificate.not_valid_after_utc
+        raise SiteError(str(error)) from error
+    return fresh.not_valid_after_utc
 
 
 async def _enrol(
@@ -189,7 +165,7 @@ async def _enrol(
     async with connect(token.address, Bearer(identity.roots)) as channel:
         stub = participant_pb2_grpc.ParticipantServiceStub(channel)
         request = pb.EnrolRequest(
-            secret=token.secret, signing_request=_signing_request(key, "participant")
+            secret=token.secret, signing_request=sitekeys.signing_request(key, "participant")
         )
         try:
             return await stub.Enrol(request, timeout=SECONDS)
@@ -205,20 +181,13 @@ def _check(answer: pb.EnrolResponse, key: ec.EllipticCurvePrivateKey) -> None:
     if not _ADDRESS.fullmatch(answer.address):
         raise SiteError(f"the server's address {answer.address[:64]!r} is not host:port")
     try:
-        certificate = _certificate(answer.certificate)
+        certificate = x509.load_pem_x509_certificate(answer.certificate)
         named = caller_of_certificate(answer.certificate, answer.trust_domain).subject
         x509.load_pem_x509_certificates(answer.roots)
     except (ValueError, AegisError) as error:
         raise SiteError(f"the server's certificates cannot be used: {error}") from error
     if certificate.public_key() != key.public_key() or named != f"participant:{answer.participant}":
         raise SiteError("the server's certificate is not for this site")
-
-
-def _signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
-    # Who it is for is the server's word; this is only for people who look at the request.
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    return request.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def _settings(answer: pb.EnrolResponse) -> str:
@@ -241,19 +210,3 @@ delta = {_DELTA}
 
 {invited}
 """
-
-
-def _next(identity: Identity) -> Path:
-    return identity.key.with_name(f"{identity.key.name}.next")
-
-
-def _key(file: Path) -> ec.EllipticCurvePrivateKey | None:
-    try:
-        key = load_pem_private_key(file.read_bytes(), password=None)
-    except (FileNotFoundError, TypeError, ValueError):
-        return None
-    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
-
-
-def _certificate(data: bytes) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(data)

@@ -13,13 +13,14 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from aegis import sitekeys
 from aegis.following import Following
 from aegis.serving.program import configure_logging, run
 from aegis.v1 import participant_pb2_grpc
 from aegis_participant import status as statuses
 from aegis_participant.answers import Answers
 from aegis_participant.attendance import Attendance, ParticipationEnded
-from aegis_participant.certificate import Certificate, mend
+from aegis_participant.certificate import Certificate
 from aegis_participant.desk import Desk
 from aegis_participant.ledger import Ledger, LedgerError, Limit
 from aegis_participant.metrics import open_store
@@ -126,7 +127,7 @@ def main() -> None:
         sys.exit(_show(arguments.dir, arguments.output))
     configure_logging()
     try:
-        mend(identity_in(arguments.dir))
+        sitekeys.mend(identity_in(arguments.dir))
         settings = Settings.read(arguments.dir)
         run(attend(settings))
     except ParticipationEnded as ended:

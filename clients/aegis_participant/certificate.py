@@ -1,8 +1,4 @@
-"""The site's certificate: renewed while the old one still counts, and replaced as a whole.
-
-The next key is on the disk before anybody is asked to sign it, and takes its place after the
-certificate has; a site that dies in between finds the pair together at its next start.
-"""
+"""The site's certificate: renewed while the old one still counts (see `aegis.sitekeys`)."""
 
 from __future__ import annotations
 
@@ -10,18 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from cryptography.x509.oid import NameOID
 
+from aegis import sitekeys
 from aegis.channel import Identity
 from aegis.errors import from_rpc_error
-from aegis.local.keys import RENEW_AT, pem, write_private
+from aegis.local.keys import RENEW_AT
 from aegis.v1 import participant_pb2, participant_pb2_grpc
 from aegis_participant.status import Status
 
@@ -38,7 +30,6 @@ class Certificate:
         self._identity = identity
         self._name = name
         self._clock = clock
-        self._next = _next(identity)
 
     @property
     def ends(self) -> datetime:
@@ -75,51 +66,12 @@ class Certificate:
 
     async def renew(self, stub: participant_pb2_grpc.ParticipantServiceStub) -> None:
         """Gets the next certificate, for a new key; raises grpc.RpcError, OSError, ValueError."""
-        # Asked twice with the same key, the server gives the same certificate.
-        key = _key(self._next)
-        if key is None:
-            key = ec.generate_private_key(ec.SECP256R1())
-            write_private(self._next, pem(key), [])
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)])
-        request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+        wanted = sitekeys.signing_request(sitekeys.next_key(self._identity), self._name)
         response = await stub.RenewCertificate(
-            participant_pb2.RenewCertificateRequest(
-                signing_request=request.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
-            ),
-            timeout=_CALL_SECONDS,
+            participant_pb2.RenewCertificateRequest(signing_request=wanted), timeout=_CALL_SECONDS
         )
-        certificate = x509.load_pem_x509_certificate(response.certificate)
-        if certificate.public_key() != key.public_key():
-            raise ValueError("the server's certificate is for another key")
-        if response.roots:
-            x509.load_pem_x509_certificates(response.roots)
-            write_private(self._identity.roots, response.roots, [])
-        write_private(self._identity.certificate, response.certificate, [])
-        self._next.replace(self._identity.key)
-        log.info("the certificate was renewed and ends %s", certificate.not_valid_after_utc)
+        fresh = sitekeys.take_over(self._identity, response.certificate, response.roots)
+        log.info("the certificate was renewed and ends %s", fresh.not_valid_after_utc)
 
     def _read(self) -> x509.Certificate:
         return x509.load_pem_x509_certificate(self._identity.certificate.read_bytes())
-
-
-def mend(identity: Identity) -> None:
-    """Finishes a renewal that was cut off between the certificate and its key; raises OSError."""
-    key = _key(_next(identity))
-    try:
-        certificate = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return  # whoever uses it says so
-    if key is not None and key.public_key() == certificate.public_key():
-        _next(identity).replace(identity.key)
-
-
-def _next(identity: Identity) -> Path:
-    return identity.key.with_name(f"{identity.key.name}.next")
-
-
-def _key(file: Path) -> ec.EllipticCurvePrivateKey | None:
-    try:
-        key = load_pem_private_key(file.read_bytes(), password=None)
-    except (FileNotFoundError, ValueError):
-        return None
-    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None

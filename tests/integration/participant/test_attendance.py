@@ -24,7 +24,7 @@ from tests.sites import (
 )
 
 from aegis.errors import PermissionDenied, ResourceExhausted
-from aegis_participant.certificate import mend
+from aegis.sitekeys import mend
 from aegis_participant.flower import Array, ArrayRecord, content_bytes, content_of
 from aegis_participant.settings import identity_in
 

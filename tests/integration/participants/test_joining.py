@@ -13,7 +13,7 @@ from cryptography import x509
 from tests.integration.participants.house import House
 from tests.integration.participants.test_datasets import PATIENTS, ROWS, csv, register
 
-from aegis import joining
+from aegis import joining, sitekeys
 from aegis.channel import Identity
 from aegis.errors import AegisError, PermissionDenied
 from aegis.holding import add
@@ -70,7 +70,8 @@ async def test_joining_that_was_cut_off_is_repeated(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(joining, "write_private", cut_off)
+        for module in (joining, sitekeys):
+            patch.setattr(module, "write_private", cut_off)
         with pytest.raises(KeyboardInterrupt):
             await join(token.text(), folder)
     if cut != "site.toml":
