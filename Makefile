@@ -1,5 +1,5 @@
 # Every target is safe to run twice. `make demo` and `make test` need nothing before them.
-.PHONY: setup demo test test-cluster crash-matrix check protos baseline lock
+.PHONY: setup demo test test-lengthy test-cluster crash-matrix check protos baseline lock
 BIN := .venv/bin
 # How many files of tests run at once: most of them wait for programs.
 WORKERS ?= 3
@@ -10,8 +10,11 @@ setup: ## .venv with everything, pinned
 demo: setup ## the whole story on this machine, live
 	@$(BIN)/aegis demo
 
-test: setup ## every test, against real PostgreSQL and Valkey
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+test: setup ## every test but the lengthy ones, against real PostgreSQL and Valkey
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not lengthy"
+
+test-lengthy: setup ## applications of others at sites that run Flower's own SuperNodes: five minutes and more
+	@$(BIN)/python -m pytest -m lengthy
 
 test-cluster: setup ## what Kubernetes answers and what the executor makes of it, on the cluster of AEGIS_TEST_KUBECONFIG too
 	@if [ -z "$$AEGIS_TEST_KUBECONFIG" ]; then echo "test-cluster: AEGIS_TEST_KUBECONFIG names no cluster, so only the sandbox is asked"; fi

@@ -24,7 +24,7 @@ from aegis_server.training.strategy import to_arrays
 from aegis_server.training.superlink.executing import start_own
 from aegis_server.training.superlink.nodes import NodeKeys
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lengthy, pytest.mark.timeout(600)]
 
 APP = Path(__file__).parents[2] / "apps" / "quickstart"
 
