@@ -9,9 +9,7 @@ for 30 seconds no longer vouches for anybody.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -20,7 +18,8 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TypeAlias
 
-from aegis.errors import AegisError, Unauthenticated, Unavailable
+from aegis.errors import AegisError, Unauthenticated
+from aegis.serving.copies import POLL_SECONDS, Copy
 from aegis.serving.database import Connection, Database
 from aegis.spiffe import Caller
 from aegis_server.identity import store
@@ -37,9 +36,6 @@ log = logging.getLogger(__name__)
 # Says why a caller no longer counts, or None.
 Refusal: TypeAlias = Callable[[Caller], AegisError | None]
 
-_POLL_SECONDS = 1.0
-_READ_SECONDS = 5.0
-_STALE_SECONDS = 30.0
 _EXTERNAL_MAX = 10_000
 # Whoever issued a token may have another clock, and tokens tell times in whole seconds.
 _CLOCKS_APART = timedelta(seconds=5)
@@ -77,15 +73,17 @@ class Directory:
         *,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
-        poll_seconds: float = _POLL_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._database = database
         self._clock = clock
-        self._monotonic = monotonic
-        self._poll_seconds = poll_seconds
-        self._snapshot: Snapshot | None = None
-        self._fresh_at = -math.inf
-        self._refreshing = asyncio.Lock()
+        self._copy = Copy[Snapshot](
+            "who is who",
+            self._read_if_changed,
+            use=self._use,
+            monotonic=monotonic,
+            poll_seconds=poll_seconds,
+        )
         self._external: OrderedDict[str, tuple[tuple[str, ...], datetime]] = OrderedDict()
         self._expel: list[Callable[[Refusal], object]] = []
 
@@ -95,14 +93,12 @@ class Directory:
 
         Raises `Unavailable` (DATABASE_UNAVAILABLE) when it may long be outdated.
         """
-        if self._snapshot is None or self._is_stale():
-            raise Unavailable("DATABASE_UNAVAILABLE", "who is who cannot be read")
-        return self._snapshot
+        return self._copy.value
 
     @property
     def problem(self) -> str:
         """Why nobody is vouched for; empty when all is well."""
-        return "who is who cannot be read" if self._is_stale() else ""
+        return self._copy.problem
 
     def held_roles(self, subject: str) -> tuple[str, ...]:
         """Returns the roles a subject holds beside the rules, e.g. ("role:viewer",).
@@ -179,33 +175,16 @@ class Directory:
 
     async def run(self) -> None:
         """Follows the version until cancelled."""
-        while True:
-            await asyncio.sleep(self._poll_seconds)
-            try:
-                await self.refresh()
-            except Unavailable as error:
-                log.debug("who is who stays as it was: %s", error)
+        await self._copy.run()
 
     async def refresh(self) -> None:
         """Makes sure that what is committed now is known; raises `Unavailable` when it is not."""
-        asked = self._monotonic()
-        try:
-            async with self._refreshing, asyncio.timeout(_READ_SECONDS):
-                # Whoever waited for a look that began behind the question has its answer.
-                if self._fresh_at > asked:
-                    return
-                began = self._monotonic()
-                fresh = await self._read_if_changed()
-                self._fresh_at = began
-                if fresh is not None:
-                    self._use(fresh)
-        except TimeoutError as error:
-            raise Unavailable("DATABASE_UNAVAILABLE", "who is who cannot be read") from error
+        await self._copy.refresh()
 
-    async def _read_if_changed(self) -> Snapshot | None:
+    async def _read_if_changed(self, now: Snapshot | None) -> Snapshot | None:
         async with self._database.transaction() as connection:
             version = await store.version(connection)
-            if self._snapshot is not None and self._snapshot.version == version:
+            if now is not None and now.version == version:
                 return None
             return await self._read(connection, version)
 
@@ -229,12 +208,7 @@ class Directory:
             MappingProxyType({key.key_id: key for key in keys}),
         )
 
-    def _is_stale(self) -> bool:
-        return self._monotonic() - self._fresh_at > _STALE_SECONDS
-
-    def _use(self, fresh: Snapshot) -> None:
-        before = self._snapshot
-        self._snapshot = fresh
+    def _use(self, before: Snapshot | None, fresh: Snapshot) -> None:
         demoted = _demoted(before, fresh) if before is not None else frozenset()
 
         def refusal(caller: Caller) -> AegisError | None:

@@ -12,9 +12,7 @@ anew and swaps one reference; who hears nothing looks once a second. A server th
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +20,8 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TypeAlias
 
-from aegis.errors import AegisError, PermissionDenied, Unauthenticated, Unavailable
+from aegis.errors import AegisError, PermissionDenied, Unauthenticated
+from aegis.serving.copies import POLL_SECONDS, Copy
 from aegis.serving.database import Database
 from aegis.serving.doors import Authenticate, Peer
 from aegis.spiffe import Caller
@@ -36,9 +35,6 @@ Refusal: TypeAlias = Callable[[Caller], AegisError | None]
 KIND = "participant:"
 ROLE = "role:participant"
 
-_POLL_SECONDS = 1.0
-_READ_SECONDS = 5.0
-_STALE_SECONDS = 30.0
 # Clocks differ, and TLS looks at the end of a certificate anyway.
 _ENDED_KEPT = timedelta(days=1)
 
@@ -74,16 +70,18 @@ class Registry:
         clock: Callable[[], datetime],
         authorities: frozenset[str] = frozenset(),
         monotonic: Callable[[], float] = time.monotonic,
-        poll_seconds: float = _POLL_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._database = database
         self._clock = clock
         self._authorities = authorities
-        self._monotonic = monotonic
-        self._poll_seconds = poll_seconds
-        self._snapshot: Snapshot | None = None
-        self._fresh_at = -math.inf
-        self._refreshing = asyncio.Lock()
+        self._copy = Copy[Snapshot](
+            "who takes part",
+            self._read_if_changed,
+            use=self._tell,
+            monotonic=monotonic,
+            poll_seconds=poll_seconds,
+        )
         self._expel: list[Callable[[Refusal], object]] = []
 
     @property
@@ -92,14 +90,12 @@ class Registry:
 
         Raises `Unavailable` (DATABASE_UNAVAILABLE) when it may long be outdated.
         """
-        if self._snapshot is None or self._is_stale():
-            raise Unavailable("DATABASE_UNAVAILABLE", "who takes part cannot be read")
-        return self._snapshot
+        return self._copy.value
 
     @property
     def problem(self) -> str:
         """Why no participant is vouched for; empty when all is well."""
-        return "who takes part cannot be read" if self._is_stale() else ""
+        return self._copy.problem
 
     def held_roles(self, subject: str) -> tuple[str, ...]:
         """Returns ("role:participant",) for an enrolled participant's subject, else nothing.
@@ -184,36 +180,21 @@ class Registry:
 
     async def run(self) -> None:
         """Follows the version until cancelled."""
-        while True:
-            await asyncio.sleep(self._poll_seconds)
-            try:
-                await self.refresh()
-            except Unavailable as error:
-                log.debug("who takes part stays as it was: %s", error)
+        await self._copy.run()
 
     async def refresh(self) -> None:
         """Makes sure that what is committed now is known; raises `Unavailable` when it is not."""
-        asked = self._monotonic()
-        try:
-            async with self._refreshing, asyncio.timeout(_READ_SECONDS):
-                # Whoever waited for a look that began behind the question has its answer.
-                if self._fresh_at > asked:
-                    return
-                began = self._monotonic()
-                fresh = await self._read_if_changed()
-                self._fresh_at = began
-                if fresh is not None:
-                    self._snapshot = fresh
-                    for expel in self._expel:
-                        expel(self.refusal)
-        except TimeoutError as error:
-            raise Unavailable("DATABASE_UNAVAILABLE", "who takes part cannot be read") from error
+        await self._copy.refresh()
 
-    async def _read_if_changed(self) -> Snapshot | None:
+    def _tell(self, before: Snapshot | None, now: Snapshot) -> None:
+        for expel in self._expel:
+            expel(self.refusal)
+
+    async def _read_if_changed(self, now: Snapshot | None) -> Snapshot | None:
         async with self._database.transaction() as connection:
             # First: what is committed meanwhile is at worst read twice.
             version = await store.version(connection)
-            if self._snapshot is not None and self._snapshot.version == version:
+            if now is not None and now.version == version:
                 return None
             members = await store.read_standing(connection)
             certificates = await store.read_certificates(connection, self._clock() - _ENDED_KEPT)
@@ -227,6 +208,3 @@ class Registry:
             ),
             MappingProxyType({each.certificate_id: each.participant for each in certificates}),
         )
-
-    def _is_stale(self) -> bool:
-        return self._monotonic() - self._fresh_at > _STALE_SECONDS
