@@ -44,9 +44,9 @@ from aegis_learning.datasets import load
 from aegis_learning.parameters import Parameters
 from aegis_participant.randomness import KeyStream
 from aegis_participant.training import Task, train
+from aegis_server.training.noise import centre_of
 from aegis_server.training.plans import noise_of, planned_steps
 from aegis_server.training.rounds import Rounds
-from aegis_server.training.sites import centre_of
 from aegis_server.training.strategies import rule_of
 
 ALPHA = 0.3

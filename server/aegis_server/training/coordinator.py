@@ -46,18 +46,20 @@ def prepare(
     position: Position,
 ) -> Rounds:
     """Returns what asks the sites of a run until `stack` is closed; takes seconds."""
-    # Torch and Flower take seconds to import: the run is RUNNING before that, and a coordinator
-    # that cannot even reach the server fails at once.
-    import torch
-
+    # Flower takes a while to import, torch seconds: the run is RUNNING before that, and a
+    # coordinator that cannot even reach the server fails at once.
     from aegis_server.training.gate import ReviewGate
     from aegis_server.training.rounds import Rounds
+    from aegis_server.training.strategies import needs_root
     from aegis_server.training.ways import grid_of
 
-    warnings.filterwarnings("ignore", message="Full backward hook")  # rows need no gradient
-    # The models are small: more threads would only wait for each other.
-    torch.set_num_threads(1)
     plan, gate, grid = position.plan, None, None
+    if embedded(plan) or needs_root(plan):
+        import torch
+
+        warnings.filterwarnings("ignore", message="Full backward hook")  # rows need no gradient
+        # The models are small: more threads would only wait for each other.
+        torch.set_num_threads(1)
     if plan.review:
         stub = review_pb2_grpc.ReviewServiceStub(channel)
         gate = ReviewGate(stub, loop, run_id=position.run_id)

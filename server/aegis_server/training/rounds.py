@@ -1,4 +1,7 @@
-"""One round of a run: ask the sites, judge their answers, make the next model."""
+"""One round of a run: ask the sites, judge their answers, make the next model.
+
+What trains in this process is imported only where something does: PyTorch takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from aegis_learning import scores
 from aegis_learning.aggregation.refusals import AssumptionBroken
 from aegis_learning.datasets import Dataset, load
 from aegis_learning.models import Family
-from aegis_learning.parameters import Parameters, flatten
+from aegis_learning.parameters import Array, Parameters, flatten
 from aegis_server.training import strategies, units
 from aegis_server.training.asking import Asking, Gathering, Question, Tally
 from aegis_server.training.flower import ConfigRecord
 from aegis_server.training.grid import LocalGrid
+from aegis_server.training.noise import centre_of, noise_of
 from aegis_server.training.selection import Choice
-from aegis_server.training.sites import centre_of, noise_of, root_update, sites_of
 from aegis_server.training.strategy import Gate, ReviewedStrategy, Site, to_arrays
 
 Outcome = training_pb2.ParticipantRound
@@ -76,6 +79,8 @@ class Rounds:
         self._gate = gate
         self._data = data or load(plan.dataset)
         if grid is None:
+            from aegis_server.training.sites import sites_of
+
             embedded = sites_of(plan, self._data)
             sites = embedded
             nodes = {site.node_id: (site.app, site.config) for site in embedded}
@@ -108,7 +113,7 @@ class Rounds:
         """
         if self._gate is not None:
             self._gate.attempt = attempt
-        root = flatten(root_update(self._plan, model, self._data)) if self._rooted else None
+        root = self._root(model) if self._rooted else None
         try:
             rule = strategies.rule_of(
                 self._plan, state=state, root=root, noise=noise_of(self._plan, number, repeat)
@@ -134,6 +139,11 @@ class Rounds:
             {name: array.numpy() for name, array in arrays.items()}, participants, strategy.state
         )
         return tried if tried.accepted >= self._plan.min_participants else Tried(None, participants)
+
+    def _root(self, model: Parameters) -> Array:
+        from aegis_server.training.sites import root_update
+
+        return flatten(root_update(self._plan, model, self._data))
 
     def _told(
         self, outcomes: Mapping[str, Outcome], tallies: Mapping[str, Tally], choice: Choice

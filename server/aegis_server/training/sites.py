@@ -1,6 +1,7 @@
 """The simulated sites of a plan: ClientApps in this process, each with its share of the rows.
 
-And what a site would do on the golden rows, for strategies that measure updates by it.
+And what a site would do on the golden rows, for strategies that measure updates by it. Imports
+PyTorch, which takes seconds: whoever asks machines of their own does without this module.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aegis.v1 import training_pb2
-from aegis_learning.aggregation.private_mean import Noise
 from aegis_learning.datasets import Dataset
 from aegis_learning.parameters import Parameters
 from aegis_participant.app import app as honest
@@ -16,6 +16,7 @@ from aegis_participant.attacks import Kind, attacker
 from aegis_participant.randomness import KeyStream
 from aegis_participant.training import Task, train
 from aegis_server.training.flower import ClientApp, UserConfig
+from aegis_server.training.noise import centre_of
 from aegis_server.training.plans import dealt, participant_names
 
 _KINDS: dict[int, Kind] = {
@@ -26,8 +27,6 @@ _KINDS: dict[int, Kind] = {
     training_pb2.ATTACK_KIND_ALIE: "alie",
     training_pb2.ATTACK_KIND_IPM: "ipm",
 }
-
-_SERVER = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +73,6 @@ def _colluders(attack: training_pb2.Attack, plan: training_pb2.RunPlan) -> str:
     same = {a.participant for a in plan.attacks if (a.kind, a.scale) == (attack.kind, attack.scale)}
     names = participant_names(plan)
     return ",".join(str(index) for index, name in enumerate(names) if name in same)
-
-
-def noise_of(plan: training_pb2.RunPlan, number: int, repeat: int) -> Noise:
-    """Returns the server's own noise for a try of a round: secret, but for a simulation's."""
-    stream = KeyStream.secret()
-    if plan.simulation:
-        # No site has this number.
-        stream = KeyStream.seeded(plan.seed, number, repeat, _SERVER)
-    return lambda count: stream.normal((count,))
-
-
-def centre_of(plan: training_pb2.RunPlan, data: Dataset) -> tuple[float, ...]:
-    """Returns the row participants train around; empty when rows stay as they are."""
-    if not plan.centred:
-        return ()
-    return tuple(float(value) for value in data.golden.x.mean(axis=0, dtype=float))
 
 
 def root_update(plan: training_pb2.RunPlan, model: Parameters, data: Dataset) -> Parameters:
