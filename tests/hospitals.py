@@ -267,8 +267,11 @@ class House:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
-    def hospital(self, name: str, rows: Split) -> Hospital:
-        """Invites a site, lets it join and add its rows; its program is not started."""
+    def hospital(self, name: str, rows: Split, *, module: str = "ward.client") -> Hospital:
+        """Invites a site, lets it join and add its rows; its program is not started.
+
+        `module` is what trains there, in tests/apps/ward.
+        """
         folder, csv_file = self.folder / name, self.folder / f"{name}.csv"
         write_rows(csv_file, rows)
         invited = self.aegis("participant", "invite", name, "--dataset", f"{DATASET}=500")
@@ -280,7 +283,7 @@ class House:
         settings = folder / "site.toml"
         settings.write_text(
             f'{settings.read_text()}\n[metrics]\nstore = "{self.metrics}"\n[apps.ward]\n'
-            f'module = "ward.client:app"\n'
+            f'module = "{module}:app"\n'
             f'path = "{WARD}"\nsha256 = "{app_digest(WARD).hex()}"\n'
             f'node_config = {{ folder = "{folder}" }}\n[apps.aegis]\n'
         )
@@ -296,6 +299,7 @@ class House:
         plan.min_participants = 2
         plan.local_steps, plan.rounds, plan.target_epsilon = 2, 4, 2.0
         if ward:
+            plan.model = "logistic"
             plan.app.name, plan.app.sha256 = "ward", app_digest(WARD)
         for name, value in changes.items():
             if isinstance(value, Duration):

@@ -2,11 +2,12 @@
 
     python bench/training/restart.py --times 3 --json FILE
 
-Three sites that are programs of their own train over mTLS with `aegis up`'s control plane. One site
-is held up in a round, the others have answered; then coordinator, that site, or the server is
-killed with SIGKILL, the site lets go, and what was killed is started again at once (the server and
-the site by us, the coordinator by the server). *Lost* is the time from the kill to the end of that
-round, less an undisturbed round. One run bears all of it, and ends COMPLETED or this fails.
+Three sites that are programs of their own train over mTLS with `aegis up`'s control plane, by
+Aegis' own application. One of them is held up in a round, the others have answered; then
+coordinator, that site, or the server is killed with SIGKILL, the site lets go, and what was
+killed is started again at once (the server and the site by us, the coordinator by the server).
+*Lost* is the time from the kill to the end of that round, less an undisturbed one. One run bears
+all of it, and ends COMPLETED or this fails.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aegis-bench-") as folder, House(Path(folder)) as house:
         for name, rows in zip(SITES, dealt(len(SITES)), strict=True):
-            house.hospital(name, rows).start()
+            house.hospital(name, rows, module="ward.own").start()
         for each in house.hospitals.values():
             each.present()
         found = measure(house, arguments.times)

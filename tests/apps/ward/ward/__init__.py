@@ -1,1 +1,1 @@
-"""An application that trains as Aegis' own does, and can be held up or turned bad."""
+"""An application that can be held up or turned bad."""
