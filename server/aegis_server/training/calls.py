@@ -174,7 +174,7 @@ async def persistent(
             failure = from_rpc_error(error)
             if not _passes(failure) or time.monotonic() + pause > deadline:
                 raise failure from error
-            log.warning("%s; again in %.0f s", failure, pause)
+            log.warning("%s: %s; again in %.0f s", failure.reason, failure.message, pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _PAUSE_SECONDS_MAX)
 
