@@ -39,6 +39,10 @@ class WorkFailed(Exception):
         self.kind = kind
 
 
+class NeverBegan(WorkFailed):
+    """The process had ended before it had the whole message, so nothing was trained."""
+
+
 class Worker:
     """One process, which belongs to a run from its first message on."""
 
@@ -74,10 +78,14 @@ class Worker:
     def call(self, header: dict[str, Any], content: bytes, bytes_max: int) -> tuple[bytes, float]:
         """Returns the answer to a message, and its seconds; waits as long as it takes.
 
-        Raises `WorkFailed`.
+        Raises `WorkFailed`, `NeverBegan` when the process did not get the whole message.
         """
         try:
             frames.write(self._in, header, content)
+        except OSError as error:
+            self.kill()
+            raise NeverBegan("WorkerDied") from error
+        try:
             answer, data = frames.read(self._out, content_max=bytes_max)
         except (OSError, EOFError, ValueError) as error:
             self.kill()
@@ -141,19 +149,28 @@ class Workers:
         """
         try:
             async with asyncio.timeout(seconds), self._slots:
-                worker = self._take(app, run_id)
                 try:
-                    async with worker.turn:
-                        return await self._call(worker, header, content, bytes_max)
-                finally:
-                    worker.idle = asyncio.get_running_loop().call_later(
-                        _IDLE_SECONDS, self._retire, run_id, worker
-                    )
+                    return await self._asked(app, run_id, header, content, bytes_max)
+                except NeverBegan:
+                    # It ended between two tasks; the next process has not seen this one either.
+                    return await self._asked(app, run_id, header, content, bytes_max)
         except TimeoutError:
             raise WorkFailed("DeadlineExceeded") from None
         finally:
             if not self._busy:
                 self.warm(app)
+
+    async def _asked(
+        self, app: App, run_id: str, header: dict[str, Any], content: bytes, bytes_max: int
+    ) -> tuple[bytes, float]:
+        worker = self._take(app, run_id)
+        try:
+            async with worker.turn:
+                return await self._call(worker, header, content, bytes_max)
+        finally:
+            worker.idle = asyncio.get_running_loop().call_later(
+                _IDLE_SECONDS, self._retire, run_id, worker
+            )
 
     async def _call(
         self, worker: Worker, header: dict[str, Any], content: bytes, bytes_max: int

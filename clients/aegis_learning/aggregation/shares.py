@@ -33,6 +33,7 @@ def bounded(weights: NDArray[np.float64], share_max: float) -> NDArray[np.float6
     while (above := ~capped & (shares > share_max)).any():
         capped |= above
         rest = np.where(capped, 0.0, relative)
+        rest /= rest.max()  # what is left may be too small to be divided exactly
         shares = np.where(
             capped, share_max, rest * ((1 - share_max * capped.sum()) / math.fsum(rest))
         )

@@ -157,7 +157,8 @@ def test_run_that_is_followed_from_any_round_asks_the_same(
     for number in range(1, rounds_planned + 1):
         choice = _choose(plan, names, stored, number)
         assert len(choice.asked) <= per_round
-        assert len(choice.asked) >= min(plan.min_participants, per_round)
+        # Quarantine may leave some with all their rounds when those of the others are used up.
+        assert each or len(choice.asked) >= min(plan.min_participants, per_round)
         assert {*choice.asked, *choice.others} == set(names)
         choices.append(choice)
         outcomes: dict[str, int] = dict.fromkeys(choice.others, Outcome.OUTCOME_NOT_ASKED)
