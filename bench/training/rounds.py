@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from bench.training.house import House
-from bench.training.stock_link import StockLink
+from house import House
+from stock_link import StockLink
 
 STEPS = 5
 SITES = 3
