@@ -17,7 +17,7 @@ _ACTIVATIONS = frozenset({nn.Identity, nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn
 
 
 class ModelNotPrivate(ValueError):
-    """A layer cannot be trained privately; the server's reason for it is MODEL_NOT_PRIVATE."""
+    """A layer cannot be trained privately; the server is told the kind of this error."""
 
     def __init__(self, layer: str, why: str) -> None:
         super().__init__(f"{layer}: {why}")

@@ -352,8 +352,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_DATASET_ROWS_INVALID: _ErrorReason.ValueType  # 105
     """INVALID_ARGUMENT: rows do not fit the schema. Metadata: row, column."""
-    ERROR_REASON_MODEL_NOT_PRIVATE: _ErrorReason.ValueType  # 106
-    """FAILED_PRECONDITION: the model cannot be trained privately. Metadata: layer."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 107
     """RESOURCE_EXHAUSTED: there is no room to store it. Nothing was stored."""
     ERROR_REASON_DATA_DAMAGED: _ErrorReason.ValueType  # 108
@@ -715,8 +713,6 @@ task is for. Metadata: app.
 """
 ERROR_REASON_DATASET_ROWS_INVALID: ErrorReason.ValueType  # 105
 """INVALID_ARGUMENT: rows do not fit the schema. Metadata: row, column."""
-ERROR_REASON_MODEL_NOT_PRIVATE: ErrorReason.ValueType  # 106
-"""FAILED_PRECONDITION: the model cannot be trained privately. Metadata: layer."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 107
 """RESOURCE_EXHAUSTED: there is no room to store it. Nothing was stored."""
 ERROR_REASON_DATA_DAMAGED: ErrorReason.ValueType  # 108
