@@ -18,13 +18,10 @@ from aegis.errors import DeadlineExceeded
 from aegis.v1 import training_pb2, training_pb2_grpc
 from aegis_server.training.batches import Batch, Sent, TaskFacts, facts_of, reply_of
 from aegis_server.training.flower import (
-    FlowerRun,
-    Grid,
     Message,
-    RecordDict,
-    TaskIdentity,
 )
 from aegis_server.training.headers import groups_of, header_of
+from aegis_server.training.own_grid import OwnGrid
 from aegis_server.training.relaying import Collected, Relay
 
 log = logging.getLogger(__name__)
@@ -32,12 +29,11 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 End = training_pb2.CollectAnswersResponse
 
-_SERVER_NODE = 0
 # How long after the deadline the server may stay away before the round is given up.
 _SETTLE_SECONDS = 30.0
 
 
-class AegisGrid(Grid):
+class AegisGrid(OwnGrid):
     """The Grid of one run. `stub` belongs to `loop`; `sites` are those of the assignment.
 
     `delta` is the run's, for the mechanism that a task's header names. Messages that `gather` and
@@ -66,7 +62,7 @@ class AegisGrid(Grid):
         self._changed = threading.Condition()
         self._batches: dict[str, Batch] = {}
         self._facts: dict[int, TaskFacts] = {}
-        self.set_run(FlowerRun.create_empty(run_id=1))
+        super().__init__()
 
     def begin(self, round: int, *, repeat: int = 0) -> None:  # noqa: A002
         """Forgets earlier facts, and says which try of which round the next messages are for.
@@ -82,31 +78,6 @@ class AegisGrid(Grid):
         """What became of the tasks since `begin`, by node id; open tasks are not among them."""
         with self._changed:
             return dict(self._facts)
-
-    def set_run(self, run: FlowerRun) -> None:
-        """Takes on the identity every new `Message` of this process will carry."""
-        self._run = run
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = (
-            run.run_id,
-            _SERVER_NODE,
-            0,
-        )
-
-    @property
-    def run(self) -> FlowerRun:
-        """The run this process works for."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Returns a message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Returns the run's sites, in order, whether they are connected or not."""

@@ -23,17 +23,13 @@ from aegis_server.training.flower import (
     ClientApp,
     Context,
     Error,
-    FlowerRun,
-    Grid,
     Message,
     RecordDict,
-    TaskIdentity,
     UserConfig,
 )
+from aegis_server.training.own_grid import OwnGrid
 
 log = logging.getLogger(__name__)
-
-_SERVER_NODE = 0
 
 
 class _Node:
@@ -43,7 +39,7 @@ class _Node:
         self.busy = False
 
 
-class LocalGrid(Grid):
+class LocalGrid(OwnGrid):
     """A Grid over nodes in this process.
 
     `nodes` maps each node id to its ClientApp and node config; at most `workers` of them work at
@@ -63,32 +59,7 @@ class LocalGrid(Grid):
         self._wanted: dict[str, Message | None] = {}
         self._queue: deque[tuple[str, Message]] = deque()
         self._working = 0
-        self.set_run(FlowerRun.create_empty(run_id=1))
-
-    def set_run(self, run: FlowerRun) -> None:
-        """Takes on the identity every new `Message` of this process will carry."""
-        self._run = run
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = (
-            run.run_id,
-            _SERVER_NODE,
-            0,
-        )
-
-    @property
-    def run(self) -> FlowerRun:
-        """The run this process works for."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Returns a message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+        super().__init__()
 
     def get_node_ids(self) -> Iterable[int]:
         """Returns every node, in order."""
