@@ -375,6 +375,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     mechanism that it can account for itself: the task promises none, its
     content asks for another than its header, or its delta is too large.
     """
+    ERROR_REASON_REVIEW_BUSY: _ErrorReason.ValueType  # 119
+    """UNAVAILABLE: the round could not be examined in time; nothing is decided and
+    nothing lost. Metadata: run_id, round.
+    """
+    ERROR_REASON_UPDATE_BASE_MISMATCH: _ErrorReason.ValueType  # 120
+    """FAILED_PRECONDITION: the update starts from another model than the round.
+    Metadata: expected (hex).
+    """
+    ERROR_REASON_UPLOADS_TOO_MANY: _ErrorReason.ValueType  # 121
+    """RESOURCE_EXHAUSTED: the participant has too many uploads under way, or sent
+    too many updates of late. Metadata: participant.
+    """
+    ERROR_REASON_SECOND_PERSON_NEEDED: _ErrorReason.ValueType  # 122
+    """FAILED_PRECONDITION: somebody else has to say the same. Metadata: first."""
+    ERROR_REASON_TRAINING_DATA_MISSING: _ErrorReason.ValueType  # 123
+    """FAILED_PRECONDITION: too few recorded updates to learn from. Metadata:
+    recorded, needed.
+    """
+    ERROR_REASON_MODEL_BLOCKED: _ErrorReason.ValueType  # 124
+    """FAILED_PRECONDITION: the model seems to hold a backdoor and was not released
+    by anybody. Metadata: run_id, round.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -735,5 +757,27 @@ ERROR_REASON_TASK_NOT_PRIVATE: ErrorReason.ValueType  # 114
 """FAILED_PRECONDITION: a site trains on rows that are a secret only by a
 mechanism that it can account for itself: the task promises none, its
 content asks for another than its header, or its delta is too large.
+"""
+ERROR_REASON_REVIEW_BUSY: ErrorReason.ValueType  # 119
+"""UNAVAILABLE: the round could not be examined in time; nothing is decided and
+nothing lost. Metadata: run_id, round.
+"""
+ERROR_REASON_UPDATE_BASE_MISMATCH: ErrorReason.ValueType  # 120
+"""FAILED_PRECONDITION: the update starts from another model than the round.
+Metadata: expected (hex).
+"""
+ERROR_REASON_UPLOADS_TOO_MANY: ErrorReason.ValueType  # 121
+"""RESOURCE_EXHAUSTED: the participant has too many uploads under way, or sent
+too many updates of late. Metadata: participant.
+"""
+ERROR_REASON_SECOND_PERSON_NEEDED: ErrorReason.ValueType  # 122
+"""FAILED_PRECONDITION: somebody else has to say the same. Metadata: first."""
+ERROR_REASON_TRAINING_DATA_MISSING: ErrorReason.ValueType  # 123
+"""FAILED_PRECONDITION: too few recorded updates to learn from. Metadata:
+recorded, needed.
+"""
+ERROR_REASON_MODEL_BLOCKED: ErrorReason.ValueType  # 124
+"""FAILED_PRECONDITION: the model seems to hold a backdoor and was not released
+by anybody. Metadata: run_id, round.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

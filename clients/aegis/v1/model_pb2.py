@@ -27,13 +27,19 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61\x65gis/v1/model.proto\x12\x08\x61\x65gis.v1\x1a\x15\x61\x65gis/v1/review.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x03\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\x12\x11\n\tparent_id\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64\x61taset\x18\x07 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x08 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\t \x01(\x01\x12\x0f\n\x07\x65psilon\x18\n \x01(\x01\x12)\n\x0bingredients\x18\x0b \x03(\x0b\x32\x14.aegis.v1.Ingredient\x12\x17\n\x0fpolicy_revision\x18\x0c \x01(\x03\x12\x0f\n\x07rule_id\x18\r \x01(\t\x12\x14\n\x0c\x63ode_version\x18\x0e \x01(\t\x12\x13\n\x0bplan_sha256\x18\x0f \x01(\t\x12\x0e\n\x06key_id\x18\x10 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x11 \x01(\t\x12\x0c\n\x04loss\x18\x12 \x01(\x01\x12\x12\n\nother_runs\x18\x13 \x03(\t\"\xc8\x01\n\nIngredient\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x11\n\tupdate_id\x18\x02 \x01(\t\x12\x15\n\rupdate_sha256\x18\x03 \x01(\t\x12\x10\n\x08\x65xamples\x18\x04 \x01(\x03\x12)\n\x07verdict\x18\x05 \x01(\x0e\x32\x18.aegis.v1.Update.Verdict\x12\r\n\x05score\x18\x06 \x01(\x01\x12/\n\x0breview_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x0fGetModelRequest\x12)\n\x08model_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[0-9a-f]{8,64}$\x12\x17\n\x06run_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"2\n\x10GetModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.aegis.v1.Model\"f\n\x11ListModelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12\x17\n\x06run_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"N\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.aegis.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x16GetModelLineageRequest\x12)\n\x08model_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[0-9a-f]{8,64}$\x12\x16\n\x05limit\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x06run_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\":\n\x17GetModelLineageResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.aegis.v1.Model\"s\n\x14\x44ownloadModelRequest\x12)\n\x08model_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[0-9a-f]{8,64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x17\n\x06run_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"F\n\x15\x44ownloadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.aegis.v1.Model\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x32\xc6\x02\n\x0cModelService\x12\x41\n\x08GetModel\x12\x19.aegis.v1.GetModelRequest\x1a\x1a.aegis.v1.GetModelResponse\x12G\n\nListModels\x12\x1b.aegis.v1.ListModelsRequest\x1a\x1c.aegis.v1.ListModelsResponse\x12V\n\x0fGetModelLineage\x12 .aegis.v1.GetModelLineageRequest\x1a!.aegis.v1.GetModelLineageResponse\x12R\n\rDownloadModel\x12\x1e.aegis.v1.DownloadModelRequest\x1a\x1f.aegis.v1.DownloadModelResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61\x65gis/v1/model.proto\x12\x08\x61\x65gis.v1\x1a\x15\x61\x65gis/v1/review.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x03\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\x12\x11\n\tparent_id\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64\x61taset\x18\x07 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x08 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\t \x01(\x01\x12\x0f\n\x07\x65psilon\x18\n \x01(\x01\x12)\n\x0bingredients\x18\x0b \x03(\x0b\x32\x14.aegis.v1.Ingredient\x12\x17\n\x0fpolicy_revision\x18\x0c \x01(\x03\x12\x0f\n\x07rule_id\x18\r \x01(\t\x12\x14\n\x0c\x63ode_version\x18\x0e \x01(\t\x12\x13\n\x0bplan_sha256\x18\x0f \x01(\t\x12\x0e\n\x06key_id\x18\x10 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x11 \x01(\t\x12\x0c\n\x04loss\x18\x12 \x01(\x01\x12\x12\n\nother_runs\x18\x13 \x03(\t\x12\x0f\n\x07\x62locked\x18\x14 \x01(\t\x12\x13\n\x0breleased_by\x18\x15 \x01(\t\x12\x16\n\x0erelease_reason\x18\x16 \x01(\t\"u\n\x13ReleaseModelRequest\x12)\n\x08model_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[0-9a-f]{8,64}$\x12\x17\n\x06run_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1a\n\x06reason\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\"6\n\x14ReleaseModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.aegis.v1.Model\"\xc8\x01\n\nIngredient\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x11\n\tupdate_id\x18\x02 \x01(\t\x12\x15\n\rupdate_sha256\x18\x03 \x01(\t\x12\x10\n\x08\x65xamples\x18\x04 \x01(\x03\x12)\n\x07verdict\x18\x05 \x01(\x0e\x32\x18.aegis.v1.Update.Verdict\x12\r\n\x05score\x18\x06 \x01(\x01\x12/\n\x0breview_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x0fGetModelRequest\x12)\n\x08model_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[0-9a-f]{8,64}$\x12\x17\n\x06run_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"2\n\x10GetModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.aegis.v1.Model\"f\n\x11ListModelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12\x17\n\x06run_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"N\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.aegis.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x16GetModelLineageRequest\x12)\n\x08model_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[0-9a-f]{8,64}$\x12\x16\n\x05limit\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x06run_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\":\n\x17GetModelLineageResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.aegis.v1.Model\"s\n\x14\x44ownloadModelRequest\x12)\n\x08model_id\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x32\x10^[0-9a-f]{8,64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x17\n\x06run_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"F\n\x15\x44ownloadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.aegis.v1.Model\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x32\x95\x03\n\x0cModelService\x12\x41\n\x08GetModel\x12\x19.aegis.v1.GetModelRequest\x1a\x1a.aegis.v1.GetModelResponse\x12G\n\nListModels\x12\x1b.aegis.v1.ListModelsRequest\x1a\x1c.aegis.v1.ListModelsResponse\x12V\n\x0fGetModelLineage\x12 .aegis.v1.GetModelLineageRequest\x1a!.aegis.v1.GetModelLineageResponse\x12R\n\rDownloadModel\x12\x1e.aegis.v1.DownloadModelRequest\x1a\x1f.aegis.v1.DownloadModelResponse0\x01\x12M\n\x0cReleaseModel\x12\x1d.aegis.v1.ReleaseModelRequest\x1a\x1e.aegis.v1.ReleaseModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aegis.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RELEASEMODELREQUEST'].fields_by_name['model_id']._loaded_options = None
+  _globals['_RELEASEMODELREQUEST'].fields_by_name['model_id']._serialized_options = b'\272H\024r\0222\020^[0-9a-f]{8,64}$'
+  _globals['_RELEASEMODELREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_RELEASEMODELREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RELEASEMODELREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_RELEASEMODELREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\007r\005\020\001\030\350\007'
   _globals['_GETMODELREQUEST'].fields_by_name['model_id']._loaded_options = None
   _globals['_GETMODELREQUEST'].fields_by_name['model_id']._serialized_options = b'\272H\024r\0222\020^[0-9a-f]{8,64}$'
   _globals['_GETMODELREQUEST'].fields_by_name['run_id']._loaded_options = None
@@ -57,25 +63,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADMODELREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_DOWNLOADMODELREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\004r\002\030@'
   _globals['_MODEL']._serialized_start=120
-  _globals['_MODEL']._serialized_end=525
-  _globals['_INGREDIENT']._serialized_start=528
-  _globals['_INGREDIENT']._serialized_end=728
-  _globals['_GETMODELREQUEST']._serialized_start=730
-  _globals['_GETMODELREQUEST']._serialized_end=815
-  _globals['_GETMODELRESPONSE']._serialized_start=817
-  _globals['_GETMODELRESPONSE']._serialized_end=867
-  _globals['_LISTMODELSREQUEST']._serialized_start=869
-  _globals['_LISTMODELSREQUEST']._serialized_end=971
-  _globals['_LISTMODELSRESPONSE']._serialized_start=973
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1051
-  _globals['_GETMODELLINEAGEREQUEST']._serialized_start=1053
-  _globals['_GETMODELLINEAGEREQUEST']._serialized_end=1169
-  _globals['_GETMODELLINEAGERESPONSE']._serialized_start=1171
-  _globals['_GETMODELLINEAGERESPONSE']._serialized_end=1229
-  _globals['_DOWNLOADMODELREQUEST']._serialized_start=1231
-  _globals['_DOWNLOADMODELREQUEST']._serialized_end=1346
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=1348
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=1418
-  _globals['_MODELSERVICE']._serialized_start=1421
-  _globals['_MODELSERVICE']._serialized_end=1747
+  _globals['_MODEL']._serialized_end=587
+  _globals['_RELEASEMODELREQUEST']._serialized_start=589
+  _globals['_RELEASEMODELREQUEST']._serialized_end=706
+  _globals['_RELEASEMODELRESPONSE']._serialized_start=708
+  _globals['_RELEASEMODELRESPONSE']._serialized_end=762
+  _globals['_INGREDIENT']._serialized_start=765
+  _globals['_INGREDIENT']._serialized_end=965
+  _globals['_GETMODELREQUEST']._serialized_start=967
+  _globals['_GETMODELREQUEST']._serialized_end=1052
+  _globals['_GETMODELRESPONSE']._serialized_start=1054
+  _globals['_GETMODELRESPONSE']._serialized_end=1104
+  _globals['_LISTMODELSREQUEST']._serialized_start=1106
+  _globals['_LISTMODELSREQUEST']._serialized_end=1208
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1210
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1288
+  _globals['_GETMODELLINEAGEREQUEST']._serialized_start=1290
+  _globals['_GETMODELLINEAGEREQUEST']._serialized_end=1406
+  _globals['_GETMODELLINEAGERESPONSE']._serialized_start=1408
+  _globals['_GETMODELLINEAGERESPONSE']._serialized_end=1466
+  _globals['_DOWNLOADMODELREQUEST']._serialized_start=1468
+  _globals['_DOWNLOADMODELREQUEST']._serialized_end=1583
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=1585
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=1655
+  _globals['_MODELSERVICE']._serialized_start=1658
+  _globals['_MODELSERVICE']._serialized_end=2063
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,9 @@ class Model(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     OTHER_RUNS_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    RELEASED_BY_FIELD_NUMBER: _builtins.int
+    RELEASE_REASON_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Its SHA-256 in hex, of the safetensors file."""
     run_id: _builtins.str
@@ -68,6 +71,11 @@ class Model(_message.Message):
     """Who started the run."""
     loss: _builtins.float
     """Of the model on the test set, as accuracy."""
+    blocked: _builtins.str
+    """Why it may not be downloaded; empty when it may."""
+    released_by: _builtins.str
+    """Who released it after all, and why."""
+    release_reason: _builtins.str
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -102,14 +110,63 @@ class Model(_message.Message):
         actor: _builtins.str = ...,
         loss: _builtins.float = ...,
         other_runs: _abc.Iterable[_builtins.str] | None = ...,
+        blocked: _builtins.str = ...,
+        released_by: _builtins.str = ...,
+        release_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "actor", b"actor", "code_version", b"code_version", "create_time", b"create_time", "dataset", b"dataset", "epsilon", b"epsilon", "family", b"family", "ingredients", b"ingredients", "key_id", b"key_id", "loss", b"loss", "model_id", b"model_id", "other_runs", b"other_runs", "parent_id", b"parent_id", "plan_sha256", b"plan_sha256", "policy_revision", b"policy_revision", "round", b"round", "rule_id", b"rule_id", "run_id", b"run_id", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "actor", b"actor", "blocked", b"blocked", "code_version", b"code_version", "create_time", b"create_time", "dataset", b"dataset", "epsilon", b"epsilon", "family", b"family", "ingredients", b"ingredients", "key_id", b"key_id", "loss", b"loss", "model_id", b"model_id", "other_runs", b"other_runs", "parent_id", b"parent_id", "plan_sha256", b"plan_sha256", "policy_revision", b"policy_revision", "release_reason", b"release_reason", "released_by", b"released_by", "round", b"round", "rule_id", b"rule_id", "run_id", b"run_id", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ReleaseModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    run_id: _builtins.str
+    """Of which run, where several made the same bytes; unset means the newest."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseModelRequest: _TypeAlias = ReleaseModelRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___Model: ...
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseModelResponse: _TypeAlias = ReleaseModelResponse  # noqa: Y015
 
 @_typing.final
 class Ingredient(_message.Message):

@@ -55,6 +55,11 @@ class ModelServiceStub:
                 request_serializer=aegis_dot_v1_dot_model__pb2.DownloadModelRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_model__pb2.DownloadModelResponse.FromString,
                 _registered_method=True)
+        self.ReleaseModel = channel.unary_unary(
+                '/aegis.v1.ModelService/ReleaseModel',
+                request_serializer=aegis_dot_v1_dot_model__pb2.ReleaseModelRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_model__pb2.ReleaseModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -99,7 +104,18 @@ class ModelServiceServicer:
 
         Who: subjects with action "download" on /training/models.
         Errors: as GetModel; FIELD_INVALID for an offset beyond the end;
+        MODEL_BLOCKED when it seems to hold a backdoor and nobody has released it;
         DATA_DAMAGED when the stored bytes do not have their digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseModel(self, request, context):
+        """Lets a blocked model be downloaded after all.
+
+        Who: subjects with action "release" on /training/models.
+        Errors: as GetModel; STATE_CONFLICT when it is not blocked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +143,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DownloadModel,
                     request_deserializer=aegis_dot_v1_dot_model__pb2.DownloadModelRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_model__pb2.DownloadModelResponse.SerializeToString,
+            ),
+            'ReleaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseModel,
+                    request_deserializer=aegis_dot_v1_dot_model__pb2.ReleaseModelRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_model__pb2.ReleaseModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -238,6 +259,33 @@ class ModelService:
             '/aegis.v1.ModelService/DownloadModel',
             aegis_dot_v1_dot_model__pb2.DownloadModelRequest.SerializeToString,
             aegis_dot_v1_dot_model__pb2.DownloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ModelService/ReleaseModel',
+            aegis_dot_v1_dot_model__pb2.ReleaseModelRequest.SerializeToString,
+            aegis_dot_v1_dot_model__pb2.ReleaseModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

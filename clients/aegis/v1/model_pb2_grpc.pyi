@@ -42,7 +42,14 @@ class ModelServiceStub:
 
     Who: subjects with action "download" on /training/models.
     Errors: as GetModel; FIELD_INVALID for an offset beyond the end;
+    MODEL_BLOCKED when it seems to hold a backdoor and nobody has released it;
     DATA_DAMAGED when the stored bytes do not have their digest.
+    """
+    ReleaseModel: _aio.UnaryUnaryMultiCallable[_model_pb2.ReleaseModelRequest, _model_pb2.ReleaseModelResponse]
+    """Lets a blocked model be downloaded after all.
+
+    Who: subjects with action "release" on /training/models.
+    Errors: as GetModel; STATE_CONFLICT when it is not blocked.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -97,7 +104,20 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "download" on /training/models.
         Errors: as GetModel; FIELD_INVALID for an offset beyond the end;
+        MODEL_BLOCKED when it seems to hold a backdoor and nobody has released it;
         DATA_DAMAGED when the stored bytes do not have their digest.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseModel(
+        self,
+        request: _model_pb2.ReleaseModelRequest,
+        context: _aio.ServicerContext[_model_pb2.ReleaseModelRequest, _abc.Awaitable[_model_pb2.ReleaseModelResponse]],
+    ) -> _abc.Awaitable[_model_pb2.ReleaseModelResponse]:
+        """Lets a blocked model be downloaded after all.
+
+        Who: subjects with action "release" on /training/models.
+        Errors: as GetModel; STATE_CONFLICT when it is not blocked.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _aio.Server) -> None: ...

@@ -63,6 +63,14 @@ class Update(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REVIEW_TIME_FIELD_NUMBER: _builtins.int
+    FALSE_POSITIVE_RATE_FIELD_NUMBER: _builtins.int
+    WOULD_CHANGE_FIELD_NUMBER: _builtins.int
+    HOLD_UNTIL_FIELD_NUMBER: _builtins.int
+    HOLD_DEFAULT_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    DETECTOR_FIELD_NUMBER: _builtins.int
+    GOLDEN_SHA256_FIELD_NUMBER: _builtins.int
+    EVIDENCE_SHA256_FIELD_NUMBER: _builtins.int
     update_id: _builtins.str
     run_id: _builtins.str
     round: _builtins.int
@@ -74,12 +82,32 @@ class Update(_message.Message):
     verdict: Global___Update.Verdict.ValueType
     score: _builtins.float
     """0 is ordinary; 1 is where the review starts to reject."""
+    false_positive_rate: _builtins.float
+    """Share of honest updates the detector expects to score as high or higher."""
+    hold_default: Global___Update.Verdict.ValueType
+    detector: _builtins.str
+    """Version of the detector that scored it, and SHA-256 of the golden rows."""
+    golden_sha256: _builtins.bytes
+    evidence_sha256: _builtins.bytes
+    """SHA-256 of the evidence, its numbers without pictures."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def review_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def would_change(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What would have changed the verdict, a sentence each."""
+
+    @_builtins.property
+    def hold_until(self) -> _timestamp_pb2.Timestamp:
+        """When a HELD update is decided by `hold_default` unless a person was quicker."""
+
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]:
+        """Who decided otherwise than the examiners, oldest first."""
+
     def __init__(
         self,
         *,
@@ -95,14 +123,114 @@ class Update(_message.Message):
         findings: _abc.Iterable[Global___Finding] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         review_time: _timestamp_pb2.Timestamp | None = ...,
+        false_positive_rate: _builtins.float = ...,
+        would_change: _abc.Iterable[_builtins.str] | None = ...,
+        hold_until: _timestamp_pb2.Timestamp | None = ...,
+        hold_default: Global___Update.Verdict.ValueType = ...,
+        overrides: _abc.Iterable[Global___Override] | None = ...,
+        detector: _builtins.str = ...,
+        golden_sha256: _builtins.bytes = ...,
+        evidence_sha256: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "review_time", b"review_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "hold_until", b"hold_until", "review_time", b"review_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "findings", b"findings", "participant", b"participant", "review_time", b"review_time", "round", b"round", "run_id", b"run_id", "score", b"score", "sha256", b"sha256", "size_bytes", b"size_bytes", "update_id", b"update_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "detector", b"detector", "evidence_sha256", b"evidence_sha256", "false_positive_rate", b"false_positive_rate", "findings", b"findings", "golden_sha256", b"golden_sha256", "hold_default", b"hold_default", "hold_until", b"hold_until", "overrides", b"overrides", "participant", b"participant", "review_time", b"review_time", "round", b"round", "run_id", b"run_id", "score", b"score", "sha256", b"sha256", "size_bytes", b"size_bytes", "update_id", b"update_id", "verdict", b"verdict", "would_change", b"would_change"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Update: _TypeAlias = Update  # noqa: Y015
+
+@_typing.final
+class Override(_message.Message):
+    """A person's decision about an update."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    CONFIRMED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    to: Global___Update.Verdict.ValueType
+    by: _builtins.str
+    """Who wanted it; empty when the deadline decided."""
+    confirmed_by: _builtins.str
+    """The second person, where one was needed."""
+    reason: _builtins.str
+    effective: _builtins.bool
+    """False while it waits for the second person."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        to: Global___Update.Verdict.ValueType = ...,
+        by: _builtins.str = ...,
+        confirmed_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        effective: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "confirmed_by", b"confirmed_by", "effective", b"effective", "from", b"from", "reason", b"reason", "time", b"time", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Override: _TypeAlias = Override  # noqa: Y015
+
+@_typing.final
+class RoundReview(_message.Message):
+    """How a whole round was judged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    FALLBACK_PARTICIPANTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WARMING_UP_FIELD_NUMBER: _builtins.int
+    JUDGE_TIME_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    round: _builtins.int
+    attempt: _builtins.int
+    fallback: _builtins.bool
+    """Most of the round would have been rejected, so nobody can tell who the odd
+    ones are: what would have been is HELD, a person is called, and the next
+    model may only be a robust aggregate (the coordinate-wise median) of
+    `fallback_participants`.
+    """
+    reason: _builtins.str
+    """Why, in a sentence; empty without fallback."""
+    warming_up: _builtins.bool
+    """The run is in its first rounds, where less is known: warm-up thresholds held."""
+    @_builtins.property
+    def fallback_participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def judge_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        round: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        fallback: _builtins.bool = ...,
+        fallback_participants: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        warming_up: _builtins.bool = ...,
+        judge_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["judge_time", b"judge_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "fallback", b"fallback", "fallback_participants", b"fallback_participants", "judge_time", b"judge_time", "reason", b"reason", "round", b"round", "run_id", b"run_id", "warming_up", b"warming_up"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundReview: _TypeAlias = RoundReview  # noqa: Y015
 
 @_typing.final
 class Finding(_message.Message):
@@ -187,12 +315,20 @@ class SubmitUpdateRequest(_message.Message):
         PARTICIPANT_FIELD_NUMBER: _builtins.int
         SHA256_FIELD_NUMBER: _builtins.int
         SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        OFFSET_FIELD_NUMBER: _builtins.int
+        BASE_SHA256_FIELD_NUMBER: _builtins.int
         run_id: _builtins.str
         round: _builtins.int
         attempt: _builtins.int
         participant: _builtins.str
         sha256: _builtins.bytes
         size_bytes: _builtins.int
+        offset: _builtins.int
+        """The first chunk's place in the file: what GetUpload answered, or zero."""
+        base_sha256: _builtins.bytes
+        """SHA-256 of the model the update starts from; when given, it has to be the
+        round's.
+        """
         def __init__(
             self,
             *,
@@ -202,10 +338,12 @@ class SubmitUpdateRequest(_message.Message):
             participant: _builtins.str = ...,
             sha256: _builtins.bytes = ...,
             size_bytes: _builtins.int = ...,
+            offset: _builtins.int = ...,
+            base_sha256: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "participant", b"participant", "round", b"round", "run_id", b"run_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base_sha256", b"base_sha256", "offset", b"offset", "participant", b"participant", "round", b"round", "run_id", b"run_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +368,45 @@ class SubmitUpdateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___SubmitUpdateRequest: _TypeAlias = SubmitUpdateRequest  # noqa: Y015
+
+@_typing.final
+class GetUploadRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___SubmitUpdateRequest.Header: ...
+    def __init__(
+        self,
+        *,
+        header: Global___SubmitUpdateRequest.Header | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadRequest: _TypeAlias = GetUploadRequest  # noqa: Y015
+
+@_typing.final
+class GetUploadResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    received_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        received_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received_bytes", b"received_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadResponse: _TypeAlias = GetUploadResponse  # noqa: Y015
 
 @_typing.final
 class SubmitUpdateResponse(_message.Message):
@@ -281,20 +458,335 @@ class ReviewRoundResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UPDATES_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]: ...
+    @_builtins.property
+    def review(self) -> Global___RoundReview: ...
     def __init__(
         self,
         *,
         updates: _abc.Iterable[Global___Update] | None = ...,
+        review: Global___RoundReview | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["review", b"review"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["updates", b"updates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["review", b"review", "updates", b"updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReviewRoundResponse: _TypeAlias = ReviewRoundResponse  # noqa: Y015
+
+@_typing.final
+class WatchRoundRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    round: _builtins.int
+    attempt: _builtins.int
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        round: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "round", b"round", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRoundRequest: _TypeAlias = WatchRoundRequest  # noqa: Y015
+
+@_typing.final
+class WatchRoundResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATES_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]: ...
+    @_builtins.property
+    def review(self) -> Global___RoundReview: ...
+    def __init__(
+        self,
+        *,
+        updates: _abc.Iterable[Global___Update] | None = ...,
+        review: Global___RoundReview | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["review", b"review"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["review", b"review", "updates", b"updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRoundResponse: _TypeAlias = WatchRoundResponse  # noqa: Y015
+
+@_typing.final
+class DownloadUpdateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    update_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        update_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["update_id", b"update_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadUpdateRequest: _TypeAlias = DownloadUpdateRequest  # noqa: Y015
+
+@_typing.final
+class DownloadUpdateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """At most 64 KiB, in order."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadUpdateResponse: _TypeAlias = DownloadUpdateResponse  # noqa: Y015
+
+@_typing.final
+class OverrideVerdictRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    update_id: _builtins.str
+    verdict: Global___Update.Verdict.ValueType
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        update_id: _builtins.str = ...,
+        verdict: Global___Update.Verdict.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "update_id", b"update_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverrideVerdictRequest: _TypeAlias = OverrideVerdictRequest  # noqa: Y015
+
+@_typing.final
+class OverrideVerdictResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_FIELD_NUMBER: _builtins.int
+    NEEDS_SECOND_PERSON_FIELD_NUMBER: _builtins.int
+    TOO_LATE_FOR_MODEL_FIELD_NUMBER: _builtins.int
+    needs_second_person: _builtins.bool
+    """A second person has to say the same."""
+    too_late_for_model: _builtins.bool
+    """The round's model was made before; this changes the record, not the model."""
+    @_builtins.property
+    def update(self) -> Global___Update: ...
+    def __init__(
+        self,
+        *,
+        update: Global___Update | None = ...,
+        needs_second_person: _builtins.bool = ...,
+        too_late_for_model: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["needs_second_person", b"needs_second_person", "too_late_for_model", b"too_late_for_model", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverrideVerdictResponse: _TypeAlias = OverrideVerdictResponse  # noqa: Y015
+
+@_typing.final
+class DownloadEvidenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    update_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        update_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["update_id", b"update_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadEvidenceRequest: _TypeAlias = DownloadEvidenceRequest  # noqa: Y015
+
+@_typing.final
+class DownloadEvidenceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Header(_message.Message):
+        """What the chunks are."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SHA256_FIELD_NUMBER: _builtins.int
+        SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        sha256: _builtins.bytes
+        size_bytes: _builtins.int
+        def __init__(
+            self,
+            *,
+            sha256: _builtins.bytes = ...,
+            size_bytes: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """At most 64 KiB, in order."""
+    @_builtins.property
+    def header(self) -> Global___DownloadEvidenceResponse.Header:
+        """Comes first: digest and size of the whole file."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___DownloadEvidenceResponse.Header | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___DownloadEvidenceResponse: _TypeAlias = DownloadEvidenceResponse  # noqa: Y015
+
+@_typing.final
+class GetReviewQueueRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReviewQueueRequest: _TypeAlias = GetReviewQueueRequest  # noqa: Y015
+
+@_typing.final
+class GetReviewQueueResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GetReviewQueueResponse._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: GetReviewQueueResponse._State.ValueType  # 0
+        STATE_WAITING: GetReviewQueueResponse._State.ValueType  # 1
+        STATE_EXAMINING: GetReviewQueueResponse._State.ValueType  # 2
+        STATE_HELD: GetReviewQueueResponse._State.ValueType  # 3
+        """Judged; updates of it wait for a person."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where a round stands."""
+
+    STATE_UNSPECIFIED: GetReviewQueueResponse.State.ValueType  # 0
+    STATE_WAITING: GetReviewQueueResponse.State.ValueType  # 1
+    STATE_EXAMINING: GetReviewQueueResponse.State.ValueType  # 2
+    STATE_HELD: GetReviewQueueResponse.State.ValueType  # 3
+    """Judged; updates of it wait for a person."""
+
+    @_typing.final
+    class Entry(_message.Message):
+        """A round on its way to its verdicts."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RUN_ID_FIELD_NUMBER: _builtins.int
+        ROUND_FIELD_NUMBER: _builtins.int
+        ATTEMPT_FIELD_NUMBER: _builtins.int
+        UPDATES_FIELD_NUMBER: _builtins.int
+        STATE_FIELD_NUMBER: _builtins.int
+        SINCE_FIELD_NUMBER: _builtins.int
+        WORKER_FIELD_NUMBER: _builtins.int
+        run_id: _builtins.str
+        round: _builtins.int
+        attempt: _builtins.int
+        updates: _builtins.int
+        state: Global___GetReviewQueueResponse.State.ValueType
+        worker: _builtins.str
+        """Who examines it; empty while it waits."""
+        @_builtins.property
+        def since(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            run_id: _builtins.str = ...,
+            round: _builtins.int = ...,
+            attempt: _builtins.int = ...,
+            updates: _builtins.int = ...,
+            state: Global___GetReviewQueueResponse.State.ValueType = ...,
+            since: _timestamp_pb2.Timestamp | None = ...,
+            worker: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "round", b"round", "run_id", b"run_id", "since", b"since", "state", b"state", "updates", b"updates", "worker", b"worker"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    EXAMINERS_FIELD_NUMBER: _builtins.int
+    examiners: _builtins.int
+    """Who may examine at this moment: processes of all workers."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetReviewQueueResponse.Entry]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___GetReviewQueueResponse.Entry] | None = ...,
+        examiners: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "examiners", b"examiners"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReviewQueueResponse: _TypeAlias = GetReviewQueueResponse  # noqa: Y015
 
 @_typing.final
 class GetUpdateRequest(_message.Message):
@@ -342,21 +834,29 @@ class ListUpdatesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 1,000; zero means 100."""
     page_token: _builtins.str
     run_id: _builtins.str
     """Only updates of this run."""
+    participant: _builtins.str
+    """Only of this participant."""
+    verdict: Global___Update.Verdict.ValueType
+    """Only with this verdict; unspecified means any."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         run_id: _builtins.str = ...,
+        participant: _builtins.str = ...,
+        verdict: Global___Update.Verdict.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "participant", b"participant", "run_id", b"run_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

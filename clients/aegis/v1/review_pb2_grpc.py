@@ -41,10 +41,20 @@ class ReviewServiceStub:
                 request_serializer=aegis_dot_v1_dot_review__pb2.SubmitUpdateRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_review__pb2.SubmitUpdateResponse.FromString,
                 _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/aegis.v1.ReviewService/GetUpload',
+                request_serializer=aegis_dot_v1_dot_review__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_review__pb2.GetUploadResponse.FromString,
+                _registered_method=True)
         self.ReviewRound = channel.unary_unary(
                 '/aegis.v1.ReviewService/ReviewRound',
                 request_serializer=aegis_dot_v1_dot_review__pb2.ReviewRoundRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_review__pb2.ReviewRoundResponse.FromString,
+                _registered_method=True)
+        self.WatchRound = channel.unary_stream(
+                '/aegis.v1.ReviewService/WatchRound',
+                request_serializer=aegis_dot_v1_dot_review__pb2.WatchRoundRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_review__pb2.WatchRoundResponse.FromString,
                 _registered_method=True)
         self.GetUpdate = channel.unary_unary(
                 '/aegis.v1.ReviewService/GetUpdate',
@@ -55,6 +65,26 @@ class ReviewServiceStub:
                 '/aegis.v1.ReviewService/ListUpdates',
                 request_serializer=aegis_dot_v1_dot_review__pb2.ListUpdatesRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_review__pb2.ListUpdatesResponse.FromString,
+                _registered_method=True)
+        self.DownloadUpdate = channel.unary_stream(
+                '/aegis.v1.ReviewService/DownloadUpdate',
+                request_serializer=aegis_dot_v1_dot_review__pb2.DownloadUpdateRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_review__pb2.DownloadUpdateResponse.FromString,
+                _registered_method=True)
+        self.OverrideVerdict = channel.unary_unary(
+                '/aegis.v1.ReviewService/OverrideVerdict',
+                request_serializer=aegis_dot_v1_dot_review__pb2.OverrideVerdictRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_review__pb2.OverrideVerdictResponse.FromString,
+                _registered_method=True)
+        self.DownloadEvidence = channel.unary_stream(
+                '/aegis.v1.ReviewService/DownloadEvidence',
+                request_serializer=aegis_dot_v1_dot_review__pb2.DownloadEvidenceRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_review__pb2.DownloadEvidenceResponse.FromString,
+                _registered_method=True)
+        self.GetReviewQueue = channel.unary_unary(
+                '/aegis.v1.ReviewService/GetReviewQueue',
+                request_serializer=aegis_dot_v1_dot_review__pb2.GetReviewQueueRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_review__pb2.GetReviewQueueResponse.FromString,
                 _registered_method=True)
 
 
@@ -67,15 +97,29 @@ class ReviewServiceServicer:
         """Takes one update in: size, digest, format, names, shapes, finite numbers.
         What passes is stored as PENDING and judged with its round by
         ReviewRound, because an update is only strange compared to its peers.
-        Repeating the same bytes returns the stored update.
+        Repeating the same bytes returns the stored update. A stream that broke off
+        goes on where GetUpload says.
 
-        Who: subjects with action "submit" on /review/updates.
+        Who: subjects with action "submit" on /review/updates, for anybody; enrolled
+        participants of the run with "submit" on /review/updates/own, for themselves.
         Errors: REQUEST_TOO_LARGE; DIGEST_MISMATCH; UPDATE_FORMAT_INVALID (e.g. a
         pickle); UPDATE_SHAPE_MISMATCH; UPDATE_NOT_FINITE; FIELD_INVALID when the
-        stream is not one header and then chunks; RESOURCE_NOT_FOUND for an unknown
-        run or a round before which it has no model; REQUEST_ID_REUSED for other
-        bytes under the same name; STATE_CONFLICT when the round is being or has
-        been judged, or the run has ended.
+        stream is not one header and then chunks, or does not go on where it broke
+        off; RESOURCE_NOT_FOUND for an unknown run or a round before which it has no
+        model; PARTICIPANT_UNKNOWN for one that takes no part in the run;
+        REQUEST_ID_REUSED for other bytes under the same name; UPDATE_BASE_MISMATCH;
+        UPLOADS_TOO_MANY; STATE_CONFLICT when the round is being or has been judged,
+        or the run has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """Says how many bytes of an upload that broke off are here.
+
+        Who: as SubmitUpdate.
+        Errors: none of its own; an upload nobody knows has zero bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,10 +127,22 @@ class ReviewServiceServicer:
 
     def ReviewRound(self, request, context):
         """Judges every update of a round together and returns the verdicts. A round
-        is judged once; repeating the call returns the same verdicts.
+        is judged once; repeating the call returns the verdicts as they stand.
 
         Who: subjects with action "judge" on /review/updates.
-        Errors: RESOURCE_NOT_FOUND when the round has no update.
+        Errors: RESOURCE_NOT_FOUND when the round has no update; REVIEW_BUSY when it
+        could not be examined in time, and nothing is decided.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRound(self, request, context):
+        """Streams a judged round: as it stands, after every change, and ends when
+        nothing in it is held.
+
+        Who: subjects with action "read" on /review/updates.
+        Errors: RESOURCE_NOT_FOUND when the round is not judged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +168,54 @@ class ReviewServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DownloadUpdate(self, request, context):
+        """Streams the bytes of an update.
+
+        Who: subjects with action "download" on /review/updates.
+        Errors: RESOURCE_NOT_FOUND; DATA_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OverrideVerdict(self, request, context):
+        """A person decides otherwise, or decides what is HELD. Of REJECTED updates it
+        takes two persons to make one ACCEPTED: the first call proposes it, the same
+        call by somebody else does it. A model that was made meanwhile stays as it is,
+        and the answer says so.
+
+        Who: subjects with action "override" on /review/updates, where conditions see
+        ctx.from, ctx.to (verdicts in lower case) and ctx.run.
+        Errors: RESOURCE_NOT_FOUND; FIELD_INVALID without a reason; POLICY_DENIED;
+        STATE_CONFLICT when it is PENDING or already so; SECOND_PERSON_NEEDED when the
+        second person is the first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadEvidence(self, request, context):
+        """Streams the evidence bundle of a judged update: a ZIP file with the numbers,
+        the pictures, a page for people and a signed manifest, verified offline by
+        `aegis update verify-evidence`. The first call draws the pictures.
+
+        Who: subjects with action "read" on /review/evidence.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while it is PENDING; DATA_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReviewQueue(self, request, context):
+        """Says which rounds wait for examiners, which are being examined, and how long.
+
+        Who: subjects with action "read" on /review/updates.
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReviewServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -120,10 +224,20 @@ def add_ReviewServiceServicer_to_server(servicer, server):
                     request_deserializer=aegis_dot_v1_dot_review__pb2.SubmitUpdateRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_review__pb2.SubmitUpdateResponse.SerializeToString,
             ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=aegis_dot_v1_dot_review__pb2.GetUploadRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_review__pb2.GetUploadResponse.SerializeToString,
+            ),
             'ReviewRound': grpc.unary_unary_rpc_method_handler(
                     servicer.ReviewRound,
                     request_deserializer=aegis_dot_v1_dot_review__pb2.ReviewRoundRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_review__pb2.ReviewRoundResponse.SerializeToString,
+            ),
+            'WatchRound': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRound,
+                    request_deserializer=aegis_dot_v1_dot_review__pb2.WatchRoundRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_review__pb2.WatchRoundResponse.SerializeToString,
             ),
             'GetUpdate': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUpdate,
@@ -134,6 +248,26 @@ def add_ReviewServiceServicer_to_server(servicer, server):
                     servicer.ListUpdates,
                     request_deserializer=aegis_dot_v1_dot_review__pb2.ListUpdatesRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_review__pb2.ListUpdatesResponse.SerializeToString,
+            ),
+            'DownloadUpdate': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadUpdate,
+                    request_deserializer=aegis_dot_v1_dot_review__pb2.DownloadUpdateRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_review__pb2.DownloadUpdateResponse.SerializeToString,
+            ),
+            'OverrideVerdict': grpc.unary_unary_rpc_method_handler(
+                    servicer.OverrideVerdict,
+                    request_deserializer=aegis_dot_v1_dot_review__pb2.OverrideVerdictRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_review__pb2.OverrideVerdictResponse.SerializeToString,
+            ),
+            'DownloadEvidence': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadEvidence,
+                    request_deserializer=aegis_dot_v1_dot_review__pb2.DownloadEvidenceRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_review__pb2.DownloadEvidenceResponse.SerializeToString,
+            ),
+            'GetReviewQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReviewQueue,
+                    request_deserializer=aegis_dot_v1_dot_review__pb2.GetReviewQueueRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_review__pb2.GetReviewQueueResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +310,33 @@ class ReviewService:
             _registered_method=True)
 
     @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ReviewService/GetUpload',
+            aegis_dot_v1_dot_review__pb2.GetUploadRequest.SerializeToString,
+            aegis_dot_v1_dot_review__pb2.GetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ReviewRound(request,
             target,
             options=(),
@@ -192,6 +353,33 @@ class ReviewService:
             '/aegis.v1.ReviewService/ReviewRound',
             aegis_dot_v1_dot_review__pb2.ReviewRoundRequest.SerializeToString,
             aegis_dot_v1_dot_review__pb2.ReviewRoundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRound(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.ReviewService/WatchRound',
+            aegis_dot_v1_dot_review__pb2.WatchRoundRequest.SerializeToString,
+            aegis_dot_v1_dot_review__pb2.WatchRoundResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -246,6 +434,114 @@ class ReviewService:
             '/aegis.v1.ReviewService/ListUpdates',
             aegis_dot_v1_dot_review__pb2.ListUpdatesRequest.SerializeToString,
             aegis_dot_v1_dot_review__pb2.ListUpdatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadUpdate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.ReviewService/DownloadUpdate',
+            aegis_dot_v1_dot_review__pb2.DownloadUpdateRequest.SerializeToString,
+            aegis_dot_v1_dot_review__pb2.DownloadUpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OverrideVerdict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ReviewService/OverrideVerdict',
+            aegis_dot_v1_dot_review__pb2.OverrideVerdictRequest.SerializeToString,
+            aegis_dot_v1_dot_review__pb2.OverrideVerdictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.ReviewService/DownloadEvidence',
+            aegis_dot_v1_dot_review__pb2.DownloadEvidenceRequest.SerializeToString,
+            aegis_dot_v1_dot_review__pb2.DownloadEvidenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReviewQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aegis.v1.ReviewService/GetReviewQueue',
+            aegis_dot_v1_dot_review__pb2.GetReviewQueueRequest.SerializeToString,
+            aegis_dot_v1_dot_review__pb2.GetReviewQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,22 +22,40 @@ class ReviewServiceStub:
     """Takes one update in: size, digest, format, names, shapes, finite numbers.
     What passes is stored as PENDING and judged with its round by
     ReviewRound, because an update is only strange compared to its peers.
-    Repeating the same bytes returns the stored update.
+    Repeating the same bytes returns the stored update. A stream that broke off
+    goes on where GetUpload says.
 
-    Who: subjects with action "submit" on /review/updates.
+    Who: subjects with action "submit" on /review/updates, for anybody; enrolled
+    participants of the run with "submit" on /review/updates/own, for themselves.
     Errors: REQUEST_TOO_LARGE; DIGEST_MISMATCH; UPDATE_FORMAT_INVALID (e.g. a
     pickle); UPDATE_SHAPE_MISMATCH; UPDATE_NOT_FINITE; FIELD_INVALID when the
-    stream is not one header and then chunks; RESOURCE_NOT_FOUND for an unknown
-    run or a round before which it has no model; REQUEST_ID_REUSED for other
-    bytes under the same name; STATE_CONFLICT when the round is being or has
-    been judged, or the run has ended.
+    stream is not one header and then chunks, or does not go on where it broke
+    off; RESOURCE_NOT_FOUND for an unknown run or a round before which it has no
+    model; PARTICIPANT_UNKNOWN for one that takes no part in the run;
+    REQUEST_ID_REUSED for other bytes under the same name; UPDATE_BASE_MISMATCH;
+    UPLOADS_TOO_MANY; STATE_CONFLICT when the round is being or has been judged,
+    or the run has ended.
+    """
+    GetUpload: _aio.UnaryUnaryMultiCallable[_review_pb2.GetUploadRequest, _review_pb2.GetUploadResponse]
+    """Says how many bytes of an upload that broke off are here.
+
+    Who: as SubmitUpdate.
+    Errors: none of its own; an upload nobody knows has zero bytes.
     """
     ReviewRound: _aio.UnaryUnaryMultiCallable[_review_pb2.ReviewRoundRequest, _review_pb2.ReviewRoundResponse]
     """Judges every update of a round together and returns the verdicts. A round
-    is judged once; repeating the call returns the same verdicts.
+    is judged once; repeating the call returns the verdicts as they stand.
 
     Who: subjects with action "judge" on /review/updates.
-    Errors: RESOURCE_NOT_FOUND when the round has no update.
+    Errors: RESOURCE_NOT_FOUND when the round has no update; REVIEW_BUSY when it
+    could not be examined in time, and nothing is decided.
+    """
+    WatchRound: _aio.UnaryStreamMultiCallable[_review_pb2.WatchRoundRequest, _review_pb2.WatchRoundResponse]
+    """Streams a judged round: as it stands, after every change, and ends when
+    nothing in it is held.
+
+    Who: subjects with action "read" on /review/updates.
+    Errors: RESOURCE_NOT_FOUND when the round is not judged.
     """
     GetUpdate: _aio.UnaryUnaryMultiCallable[_review_pb2.GetUpdateRequest, _review_pb2.GetUpdateResponse]
     """Returns one update with its findings.
@@ -50,6 +68,38 @@ class ReviewServiceStub:
 
     Who: subjects with action "read" on /review/updates.
     Errors: PAGE_TOKEN_INVALID.
+    """
+    DownloadUpdate: _aio.UnaryStreamMultiCallable[_review_pb2.DownloadUpdateRequest, _review_pb2.DownloadUpdateResponse]
+    """Streams the bytes of an update.
+
+    Who: subjects with action "download" on /review/updates.
+    Errors: RESOURCE_NOT_FOUND; DATA_DAMAGED.
+    """
+    OverrideVerdict: _aio.UnaryUnaryMultiCallable[_review_pb2.OverrideVerdictRequest, _review_pb2.OverrideVerdictResponse]
+    """A person decides otherwise, or decides what is HELD. Of REJECTED updates it
+    takes two persons to make one ACCEPTED: the first call proposes it, the same
+    call by somebody else does it. A model that was made meanwhile stays as it is,
+    and the answer says so.
+
+    Who: subjects with action "override" on /review/updates, where conditions see
+    ctx.from, ctx.to (verdicts in lower case) and ctx.run.
+    Errors: RESOURCE_NOT_FOUND; FIELD_INVALID without a reason; POLICY_DENIED;
+    STATE_CONFLICT when it is PENDING or already so; SECOND_PERSON_NEEDED when the
+    second person is the first.
+    """
+    DownloadEvidence: _aio.UnaryStreamMultiCallable[_review_pb2.DownloadEvidenceRequest, _review_pb2.DownloadEvidenceResponse]
+    """Streams the evidence bundle of a judged update: a ZIP file with the numbers,
+    the pictures, a page for people and a signed manifest, verified offline by
+    `aegis update verify-evidence`. The first call draws the pictures.
+
+    Who: subjects with action "read" on /review/evidence.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while it is PENDING; DATA_DAMAGED.
+    """
+    GetReviewQueue: _aio.UnaryUnaryMultiCallable[_review_pb2.GetReviewQueueRequest, _review_pb2.GetReviewQueueResponse]
+    """Says which rounds wait for examiners, which are being examined, and how long.
+
+    Who: subjects with action "read" on /review/updates.
+    Errors: none of its own.
     """
 
 class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -66,15 +116,31 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes one update in: size, digest, format, names, shapes, finite numbers.
         What passes is stored as PENDING and judged with its round by
         ReviewRound, because an update is only strange compared to its peers.
-        Repeating the same bytes returns the stored update.
+        Repeating the same bytes returns the stored update. A stream that broke off
+        goes on where GetUpload says.
 
-        Who: subjects with action "submit" on /review/updates.
+        Who: subjects with action "submit" on /review/updates, for anybody; enrolled
+        participants of the run with "submit" on /review/updates/own, for themselves.
         Errors: REQUEST_TOO_LARGE; DIGEST_MISMATCH; UPDATE_FORMAT_INVALID (e.g. a
         pickle); UPDATE_SHAPE_MISMATCH; UPDATE_NOT_FINITE; FIELD_INVALID when the
-        stream is not one header and then chunks; RESOURCE_NOT_FOUND for an unknown
-        run or a round before which it has no model; REQUEST_ID_REUSED for other
-        bytes under the same name; STATE_CONFLICT when the round is being or has
-        been judged, or the run has ended.
+        stream is not one header and then chunks, or does not go on where it broke
+        off; RESOURCE_NOT_FOUND for an unknown run or a round before which it has no
+        model; PARTICIPANT_UNKNOWN for one that takes no part in the run;
+        REQUEST_ID_REUSED for other bytes under the same name; UPDATE_BASE_MISMATCH;
+        UPLOADS_TOO_MANY; STATE_CONFLICT when the round is being or has been judged,
+        or the run has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUpload(
+        self,
+        request: _review_pb2.GetUploadRequest,
+        context: _aio.ServicerContext[_review_pb2.GetUploadRequest, _abc.Awaitable[_review_pb2.GetUploadResponse]],
+    ) -> _abc.Awaitable[_review_pb2.GetUploadResponse]:
+        """Says how many bytes of an upload that broke off are here.
+
+        Who: as SubmitUpdate.
+        Errors: none of its own; an upload nobody knows has zero bytes.
         """
 
     @_abc_1.abstractmethod
@@ -84,10 +150,24 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_review_pb2.ReviewRoundRequest, _abc.Awaitable[_review_pb2.ReviewRoundResponse]],
     ) -> _abc.Awaitable[_review_pb2.ReviewRoundResponse]:
         """Judges every update of a round together and returns the verdicts. A round
-        is judged once; repeating the call returns the same verdicts.
+        is judged once; repeating the call returns the verdicts as they stand.
 
         Who: subjects with action "judge" on /review/updates.
-        Errors: RESOURCE_NOT_FOUND when the round has no update.
+        Errors: RESOURCE_NOT_FOUND when the round has no update; REVIEW_BUSY when it
+        could not be examined in time, and nothing is decided.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRound(
+        self,
+        request: _review_pb2.WatchRoundRequest,
+        context: _aio.ServicerContext[_review_pb2.WatchRoundRequest, _abc.AsyncIterator[_review_pb2.WatchRoundResponse]],
+    ) -> _abc.AsyncIterator[_review_pb2.WatchRoundResponse]:
+        """Streams a judged round: as it stands, after every change, and ends when
+        nothing in it is held.
+
+        Who: subjects with action "read" on /review/updates.
+        Errors: RESOURCE_NOT_FOUND when the round is not judged.
         """
 
     @_abc_1.abstractmethod
@@ -112,6 +192,62 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "read" on /review/updates.
         Errors: PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadUpdate(
+        self,
+        request: _review_pb2.DownloadUpdateRequest,
+        context: _aio.ServicerContext[_review_pb2.DownloadUpdateRequest, _abc.AsyncIterator[_review_pb2.DownloadUpdateResponse]],
+    ) -> _abc.AsyncIterator[_review_pb2.DownloadUpdateResponse]:
+        """Streams the bytes of an update.
+
+        Who: subjects with action "download" on /review/updates.
+        Errors: RESOURCE_NOT_FOUND; DATA_DAMAGED.
+        """
+
+    @_abc_1.abstractmethod
+    def OverrideVerdict(
+        self,
+        request: _review_pb2.OverrideVerdictRequest,
+        context: _aio.ServicerContext[_review_pb2.OverrideVerdictRequest, _abc.Awaitable[_review_pb2.OverrideVerdictResponse]],
+    ) -> _abc.Awaitable[_review_pb2.OverrideVerdictResponse]:
+        """A person decides otherwise, or decides what is HELD. Of REJECTED updates it
+        takes two persons to make one ACCEPTED: the first call proposes it, the same
+        call by somebody else does it. A model that was made meanwhile stays as it is,
+        and the answer says so.
+
+        Who: subjects with action "override" on /review/updates, where conditions see
+        ctx.from, ctx.to (verdicts in lower case) and ctx.run.
+        Errors: RESOURCE_NOT_FOUND; FIELD_INVALID without a reason; POLICY_DENIED;
+        STATE_CONFLICT when it is PENDING or already so; SECOND_PERSON_NEEDED when the
+        second person is the first.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadEvidence(
+        self,
+        request: _review_pb2.DownloadEvidenceRequest,
+        context: _aio.ServicerContext[_review_pb2.DownloadEvidenceRequest, _abc.AsyncIterator[_review_pb2.DownloadEvidenceResponse]],
+    ) -> _abc.AsyncIterator[_review_pb2.DownloadEvidenceResponse]:
+        """Streams the evidence bundle of a judged update: a ZIP file with the numbers,
+        the pictures, a page for people and a signed manifest, verified offline by
+        `aegis update verify-evidence`. The first call draws the pictures.
+
+        Who: subjects with action "read" on /review/evidence.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while it is PENDING; DATA_DAMAGED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetReviewQueue(
+        self,
+        request: _review_pb2.GetReviewQueueRequest,
+        context: _aio.ServicerContext[_review_pb2.GetReviewQueueRequest, _abc.Awaitable[_review_pb2.GetReviewQueueResponse]],
+    ) -> _abc.Awaitable[_review_pb2.GetReviewQueueResponse]:
+        """Says which rounds wait for examiners, which are being examined, and how long.
+
+        Who: subjects with action "read" on /review/updates.
+        Errors: none of its own.
         """
 
 def add_ReviewServiceServicer_to_server(servicer: ReviewServiceServicer, server: _aio.Server) -> None: ...

@@ -385,6 +385,7 @@ class RunPlan(_message.Message):
     PRIVACY_UNIT_FIELD_NUMBER: _builtins.int
     UPDATE_CLIP_NORM_FIELD_NUMBER: _builtins.int
     CENTRED_FIELD_NUMBER: _builtins.int
+    REVIEW_HOLD_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Registered data set. "breast-cancer" ships with Aegis."""
     model: _builtins.str
@@ -469,6 +470,12 @@ class RunPlan(_message.Message):
     def app(self) -> Global___App:
         """ENROLLED and FLOWER: the application sites run; unset means Aegis' own."""
 
+    @_builtins.property
+    def review_hold(self) -> _duration_pb2.Duration:
+        """How long a round waits for a person to decide about HELD updates before it
+        goes on without those that are still held; unset means it does not wait.
+        """
+
     def __init__(
         self,
         *,
@@ -504,10 +511,11 @@ class RunPlan(_message.Message):
         privacy_unit: Global___PrivacyUnit.ValueType = ...,
         update_clip_norm: _builtins.float = ...,
         centred: _builtins.bool = ...,
+        review_hold: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "early_stop", b"early_stop", "grace", b"grace", "round_deadline", b"round_deadline", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "early_stop", b"early_stop", "grace", b"grace", "review_hold", b"review_hold", "round_deadline", b"round_deadline", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attacks", b"attacks", "centred", b"centred", "clip_norm", b"clip_norm", "dataset", b"dataset", "delta", b"delta", "dirichlet_alpha", b"dirichlet_alpha", "early_stop", b"early_stop", "grace", b"grace", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "min_participants", b"min_participants", "model", b"model", "names", b"names", "participants", b"participants", "per_round", b"per_round", "privacy_unit", b"privacy_unit", "quarantine_after", b"quarantine_after", "quarantine_rounds", b"quarantine_rounds", "retries", b"retries", "review", b"review", "round_deadline", b"round_deadline", "rounds", b"rounds", "rounds_each", b"rounds_each", "sample_rate", b"sample_rate", "seed", b"seed", "settings", b"settings", "simulation", b"simulation", "sites", b"sites", "strategy", b"strategy", "target_epsilon", b"target_epsilon", "update_clip_norm", b"update_clip_norm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attacks", b"attacks", "centred", b"centred", "clip_norm", b"clip_norm", "dataset", b"dataset", "delta", b"delta", "dirichlet_alpha", b"dirichlet_alpha", "early_stop", b"early_stop", "grace", b"grace", "learning_rate", b"learning_rate", "local_steps", b"local_steps", "min_participants", b"min_participants", "model", b"model", "names", b"names", "participants", b"participants", "per_round", b"per_round", "privacy_unit", b"privacy_unit", "quarantine_after", b"quarantine_after", "quarantine_rounds", b"quarantine_rounds", "retries", b"retries", "review", b"review", "review_hold", b"review_hold", "round_deadline", b"round_deadline", "rounds", b"rounds", "rounds_each", b"rounds_each", "sample_rate", b"sample_rate", "seed", b"seed", "settings", b"settings", "simulation", b"simulation", "sites", b"sites", "strategy", b"strategy", "target_epsilon", b"target_epsilon", "update_clip_norm", b"update_clip_norm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -683,6 +691,8 @@ class Round(_message.Message):
     EPSILON_FIELD_NUMBER: _builtins.int
     PARTICIPANTS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    SCAN_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     model_sha256: _builtins.bytes
     accuracy: _builtins.float
@@ -694,10 +704,18 @@ class Round(_message.Message):
     """DP-SGD steps asked of each participant since the run began, repeated and
     lost rounds included: what epsilon is computed from.
     """
+    fallback: _builtins.str
+    """Set when the review could not tell who the odd ones are, and the model is the
+    coordinate-wise median: why.
+    """
     @_builtins.property
     def complete_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def participants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantRound]: ...
+    @_builtins.property
+    def scan(self) -> Global___TriggerScan:
+        """Of the new global model, when the run has review."""
+
     def __init__(
         self,
         *,
@@ -709,14 +727,72 @@ class Round(_message.Message):
         epsilon: _builtins.float = ...,
         participants: _abc.Iterable[Global___ParticipantRound] | None = ...,
         steps: _builtins.int = ...,
+        scan: Global___TriggerScan | None = ...,
+        fallback: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "scan", b"scan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "complete_time", b"complete_time", "epsilon", b"epsilon", "loss", b"loss", "model_sha256", b"model_sha256", "participants", b"participants", "round", b"round", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "complete_time", b"complete_time", "epsilon", b"epsilon", "fallback", b"fallback", "loss", b"loss", "model_sha256", b"model_sha256", "participants", b"participants", "round", b"round", "scan", b"scan", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Round: _TypeAlias = Round  # noqa: Y015
+
+@_typing.final
+class TriggerScan(_message.Message):
+    """What looking for a backdoor in a global model found: few features which, set to
+    an extreme value, make it answer one class whatever else a row says.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUSPICIOUS_FIELD_NUMBER: _builtins.int
+    TARGET_CLASS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SUCCESS_RATE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    suspicious: _builtins.bool
+    """Enough to block the model until somebody releases it."""
+    target_class: _builtins.int
+    success_rate: _builtins.float
+    """Share of golden rows of other classes that then become the target, and the
+    share that is ordinary for models of this run.
+    """
+    threshold: _builtins.float
+    text: _builtins.str
+    """A sentence for people."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The features that are set, and to what."""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def excluded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Participants whose updates were taken out because they made the trigger work."""
+
+    def __init__(
+        self,
+        *,
+        suspicious: _builtins.bool = ...,
+        target_class: _builtins.int = ...,
+        features: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        success_rate: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        excluded: _abc.Iterable[_builtins.str] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded", b"excluded", "features", b"features", "success_rate", b"success_rate", "suspicious", b"suspicious", "target_class", b"target_class", "text", b"text", "threshold", b"threshold", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TriggerScan: _TypeAlias = TriggerScan  # noqa: Y015
 
 @_typing.final
 class ParticipantRound(_message.Message):

@@ -65,6 +65,7 @@ _OF_METHOD = {
     "/aegis.v1.UserService/UpdateProfile": MUTATE,
     "/aegis.v1.UserService/ChangePassword": MUTATE,
     "/aegis.v1.ReviewService/SubmitUpdate": TRAIN,
+    "/aegis.v1.ReviewService/GetUpload": TRAIN,
     "/aegis.v1.TrainingService/PauseRun": MUTATE,
     "/aegis.v1.PolicyService/ReportDecisions": EVALUATE,
 }

@@ -17,62 +17,17 @@ by a broken measure either, and the run says that it needs help instead of train
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 from aegis_learning import parameters
-from aegis_learning.datasets import Split
-from aegis_learning.models import Family
+from aegis_server.review.case import Case as Case
+from aegis_server.review.case import Judgement as Judgement
+from aegis_server.review.case import Submission as Submission
+from aegis_server.review.case import Verdict as Verdict
 from aegis_server.review.examiners import golden_set, outlier
 from aegis_server.review.findings import Finding
 
 _AGREEMENT = 1.5
 _PEERS_MIN = 2
-
-
-class Verdict(StrEnum):
-    """What the review decided about an update."""
-
-    PENDING = "pending"
-    ACCEPTED = "accepted"
-    REJECTED = "rejected"
-    HELD = "held"
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """An update as it was sent, and the rows its participant enrolled (0: unknown)."""
-
-    update_id: str
-    data: bytes
-    examples: int
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A whole round, ready for judgement; `base` is the model every update starts from."""
-
-    family: Family
-    golden: Split
-    base: bytes
-    submissions: tuple[Submission, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The verdict on one update, with everything it rests on, strongest finding first."""
-
-    update_id: str
-    verdict: Verdict
-    score: float
-    findings: tuple[Finding, ...]
-
-    @property
-    def reason(self) -> str:
-        """Names what decided against the update, e.g. `outlier/norm_z`; empty when accepted."""
-        if self.verdict is Verdict.ACCEPTED:
-            return ""
-        return f"{self.findings[0].examiner}/{self.findings[0].measure}"
 
 
 def vet(case: Case) -> list[Judgement]:

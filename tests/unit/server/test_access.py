@@ -7,7 +7,9 @@ import pytest
 from aegis.v1 import (
     audit_pb2,
     dataset_pb2,
+    detector_pb2,
     execution_pb2,
+    golden_set_pb2,
     identity_pb2,
     model_pb2,
     participant_pb2,
@@ -17,6 +19,7 @@ from aegis.v1 import (
     review_pb2,
     service_account_pb2,
     session_pb2,
+    standing_pb2,
     training_pb2,
     user_pb2,
 )
@@ -27,7 +30,9 @@ from aegis_server.access import ACCESS, DOMAIN, OPEN, Needs, in_scope
 MODULES = (
     audit_pb2,
     dataset_pb2,
+    detector_pb2,
     execution_pb2,
+    golden_set_pb2,
     identity_pb2,
     model_pb2,
     participant_pb2,
@@ -37,6 +42,7 @@ MODULES = (
     review_pb2,
     service_account_pb2,
     session_pb2,
+    standing_pb2,
     training_pb2,
     user_pb2,
 )
