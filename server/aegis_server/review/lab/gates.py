@@ -9,16 +9,33 @@ import numpy as np
 
 from aegis_learning import parameters
 from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fltrust import FLTrust
+from aegis_learning.aggregation.refusals import NobodyTrusted
 from aegis_learning.aggregation.rule import Rule
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.parameters import Array
 from aegis_server.review.case import Case, Past, Ruling, Submission, Verdict
-from aegis_server.review.lab.simulating import Decided, Sent
+from aegis_server.review.lab.simulating import Decided, Gate, Sent
 from aegis_server.review.lab.worlds import World
+from aegis_server.review.population import Population
 from aegis_server.review.vetting import vet
 
 # A run's memory, as in `review.memory`.
 _PAST_MAX = 20
+
+Combine = Callable[[Population, Sequence[int]], Array]
+
+
+def gate(name: str, world: World) -> Gate:
+    """Returns a fresh gate: `off`, `on` (review, then the mean) or `robust` (review, FLTrust)."""
+    match name:
+        case "off":
+            return Off()
+        case "on":
+            return Review(world)
+        case "robust":
+            return Review(world, combine=trusted_mean)
+    raise KeyError(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +45,27 @@ class Off:
     def decide(self, sent: Sent) -> Decided:
         """See `Gate`."""
         n = len(sent.matrix)
-        return Decided(weighted_mean(sent, range(n)), np.zeros(n, bool), np.zeros(n))
+        mean = FedAvg().aggregate(Updates.of(sent.matrix, sent.rows.tolist())).update
+        return Decided(mean, np.zeros(n, bool), np.zeros(n))
 
 
-Combine = Callable[[Sent, Sequence[int]], Array]
-
-
-def weighted_mean(sent: Sent, members: Sequence[int]) -> Array:
+def weighted_mean(population: Population, members: Sequence[int]) -> Array:
     """Returns the mean of these updates by their rows."""
-    return by_rule(FedAvg(), sent, members)
+    return _by_rule(FedAvg(), population, members)
 
 
-def by_rule(rule: Rule, sent: Sent, members: Sequence[int]) -> Array:
-    """Returns what a rule makes of these updates."""
+def trusted_mean(population: Population, members: Sequence[int]) -> Array:
+    """Returns what FLTrust makes of these updates; no move when it trusts nobody."""
+    try:
+        return _by_rule(FLTrust(root=population.root), population, members)
+    except NobodyTrusted:
+        return np.zeros_like(population.root)
+
+
+def _by_rule(rule: Rule, population: Population, members: Sequence[int]) -> Array:
     chosen = list(members)
-    weights = sent.rows[chosen].tolist()
-    return rule.aggregate(Updates.of(sent.matrix[chosen], weights)).update
+    weights = population.examples[chosen].tolist()
+    return rule.aggregate(Updates.of(population.matrix[chosen], weights)).update
 
 
 @dataclass(slots=True)
@@ -57,7 +79,8 @@ class Review:
 
     def decide(self, sent: Sent) -> Decided:
         """See `Gate`."""
-        ruling = vet(self._case(sent))
+        case = self._case(sent)
+        ruling = vet(case)
         judged = ruling.judgements
         accepted = [i for i, each in enumerate(judged) if each.verdict is Verdict.ACCEPTED]
         for name, each in zip(sent.names, judged, strict=True):
@@ -66,7 +89,7 @@ class Review:
         refused = np.ones(len(judged), bool)
         refused[accepted] = False
         return Decided(
-            self._moved(sent, ruling, accepted),
+            self._moved(Population(case), ruling, accepted),
             refused,
             np.array([each.score for each in judged]),
             ruling.fallback,
@@ -98,11 +121,12 @@ class Review:
             seed=self.world.seed,
         )
 
-    def _moved(self, sent: Sent, ruling: Ruling, accepted: Sequence[int]) -> Array:
+    def _moved(self, population: Population, ruling: Ruling, accepted: Sequence[int]) -> Array:
         if ruling.fallback and ruling.members:
-            members = [sent.names.index(name) for name in ruling.members]
-            middle: Array = np.median(sent.matrix[members], axis=0).astype(np.float32)
+            known = [each.update_id for each in population.case.submissions]
+            members = [known.index(update_id) for update_id in ruling.members]
+            middle: Array = np.median(population.matrix[members], axis=0).astype(np.float32)
             return middle
         if not accepted:
-            return np.zeros(sent.matrix.shape[1], np.float32)
-        return self.combine(sent, accepted)
+            return np.zeros(population.matrix.shape[1], np.float32)
+        return self.combine(population, accepted)
