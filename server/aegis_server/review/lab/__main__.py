@@ -13,16 +13,16 @@ import json
 import os
 import sys
 import time
+from itertools import product
 
 from aegis_server.review.lab.attacking import Attack
 from aegis_server.review.lab.attacks import ALL, BY_NAME
 from aegis_server.review.lab.gates import gate
 from aegis_server.review.lab.summary import report
-from aegis_server.review.lab.trials import NONE, Trial, run_all, setting_name
+from aegis_server.review.lab.trials import SPLITS, epsilon_of, matrix, run_all, setting_name
 from aegis_server.review.lab.worlds import DATA, SITES
 
 GATES = ("off", "on", "robust")
-_SPLITS = {"iid": None, "dirichlet": 0.5}
 
 
 def main() -> int:
@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="say which attacks there are")
     parser.add_argument("--attacks", nargs="+", default=list(BY_NAME))
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
-    parser.add_argument("--split", nargs="+", choices=list(_SPLITS), default=list(_SPLITS))
-    parser.add_argument("--epsilon", nargs="+", type=float, default=[0.0], help="0: no privacy")
+    parser.add_argument("--split", nargs="+", choices=list(SPLITS), default=list(SPLITS))
+    parser.add_argument("--dp", nargs="+", default=["off"], metavar="EPSILON|off")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--malicious", type=float, default=0.3, help="share of the sites")
@@ -54,25 +54,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    trials = [
-        Trial(
-            data=data,
-            alpha=_SPLITS[split],
-            epsilon=epsilon or None,
-            attack=attack,
-            gate=name,
-            seed=seed,
-            rounds=options.rounds,
-            malicious=options.malicious,
-            quiet=options.quiet,
-        )
-        for data in options.data
-        for split in options.split
-        for epsilon in options.epsilon
-        for seed in range(options.seeds)
-        for attack in (NONE, *options.attacks)
-        for name in GATES
-    ]
+    trials = matrix(
+        product(
+            options.data,
+            [SPLITS[split] for split in options.split],
+            [epsilon_of(each) for each in options.dp],
+        ),
+        seeds=range(options.seeds),
+        attacks=options.attacks,
+        gates=GATES,
+        rounds=options.rounds,
+        malicious=options.malicious,
+        quiet=options.quiet,
+    )
     began, load, ran = time.monotonic(), os.getloadavg()[0], []
     for each in run_all(trials, gate, processes=options.processes):
         ran.append(each)

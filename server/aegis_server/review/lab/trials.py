@@ -6,7 +6,7 @@ every contender meets the same worlds, samples, noise and attackers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,11 +15,12 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from aegis_server.review.lab.attacks import BY_NAME
+from aegis_server.review.lab.attacks import BY_NAME, PRIVATE_ONLY
 from aegis_server.review.lab.simulating import Gate, simulate
 from aegis_server.review.lab.worlds import World, world
 
 NONE = "none"
+SPLITS: dict[str, float | None] = {"iid": None, "dirichlet": 0.5}
 # Data set, concentration of the Dirichlet distribution, epsilon.
 Setting = tuple[str, float | None, float | None]
 
@@ -60,6 +61,32 @@ class Ran:
 
 
 Make = Callable[[str, World], Gate]
+
+
+def matrix(
+    settings: Iterable[Setting],
+    *,
+    seeds: Iterable[int],
+    attacks: Sequence[str],
+    gates: Sequence[str],
+    rounds: int,
+    malicious: float,
+    quiet: bool,
+) -> list[Trial]:
+    """Returns a trial for each combination that means something, and those without an attack."""
+    return [
+        Trial(*setting, attack, gate, seed, rounds, malicious, quiet)
+        for setting in settings
+        for seed in seeds
+        for attack in (NONE, *attacks)
+        if attack not in PRIVATE_ONLY or setting[2] is not None
+        for gate in gates
+    ]
+
+
+def epsilon_of(text: str) -> float | None:
+    """Reads `off` or an epsilon; raises ValueError."""
+    return None if text == "off" else float(text)
 
 
 def setting_name(setting: Setting) -> str:

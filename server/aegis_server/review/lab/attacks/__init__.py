@@ -31,4 +31,6 @@ ALL: tuple[Attack, ...] = (
     Silent(),
     Mixture(),
 )
+# Without a promise of noise there is none to break.
+PRIVATE_ONLY = frozenset({"silent"})
 BY_NAME = {attack.name: attack for attack in ALL}
