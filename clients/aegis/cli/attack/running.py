@@ -89,7 +89,12 @@ def run(
     if output is Output.json:
         typer.echo(json.dumps(report))
         return
-    show_table("attacks", HEADINGS, rows(report), spare=["AUC", "at 5 % FPR"])
+    show_table(
+        "attacks",
+        HEADINGS,
+        rows(report),
+        spare=["AUC", "at 5 % FPR", "ASR % off", "robust", "clean"],
+    )
     out.print(in_words(report), highlight=False, soft_wrap=True)
     for file in (json_file, html_file):
         if file is not None:

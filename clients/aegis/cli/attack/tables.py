@@ -13,7 +13,7 @@ from typing import Any
 HEADINGS = [
     *("attack", "TPR %", "FPR %", "at 5 % FPR", "AUC"),
     *("accuracy % off", "on", "robust", "clean"),
-    *("ASR % off", "on"),
+    *("ASR % off", "ASR % on"),
 ]
 
 
@@ -26,10 +26,11 @@ def in_words(report: dict[str, Any]) -> str:
     """Returns what was run and how long it took."""
     settings, machine = report["settings"], report["machine"]
     attackers = round(settings["sites"] * settings["malicious"])
+    seeds = "1 seed" if settings["seeds"] == 1 else f"{settings['seeds']} seeds"
     cost = report["cost"]
     return (
         f"{attackers} of {settings['sites']} sites attack, {settings['rounds']} rounds,"
-        f" {settings['seeds']} {'seed' if settings['seeds'] == 1 else 'seeds'}, {', '.join(report['worlds'])}. A round's review takes"
+        f" {seeds}, {', '.join(report['worlds'])}. A round's review takes"
         f" {cost['round_ms_p50']:.0f} ms (p99 {cost['round_ms_p99']:.0f});"
         f" all of it {machine['seconds']:.0f} s on {machine['cores']} cores, load"
         f" {machine['load'][0]:.1f} to {machine['load'][1]:.1f}"
