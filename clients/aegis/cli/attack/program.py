@@ -38,5 +38,5 @@ def silent() -> NoReturn:
     """The lab ended without an answer."""
     fail(
         "the lab ended without a report",
-        "install what it needs: pip install 'aegis-control-plane[server,learning]'",
+        "install what it needs: pip install 'aegis-control-plane[cli,server]'",
     )
