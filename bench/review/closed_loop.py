@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -190,10 +191,12 @@ def main() -> None:
     trials = trials_of(options)
     load, began = os.getloadavg(), time.monotonic()
     found: dict[Key, list[Ran]] = defaultdict(list)
-    for ran in run_all(
-        trials, partial(make, malicious=options.malicious), processes=options.processes
-    ):
+    contenders = partial(make, malicious=options.malicious)
+    for done, ran in enumerate(run_all(trials, contenders, processes=options.processes), 1):
         found[ran.trial.setting, ran.trial.attack, ran.trial.gate].append(ran)
+        if done % 50 == 0:
+            spent = time.monotonic() - began
+            print(f"{done} of {len(trials)} runs, {spent:.0f} s", file=sys.stderr, flush=True)
     for each in found.values():
         each.sort(key=lambda ran: ran.trial.seed)
     seconds = time.monotonic() - began
