@@ -75,12 +75,13 @@ class Review:
     world: World
     combine: Combine = weighted_mean
     detector: bytes = b""
+    judge: Callable[[Case], Ruling] = vet
     _past: dict[str, tuple[Past, ...]] = field(default_factory=dict)
 
     def decide(self, sent: Sent) -> Decided:
         """See `Gate`."""
         case = self._case(sent)
-        ruling = vet(case)
+        ruling = self.judge(case)
         judged = ruling.judgements
         accepted = [i for i, each in enumerate(judged) if each.verdict is Verdict.ACCEPTED]
         for name, each in zip(sent.names, judged, strict=True):
