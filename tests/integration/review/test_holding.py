@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,6 @@ from tests.reviewroom import (
     database,
     desks,
     named,
-    room,
     serving,
 )
 
@@ -29,15 +28,37 @@ from aegis.errors import AegisError, from_rpc_error
 from aegis.serving.database import Database
 from aegis.v1 import review_pb2
 from aegis_policy.baseline import baseline_csv
-from aegis_server.policy.revisions import Revisions
-from aegis_server.review.case import Verdict
+from aegis_server.policy.revisions import Change, Revisions
+from aegis_server.review.case import Case, Ruling, Verdict
 from aegis_server.review.desks import Desks
 from aegis_server.review.holding.deadline import Deadline
 from aegis_server.review.holding.terms import Terms
+from aegis_server.review.isolation import Examining
+from aegis_server.review.vetting import vet
 
-__all__ = ["database", "desks", "room"]
+__all__ = ["database", "desks"]
 
 Updates = dict[str, review_pb2.Update]
+
+
+def holding_pairs(case: Case, *, begin: Callable[[str], None], without: frozenset[str]) -> Ruling:
+    """The real verdicts, but that a round of two is held: each is the other's outlier."""
+    ruling = vet(case, begin=begin, without=without)
+    if len(case.submissions) != 2:
+        return ruling
+    return replace(
+        ruling,
+        judgements=tuple(replace(each, verdict=Verdict.HELD) for each in ruling.judgements),
+    )
+
+
+EXAMINING = Examining(holding_pairs, 60.0)
+
+
+@pytest.fixture
+async def room(database: Database, tmp_path: Path, desks: Desks) -> AsyncIterator[Room]:
+    async with serving(database, tmp_path, desks, examining=EXAMINING) as served:
+        yield served
 
 
 async def judged(room: Room) -> Updates:
@@ -199,7 +220,7 @@ async def test_policy_sees_from_which_verdict_to_which(room: Room):
     making = room.making
     await Revisions(
         room.database, audit=making.audit, decisions=making.decisions, clock=making.clock
-    ).import_rules(baseline_csv() + rule, expected=None, actor="user:admin", comment="a test")
+    ).import_rules(Change(baseline_csv() + rule, "user:admin", "a test"))
     with pytest.raises(AegisError) as refused:
         await room.override(updates["s3"].update_id, ACCEPTED, "user:olga")
     assert refused.value.metadata["rule_id"] == "rejected-stays-rejected"
@@ -221,7 +242,7 @@ async def test_deadline_decides_what_nobody_did(
 ):
     """As the settings said when it was held; recorded as decided by the deadline."""
     terms = Terms(seconds=3600, default=default)
-    async with serving(database, tmp_path, desks, terms=terms) as room:
+    async with serving(database, tmp_path, desks, terms=terms, examining=EXAMINING) as room:
         updates = await held(room)
         await room.override(updates["s3"].update_id, REJECTED, "user:olga")
         assert await room.making.deadline().decide() == 0
