@@ -9,13 +9,13 @@ an examiner does not hold a whole round. When it fails on none alone, all are he
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from aegis_server.review.deviations import Vector
-from aegis_server.review.examiners import MEASURED, Examiner
+from aegis_server.review.examiners import Examiner
 from aegis_server.review.findings import Examination, Finding
 from aegis_server.review.population import Population
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Examined:
-    """What all examiners found: `findings` by update, `features` by name, `failed` by update."""
+    """What examiners found: `findings` by update, `features` by name, `failed` by update."""
 
     findings: list[list[Finding]]
     features: dict[str, Vector] = field(default_factory=dict)
@@ -39,16 +39,30 @@ class Examined:
             self.failed.setdefault(place, []).extend(failures)
 
 
-def examine(population: Population, examiners: Sequence[Examiner] = MEASURED) -> Examined:
-    """Returns what these examiners found."""
-    examined = Examined([[] for _ in range(len(population))])
-    for examiner in examiners:
-        try:
-            _add(examined, examiner.examine(population), range(len(population)))
-        except Exception:
-            log.exception("examiner %s failed on a round", examiner.NAME)
-            _one_by_one(examined, examiner, population)
-    return examined
+def quiet(examiner: str) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examining:
+    """Has rounds examined; `begin` is told each examiner's name first, but those `without`."""
+
+    begin: Callable[[str], None] = quiet
+    without: Collection[str] = ()
+
+    def __call__(self, population: Population, examiners: Sequence[Examiner]) -> Examined:
+        """Returns what these examiners found."""
+        examined = Examined([[] for _ in range(len(population))])
+        for examiner in examiners:
+            if examiner.NAME in self.without:
+                continue
+            self.begin(examiner.NAME)
+            try:
+                _add(examined, examiner.examine(population), range(len(population)))
+            except Exception:
+                log.exception("examiner %s failed on a round", examiner.NAME)
+                _one_by_one(examined, examiner, population)
+        return examined
 
 
 def _one_by_one(examined: Examined, examiner: Examiner, population: Population) -> None:

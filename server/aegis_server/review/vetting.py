@@ -16,7 +16,7 @@ say about themselves is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -28,32 +28,37 @@ from aegis_server.review.case import Verdict as Verdict
 from aegis_server.review.combining import Evidence, rule, strongest
 from aegis_server.review.detection import Detector, builtin
 from aegis_server.review.detection.observing import Observation, observe
-from aegis_server.review.deviations import Members, Vector
-from aegis_server.review.examiners import FURTHER
-from aegis_server.review.examining import examine
+from aegis_server.review.examiners import FURTHER, MEASURED
+from aegis_server.review.examining import Examining, quiet
 from aegis_server.review.population import Population
 
 #: In the first rounds there is no past to speak of.
 WARM_UP = 3
 
 
-def vet(case: Case) -> Ruling:
+def vet(
+    case: Case, *, begin: Callable[[str], None] = quiet, without: Collection[str] = ()
+) -> Ruling:
     """Judges a round.
 
-    Raises the errors of `aegis_learning` when base or updates are not what intake let through, and
+    `begin` is told the name of each examiner before it looks; those in `without` do not. Raises the
+    errors of `aegis_learning` when base or updates are not what intake let through, and
     `DetectorInvalid` when a detector is not one.
     """
     population = Population(case)
     detector = Detector.decode(case.detector) if case.detector else builtin()
     shadow = Detector.decode(case.shadow) if case.shadow else None
-    seen = look(population)
+    examine = Examining(begin, without)
+    seen = look(population, examine)
     suspicion = detector.suspicion(seen)
-    examined = examine(population.among(seen.core))
+    ordinary = population.among(seen.core)
+    examined = examine(ordinary, MEASURED)
     odd = [strongest(found) >= 1 for found in examined.findings]
-    examined.add(examine(population.among((suspicion.scores < 1) & ~np.array(odd)), FURTHER))
+    unsuspected = (suspicion.scores < 1) & ~np.array(odd)
+    examined.add(examine(population.among(unsuspected), FURTHER))
     return rule(
         Evidence(
-            population=population.among(seen.core),
+            population=ordinary,
             examined=examined,
             seen=seen,
             suspicion=suspicion,
@@ -64,15 +69,11 @@ def vet(case: Case) -> Ruling:
     )
 
 
-def look(population: Population) -> Observation:
+def look(population: Population, examine: Examining) -> Observation:
     """Returns what a detector is shown of the round."""
-
-    def measure(members: Members) -> Mapping[str, Vector]:
-        return examine(population.among(members)).features
-
     case = population.case
     return observe(
-        measure,
+        lambda members: examine(population.among(members), MEASURED).features,
         [each.past for each in case.submissions],
         private=any(each.noise > 0 for each in case.submissions),
         classes=case.family.classes,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from aegis_server.review.case import Case, Judgement, Ruling, Verdict
 from aegis_server.review.detection.training import Recorded, train
+from aegis_server.review.examining import Examining
 from aegis_server.review.lab.gates import Review
 from aegis_server.review.lab.simulating import simulate
 from aegis_server.review.lab.worlds import DATA, world
@@ -32,7 +33,7 @@ _SIZES = ((20, 20), (20, 20), (20, 20), (20, 14), (20, 14), (10, 20), (10, 14))
 def accept(case: Case) -> Ruling:
     """Returns that all are accepted, with what a detector would have been shown."""
     population = Population(case)
-    features = look(population).features()
+    features = look(population, Examining()).features()
     return Ruling(
         tuple(
             Judgement(
