@@ -142,3 +142,24 @@ def test_calibration_error_is_confidence_beyond_accuracy():
     """Sure of 80 %, right in half of the rows: 30 %."""
     shares = np.array([[0.8, 0.2]] * 4)
     assert calibration_error(shares, np.array([0, 0, 1, 1])) == pytest.approx(0.3)
+
+
+def test_those_that_ruin_the_mean_together_are_found_together():
+    """Three of ten are each other's alibi: without one of them the mean is hardly better."""
+    deltas = [1.0] * 7 + [-4.0] * 3
+    alone = harms(*deltas)
+    found = harm.examine(a_population(*deltas))
+    together = [
+        next(f.strength for f in each if f.measure == "harm_together") for each in found.findings
+    ]
+    assert max(alone) < harm.HARM * 2
+    assert [strength >= 1 for strength in together] == [False] * 7 + [True] * 3
+
+
+def test_round_that_ruins_the_model_whoever_is_left_out_blames_nobody():
+    """When no few are to blame, the whole round is counted against all."""
+    found = harm.examine(a_population(*[-2.0] * 10))
+    assert all(
+        f.strength == 0 for each in found.findings for f in each if f.measure == "harm_together"
+    )
+    assert all(f.strength > 1 for each in found.findings for f in each if f.measure == "round_loss")

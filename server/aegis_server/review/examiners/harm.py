@@ -4,6 +4,11 @@ In a poisoned mean every honest update looks strange, so the means are those of 
 updates: of the members, without the worst found here, one after the other, until the rest agree.
 If even their mean ruins the model, this examiner cannot tell who did it and counts it against all
 of them; the quorum rule then holds the round.
+
+Attackers hide behind each other: without one of six the mean is hardly better. So when the mean of
+the members makes the model worse, which honest rounds hardly do, those that push it up the slope of
+the golden loss are taken out, the steepest first, as long as each that goes is worth a tenth of
+the one that is worth most; at most as many as a quorum lets be rejected.
 """
 
 from __future__ import annotations
@@ -26,6 +31,11 @@ HARM = 0.4
 # Nats by which the mean of the ordinary updates raises the loss of the model they start from.
 # Honest rounds stay below 0.2 at epsilon 2 to 8.
 ROUND_LOSS = 0.5
+# Nats by which it does that before those who do it together are looked for.
+RISE, RISE_OPEN = 0.25, 0.03
+_WORTH = 0.1
+_RECOVERED = 0.5
+UPDATES_FEW = 8
 
 
 def examine(population: Population) -> Examination:
@@ -34,9 +44,8 @@ def examine(population: Population) -> Examination:
     def loss(members: Members) -> float:
         params = population.moved(population.mean(members))
         with np.errstate(all="ignore"):
-            return loss_of(
-                population.family.logits(params, population.golden.x), population.golden.y
-            )
+            logits = population.family.logits(params, population.golden.x)
+            return loss_of(logits, population.golden.y)
 
     def harm(i: int, members: Members) -> float:
         without, with_it = members.copy(), members.copy()
@@ -44,12 +53,51 @@ def examine(population: Population) -> Examination:
         return loss(with_it) - loss(without)
 
     everyone = range(len(population))
+    before = loss(np.zeros(len(population), bool))
     ordinary = _ordinary(population.members.copy(), harm)
-    nobody = np.zeros(len(population), bool)
-    round_loss = loss(ordinary) - loss(nobody)
+    rise = loss(ordinary) - before
+    uphill = _uphill(population, ordinary, before, loss)
+    ordinary = ordinary & ~uphill
+    round_loss = loss(ordinary) - before
     return Examination(
-        [[_harm_finding(harm(i, ordinary)), _round_finding(round_loss)] for i in everyone]
+        [
+            [
+                _harm_finding(harm(i, ordinary)),
+                _round_finding(round_loss),
+                _together_finding(rise, _rise_max(population), uphill=bool(uphill[i])),
+            ]
+            for i in everyone
+        ]
     )
+
+
+def _uphill(
+    population: Population, members: Members, before: float, loss: Callable[[Members], float]
+) -> Members:
+    """Returns the members that together make the model worse."""
+    n = len(population)
+    taken: Members = np.zeros(n, bool)
+    most = min(int(members.sum()) - 2, n // 2 - int((~members).sum()))
+    if n < UPDATES_FEW or loss(members) - before < _rise_max(population):
+        return taken
+    pushes = population.weights * golden_set.uphill(population, population.base)
+    steepest = sorted(np.flatnonzero(members).tolist(), key=lambda i: -pushes[i])[: max(most, 0)]
+    losses = [loss(members)]
+    for i in steepest:
+        taken[i] = True
+        losses.append(loss(members & ~taken))
+    gains = -np.diff(losses)
+    if not len(gains) or losses[0] - min(losses) < _RECOVERED * (losses[0] - before):
+        # Not they: then nobody can tell.
+        return np.zeros(n, bool)
+    worth = np.flatnonzero(gains >= _WORTH * gains.max())
+    taken[steepest[int(worth[-1]) + 1 :]] = False
+    return taken
+
+
+def _rise_max(population: Population) -> float:
+    private = any(each.noise > 0 for each in population.case.submissions)
+    return RISE if private else RISE_OPEN
 
 
 def _ordinary(members: Members, harm: Callable[[int, Members], float]) -> Members:
@@ -68,6 +116,14 @@ def _harm_finding(harm: float) -> Finding:
     effect = f"{abs(harm):.2f} nats {'higher' if harm > 0 else 'lower'}"
     text = f"with it the golden loss of the round's mean is {effect} than without"
     return Finding(NAME, "harm", harm, HARM, decisive(harm / HARM), text)
+
+
+def _together_finding(rise: float, threshold: float, *, uphill: bool) -> Finding:
+    text = f"the mean of all that are not suspected changes the golden loss by {rise:+.2f} nats"
+    if uphill:
+        text = f"it is one of those that raise the golden loss by {rise:.2f} nats together"
+    strength = decisive(rise / threshold) if uphill else 0.0
+    return Finding(NAME, "harm_together", rise, threshold, strength, text)
 
 
 def _round_finding(delta: float) -> Finding:
