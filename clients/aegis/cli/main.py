@@ -13,6 +13,7 @@ from aegis.cli import (
     audit,
     dataset,
     execution,
+    golden,
     keys,
     machines,
     measures,
@@ -69,6 +70,7 @@ app.add_typer(participant.app, name="participant")
 train.app.command()(simulate.simulate)
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
+app.add_typer(golden.app, name="golden")
 app.add_typer(model.app, name="model")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(action.app, name="action")

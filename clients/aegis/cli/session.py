@@ -90,7 +90,8 @@ _HINTS = {
     "STORAGE_FULL": "make room where the server keeps its blobs, then try again",
     "INVITATION_INVALID": "ask whoever invited you for another token",
     "ENROLMENT_UNAVAILABLE": "docs/participants.md says what the server needs for that",
-    "DATASET_ROWS_INVALID": "correct that row, or the schema, and register again",
+    "DATASET_ROWS_INVALID": "correct that row, or the schema, and try again",
+    "SECOND_PERSON_NEEDED": "ask somebody else who may",
     **dict.fromkeys(
         ("PARTICIPANT_REVOKED", "PARTICIPANT_UNKNOWN"),
         "ask whoever runs the control plane; a new name needs a new invitation",

@@ -80,6 +80,8 @@ def test_stranger_may_call_nothing_but_what_concerns_only_themselves():
         "/aegis.v1.UserService/UpdateProfile",
         "/aegis.v1.UserService/ChangePassword",
         "/aegis.v1.ExecutionService/CancelAction",
+        "/aegis.v1.DetectorService/PromoteDetector",
+        "/aegis.v1.GoldenSetService/PromoteGoldenSet",
     }
 
 
