@@ -27,7 +27,7 @@ from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.tls import TlsFiles
 from aegis.spiffe import Caller
-from aegis.v1 import audit_pb2, dataset_pb2_grpc, golden_set_pb2_grpc
+from aegis.v1 import audit_pb2, dataset_pb2_grpc, detector_pb2_grpc, golden_set_pb2_grpc
 from aegis_server.access import Access
 from aegis_server.checkpoints.models import Models
 from aegis_server.objects.blobs import BlobStore
@@ -36,6 +36,12 @@ from aegis_server.participants.datasets.service import DatasetService
 from aegis_server.participants.holdings.holdings import Holdings
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
+from aegis_server.review.detectors.current import Current
+from aegis_server.review.detectors.detectors import Detectors
+from aegis_server.review.detectors.jobs import Jobs, School
+from aegis_server.review.detectors.promoting import Promotion
+from aegis_server.review.detectors.service import DetectorService
+from aegis_server.review.detectors.watching import Watch
 from aegis_server.review.golden.beside import Beside
 from aegis_server.review.golden.service import GoldenSetService
 from aegis_server.review.golden.sets import GoldenSets
@@ -81,6 +87,10 @@ class Office:
     decisions: Decisions
     revisions: Revisions
     golden: GoldenSets
+    detectors: Detectors
+    promotion: Promotion
+    current: Current
+    watch: Watch
     deeds: Deeds
     clock: Clock
     registry: CollectorRegistry
@@ -97,6 +107,17 @@ class Office:
     async def golden_sets(self, subject: str = "user:olga") -> Any:
         """GoldenSetService as somebody calls it."""
         return golden_set_pb2_grpc.GoldenSetServiceStub(await self.channel(subject))
+
+    async def scoring(self, subject: str = "user:olga") -> Any:
+        """DetectorService as somebody calls it."""
+        return detector_pb2_grpc.DetectorServiceStub(await self.channel(subject))
+
+    async def train(self, school: School) -> asyncio.Task[None]:
+        """Does jobs until the test ends, or the task that is returned is cancelled."""
+        jobs = Jobs(self.database, self.audit, self.blobs, school=school, scan_seconds=0.05)
+        task = asyncio.create_task(jobs.run())
+        self.stack.push_async_callback(_cancel, task)
+        return task
 
     async def records(self, action: str = "") -> list[audit_pb2.AuditRecord]:
         """What the audit log says about the review, in order."""
@@ -159,14 +180,18 @@ class Office:
         dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
             DatasetService(self.datasets, holdings, self.deeds), server
         )
+        access = Access(self.decisions, self.audit)
         golden_set_pb2_grpc.add_GoldenSetServiceServicer_to_server(
             GoldenSetService(
                 self.golden,
                 Beside(self.golden, self.datasets, Models(self.database, self.blobs), self.blobs),
-                Access(self.decisions, self.audit),
+                access,
                 self.deeds,
             ),
             server,
+        )
+        detector_pb2_grpc.add_DetectorServiceServicer_to_server(
+            DetectorService(self.detectors, self.promotion, access, self.deeds), server
         )
 
 
@@ -192,6 +217,8 @@ async def opened(url: str, folder: Path, workers: Workers) -> AsyncIterator[Offi
         blobs, deeds = blobs_in(folder / "blobs"), Deeds()
         datasets = Datasets(database, audit, blobs, workers, clock=clock)
         golden = GoldenSets(database, audit, blobs, datasets, clock=clock)
+        promotion = Promotion(database, audit, clock=clock)
+        current = Current(database, blobs, clock=clock)
         office = Office(
             folder=folder,
             database=database,
@@ -201,6 +228,10 @@ async def opened(url: str, folder: Path, workers: Workers) -> AsyncIterator[Offi
             decisions=decisions,
             revisions=revisions,
             golden=golden,
+            detectors=Detectors(database, audit, clock=clock),
+            promotion=promotion,
+            current=current,
+            watch=Watch(database, promotion, current, registry=registry),
             deeds=deeds,
             clock=clock,
             registry=registry,
