@@ -12,6 +12,7 @@ from aegis.cli import (
     action,
     audit,
     dataset,
+    detector,
     execution,
     golden,
     keys,
@@ -71,6 +72,7 @@ train.app.command()(simulate.simulate)
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
 app.add_typer(golden.app, name="golden")
+app.add_typer(detector.app, name="detector")
 app.add_typer(model.app, name="model")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(action.app, name="action")

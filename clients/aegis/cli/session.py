@@ -91,6 +91,7 @@ _HINTS = {
     "INVITATION_INVALID": "ask whoever invited you for another token",
     "ENROLMENT_UNAVAILABLE": "docs/participants.md says what the server needs for that",
     "DATASET_ROWS_INVALID": "correct that row, or the schema, and try again",
+    "TRAINING_DATA_MISSING": "run more rounds with the review on, then train again",
     "SECOND_PERSON_NEEDED": "ask somebody else who may",
     **dict.fromkeys(
         ("PARTICIPANT_REVOKED", "PARTICIPANT_UNKNOWN"),
