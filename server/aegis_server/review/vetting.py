@@ -16,11 +16,12 @@ by a broken measure either, and the run says that it needs help instead of train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aegis_learning import parameters
 from aegis_server.review.case import Case as Case
 from aegis_server.review.case import Judgement as Judgement
+from aegis_server.review.case import Ruling as Ruling
 from aegis_server.review.case import Submission as Submission
 from aegis_server.review.case import Verdict as Verdict
 from aegis_server.review.examiners import golden_set, outlier
@@ -30,35 +31,50 @@ _AGREEMENT = 1.5
 _PEERS_MIN = 2
 
 
-def vet(case: Case) -> list[Judgement]:
-    """Judges a round; one judgement for each submission, in their order.
+def _quiet(examiner: str) -> None:
+    """Tells nobody."""
 
-    Raises the errors of `aegis_learning` when base or updates are not what intake let through.
+
+def vet(
+    case: Case, *, begin: Callable[[str], None] = _quiet, without: Collection[str] = ()
+) -> Ruling:
+    """Judges a round.
+
+    `begin` is told the name of each examiner before it looks; those in `without` do not. Raises the
+    errors of `aegis_learning` when base or updates are not what intake let through.
     """
     family = case.family
     base = parameters.decode(case.base, family.shapes)
     updates = [parameters.decode(each.data, family.shapes) for each in case.submissions]
     examples = [each.examples for each in case.submissions]
-    outliers = outlier.examine(updates, examples)
-    golden = golden_set.examine(
-        base,
-        updates,
-        examples,
-        suspects={i for i, found in enumerate(outliers) if strongest(found) >= 1},
-        logits=family.logits,
-        golden=case.golden,
-    )
-    scores = [score(*pair) for pair in zip(golden, outliers, strict=True)]
-    return [
-        Judgement(submission.update_id, verdict, value, ordered(*found))
-        for submission, verdict, value, found in zip(
-            case.submissions,
-            verdicts(scores),
-            scores,
-            zip(golden, outliers, strict=True),
-            strict=True,
+    outliers: list[list[Finding]] = [[] for _ in updates]
+    if outlier.EXAMINER not in without:
+        begin(outlier.EXAMINER)
+        outliers = outlier.examine(updates, examples)
+    golden: list[list[Finding]] = [[] for _ in updates]
+    if golden_set.EXAMINER not in without:
+        begin(golden_set.EXAMINER)
+        golden = golden_set.examine(
+            base,
+            updates,
+            examples,
+            suspects={i for i, found in enumerate(outliers) if strongest(found) >= 1},
+            logits=family.logits,
+            golden=case.golden,
         )
-    ]
+    scores = [score(*pair) for pair in zip(golden, outliers, strict=True)]
+    return Ruling(
+        tuple(
+            Judgement(submission.update_id, verdict, value, ordered(*found))
+            for submission, verdict, value, found in zip(
+                case.submissions,
+                verdicts(scores),
+                scores,
+                zip(golden, outliers, strict=True),
+                strict=True,
+            )
+        )
+    )
 
 
 def score(golden: Sequence[Finding], outliers: Sequence[Finding]) -> float:

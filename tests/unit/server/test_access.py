@@ -82,6 +82,10 @@ def test_stranger_may_call_nothing_but_what_concerns_only_themselves():
         "/aegis.v1.ExecutionService/CancelAction",
         "/aegis.v1.DetectorService/PromoteDetector",
         "/aegis.v1.GoldenSetService/PromoteGoldenSet",
+        # Their handlers ask the policy: about whose update it is, and from which verdict to which.
+        "/aegis.v1.ReviewService/SubmitUpdate",
+        "/aegis.v1.ReviewService/GetUpload",
+        "/aegis.v1.ReviewService/OverrideVerdict",
     }
 
 
