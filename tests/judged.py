@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from aegis.serving.auditlog import Entry
 from aegis.serving.database import Connection
 from aegis_server.review import store
 from aegis_server.review.case import Judgement, Ruling, Verdict
 from aegis_server.review.findings import Finding, rows
 from aegis_server.review.memory.store import remember
+from aegis_server.review.standing.standings import Standings
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
@@ -36,6 +38,27 @@ async def judge(
     now: datetime = NOW,
 ) -> dict[str, str]:
     """Stores a round that was judged and remembered; returns update ids by participant."""
+    ids, ruling = await _judged(connection, key, updates, now)
+    await remember(connection, key, dataset=dataset, ruling=ruling, now=now)
+    return ids
+
+
+async def reckoned(
+    connection: Connection,
+    key: store.RoundKey,
+    updates: Mapping[str, Judged],
+    standings: Standings,
+    *,
+    now: datetime = NOW,
+) -> tuple[dict[str, str], list[Entry]]:
+    """As `judge`, with its participants' standings; returns the audit records, too."""
+    ids, ruling = await _judged(connection, key, updates, now)
+    return ids, await standings.remember(connection, key, dataset="digits", ruling=ruling, now=now)
+
+
+async def _judged(
+    connection: Connection, key: store.RoundKey, updates: Mapping[str, Judged], now: datetime
+) -> tuple[dict[str, str], Ruling]:
     ids = {name: f"upd-{key.run_id}-{key.round}-{key.attempt}-{name}" for name in updates}
     await store.open_round(connection, key)
     for name, update_id in ids.items():
@@ -70,5 +93,4 @@ async def judge(
             now=now,
         )
     await store.mark_judged(connection, key, now)
-    await remember(connection, key, dataset=dataset, ruling=Ruling(tuple(judgements)), now=now)
-    return ids
+    return ids, Ruling(tuple(judgements))

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from aegis.serving.port import Port
-from aegis.v1 import model_pb2_grpc, privacy_pb2_grpc, review_pb2_grpc, training_pb2_grpc
+from aegis.v1 import (
+    model_pb2_grpc,
+    privacy_pb2_grpc,
+    review_pb2_grpc,
+    standing_pb2_grpc,
+    training_pb2_grpc,
+)
+from aegis_server.access import Access
 from aegis_server.checkpoints.models import Models
 from aegis_server.checkpoints.service import ModelService
 from aegis_server.entrance import Part
@@ -18,8 +25,13 @@ from aegis_server.privacy.books import Books
 from aegis_server.privacy.ledger import Ledger
 from aegis_server.privacy.service import PrivacyService
 from aegis_server.relay import Relay
+from aegis_server.review.analytics.analytics import Analytics
 from aegis_server.review.rounds import Rounds
 from aegis_server.review.service import ReviewService
+from aegis_server.review.standing.counting import Counts as ReviewCounts
+from aegis_server.review.standing.quarantines import Quarantines
+from aegis_server.review.standing.service import StandingService
+from aegis_server.review.standing.standings import Standings
 from aegis_server.review.updates import Updates
 from aegis_server.settings import Settings
 from aegis_server.training.budget import Budget
@@ -108,6 +120,7 @@ def serve_learning(
         ModelService(Models(base.database, base.blobs)), port.server
     )
     _serve_review(base, port, workers, progress)
+    serve_standing(base, port, registry)
     return Learning(base, progress, changes)
 
 
@@ -130,6 +143,21 @@ def _serve_review(base: Base, port: Port, workers: Workers, progress: Progress) 
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewService(updates, rounds, base.deeds), port.server
     )
+
+
+def serve_standing(base: Base, port: Port, registry: CollectorRegistry) -> Standings:
+    """Serves StandingService; returns what remembers judged rounds."""
+    counts = ReviewCounts(registry)
+    standings = Standings(base.database, clock=base.clock, counts=counts)
+    service = StandingService(
+        standings,
+        Quarantines(base.database, base.audit, clock=base.clock, counts=counts),
+        Analytics(base.database, clock=base.clock),
+        Access(base.decisions, base.audit),
+        base.deeds,
+    )
+    standing_pb2_grpc.add_StandingServiceServicer_to_server(service, port.server)
+    return standings
 
 
 def superlinks(settings: Settings, participants: Registry) -> list[Part]:

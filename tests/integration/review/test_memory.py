@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import numpy as np
 import pytest
 from tests.judged import Judged, judge
 
 from aegis.serving.database import Connection, Database, migrate
+from aegis_server.review import sketches
 from aegis_server.review.case import Verdict
 from aegis_server.review.memory.store import past_of, recorded
 from aegis_server.review.store import RoundKey
+
+SKETCH = sketches.sketch(np.ones(10, np.float32))
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ async def connection(database_url: str, server_database_url: str) -> AsyncIterat
 async def test_past_is_what_the_detector_saw_oldest_first(connection: Connection):
     """Features, sketch, score and verdict come back as they were judged."""
     for number, verdict in ((1, Verdict.HELD), (2, Verdict.ACCEPTED)):
-        seen = Judged(verdict, number / 10, {"norm_z": float(number)}, bytes([number]))
+        seen = Judged(verdict, number / 10, {"norm_z": float(number)}, SKETCH)
         await judge(connection, RoundKey("run-1", number, 1), {"north": seen})
     (first, second) = (await past_of(connection, "run-1", ["north"], before=3))["north"]
     assert (*(first.round, first.verdict, first.score, first.features, first.sketch),) == (
@@ -34,7 +38,7 @@ async def test_past_is_what_the_detector_saw_oldest_first(connection: Connection
         Verdict.HELD,
         0.1,
         {"norm_z": 1.0},
-        b"\x01",
+        SKETCH,
     )
     assert (second.round, second.verdict) == (2, Verdict.ACCEPTED)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from datetime import datetime
 from psycopg.types.json import Jsonb
 
 from aegis.serving.database import Connection
-from aegis_server.review.case import Past, Ruling, Verdict
+from aegis_server.review.case import Judgement, Past, Ruling, Verdict
+from aegis_server.review.findings import Severity
+from aegis_server.review.memory.likeness import alike
 from aegis_server.review.store import RoundKey
 
 # Of each participant in a run.
@@ -30,30 +33,33 @@ class Recorded:
 
 async def remember(
     connection: Connection, key: RoundKey, *, dataset: str, ruling: Ruling, now: datetime
-) -> None:
+) -> list[str]:
     """Keeps how a round was judged, in the transaction that writes its verdicts.
 
-    Features that are no finite numbers are left out: JSON has none.
+    Returns whose updates they were. Features that are no finite numbers are left out: JSON has
+    none.
     """
+    participants = await _participants(connection, key)
+    names = [participants[each.update_id] for each in ruling.judgements]
+    likes = await asyncio.to_thread(alike, [each.sketch for each in ruling.judgements])
     async with connection.cursor() as cursor:
         await cursor.executemany(
             """
             insert into aegis.review_memory
                 (update_id, run_id, round, attempt, participant, dataset, verdict, score, features,
-                 sketch, created_at)
-            select update_id, run_id, round, attempt, participant, %s, %s, %s, %s, %s, %s
-            from aegis.review_update
-            where update_id = %s and run_id = %s and round = %s and attempt = %s
+                 sketch, alike, against, looks_like, created_at)
+            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             """,
             [
                 (
-                    *(dataset, each.verdict.value, each.score, _finite(each.features)),
-                    *(each.sketch, now),
-                    *(each.update_id, key.run_id, key.round, key.attempt),
+                    *(each.update_id, key.run_id, key.round, key.attempt, name, dataset),
+                    *(each.verdict.value, each.score, _finite(each.features), each.sketch),
+                    *([names[other] for other in others], _against(each), _looks_like(each), now),
                 )
-                for each in ruling.judgements
+                for each, name, others in zip(ruling.judgements, names, likes, strict=True)
             ],
         )
+    return names
 
 
 async def past_of(
@@ -107,3 +113,25 @@ async def recorded(connection: Connection, dataset: str) -> list[Recorded]:
 
 def _finite(features: Mapping[str, float]) -> Jsonb:
     return Jsonb({name: value for name, value in features.items() if math.isfinite(value)})
+
+
+def _against(judgement: Judgement) -> list[str]:
+    """Returns the examiners that had something against an update."""
+    found = {each.examiner for each in judgement.findings if each.severity is not Severity.INFO}
+    return sorted(found)
+
+
+def _looks_like(judgement: Judgement) -> str:
+    """Returns the kind of attack the strongest of its findings that names one points to."""
+    return next((each.text for each in judgement.findings if each.measure == "looks_like"), "")
+
+
+async def _participants(connection: Connection, key: RoundKey) -> dict[str, str]:
+    cursor = await connection.execute(
+        """
+        select update_id, participant from aegis.review_update
+        where run_id = %s and round = %s and attempt = %s
+        """,
+        (key.run_id, key.round, key.attempt),
+    )
+    return {str(update_id): str(participant) for update_id, participant in await cursor.fetchall()}

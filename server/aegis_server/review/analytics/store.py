@@ -1,0 +1,142 @@
+"""SQL of the review's analytics.
+
+All of it reads `aegis.review_memory` by its covering index, because the rows beside it carry
+features and sketches, and what persons decided from the few rows of `aegis.review_override`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.rows import class_row
+
+from aegis.serving.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is counted: judged in [start, end), in one run or (empty) in all."""
+
+    start: datetime
+    end: datetime
+    run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CountRow:
+    """Updates under one heading: `kind` is total, day, participant, attack or examiner."""
+
+    kind: str
+    key: str
+    judged: int
+    accepted: int
+    rejected: int
+    held: int
+    overridden: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatRow:
+    """What was found against updates of a round that look like one attack, or a proposal."""
+
+    kind: str
+    at: datetime
+    participants: Sequence[str]
+    run_id: str
+    round: int
+    score: float
+    rejected: int
+    held: int
+    text: str
+
+
+# By how the verdict stands; who decided it is a person, or nobody.
+_JUDGED = """
+    select m.created_at, m.update_id, m.participant, m.looks_like, m.against,
+           coalesce(o.to_verdict, m.verdict) as verdict, coalesce(o.by_whom, '') <> '' as overridden
+    from aegis.review_memory m left join (
+        select distinct on (update_id) update_id, to_verdict, by_whom
+        from aegis.review_override where effective order by update_id, seq desc
+    ) o using (update_id)
+    where m.created_at >= %(start)s and m.created_at < %(end)s
+      and (%(run_id)s = '' or m.run_id = %(run_id)s)
+"""
+_NUMBERS = """
+    count(*) as judged, count(*) filter (where verdict = 'accepted') as accepted,
+    count(*) filter (where verdict = 'rejected') as rejected,
+    count(*) filter (where verdict = 'held') as held,
+    count(*) filter (where overridden) as overridden
+"""
+
+
+async def counts(connection: Connection, scope: Scope) -> list[CountRow]:
+    """Returns the counts of every heading that has any, and the total."""
+    async with connection.cursor(row_factory=class_row(CountRow)) as cursor:
+        await cursor.execute(
+            # One pass for all headings an update has one of, and one for its examiners.
+            f"""
+            with judged as materialized ({_JUDGED}), headed as (
+                select *, to_char(created_at, 'YYYY-MM-DD') as day from judged
+            )
+            select case when grouping(day) = 0 then 'day'
+                        when grouping(participant) = 0 then 'participant'
+                        when grouping(looks_like) = 0 then 'attack' else 'total' end as kind,
+                   coalesce(day, participant, looks_like, '') as key, {_NUMBERS}
+            from headed group by grouping sets ((), (day), (participant), (looks_like))
+            union all
+            select 'examiner', examiner, {_NUMBERS}
+            from judged, unnest(against) as examiner group by examiner
+            """,  # noqa: S608
+            {"start": scope.start, "end": scope.end, "run_id": scope.run_id},
+        )
+        return await cursor.fetchall()
+
+
+async def seconds(connection: Connection, scope: Scope) -> tuple[float, float]:
+    """Returns how long half, and 99 of 100, of the rounds took from close to verdicts at most."""
+    cursor = await connection.execute(
+        """
+        select percentile_cont(array[0.5, 0.99]) within group
+                   (order by extract(epoch from judged_at - closed_at)::float8)
+        from aegis.review_round
+        where judged_at >= %(start)s and judged_at < %(end)s
+          and (%(run_id)s = '' or run_id = %(run_id)s)
+        """,
+        {"start": scope.start, "end": scope.end, "run_id": scope.run_id},
+    )
+    found = await cursor.fetchone()
+    p50, p99 = (found[0] if found is not None else None) or (0.0, 0.0)
+    return float(p50), float(p99)
+
+
+async def threats(connection: Connection, scope: Scope, *, limit: int) -> list[ThreatRow]:
+    """Returns what was rejected or held, by round and kind, and what was proposed; newest first."""
+    async with connection.cursor(row_factory=class_row(ThreatRow)) as cursor:
+        await cursor.execute(
+            f"""
+            with judged as ({_JUDGED} and m.verdict <> 'accepted'), found as (
+                select max(j.created_at) as at, m.run_id, m.round, m.attempt,
+                       coalesce(nullif(j.looks_like, ''), 'unusual') as kind,
+                       array_agg(j.participant order by j.participant) as participants,
+                       max(m.score) as score,
+                       count(*) filter (where j.verdict = 'rejected') as rejected,
+                       count(*) filter (where j.verdict = 'held') as held
+                from judged j join aegis.review_memory m using (update_id)
+                where j.verdict <> 'accepted'
+                group by m.run_id, m.round, m.attempt, kind
+                order by at desc limit %(limit)s
+            )
+            select kind, at, participants, run_id, round, score, rejected, held, '' as text
+            from found
+            union all
+            (select 'quarantine', proposed_at, array[participant], '', 0, 0, 0, 0, reason
+             from aegis.review_quarantine
+             where proposed_at >= %(start)s and proposed_at < %(end)s and %(run_id)s = ''
+             order by proposed_at desc limit %(limit)s)
+            order by at desc, kind, participants limit %(limit)s
+            """,  # noqa: S608
+            {"start": scope.start, "end": scope.end, "run_id": scope.run_id, "limit": limit},
+        )
+        return await cursor.fetchall()
