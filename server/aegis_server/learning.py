@@ -1,4 +1,4 @@
-"""Training and review in the control plane: runs, coordinators, privacy, models."""
+"""Training in the control plane: runs, coordinators, privacy, models."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from aegis.serving.port import Port
-from aegis.v1 import (
-    model_pb2_grpc,
-    privacy_pb2_grpc,
-    review_pb2_grpc,
-    standing_pb2_grpc,
-    training_pb2_grpc,
-)
-from aegis_server.access import Access
+from aegis.v1 import model_pb2_grpc, privacy_pb2_grpc, training_pb2_grpc
 from aegis_server.checkpoints.models import Models
 from aegis_server.checkpoints.service import ModelService
 from aegis_server.entrance import Part
@@ -25,14 +18,6 @@ from aegis_server.privacy.books import Books
 from aegis_server.privacy.ledger import Ledger
 from aegis_server.privacy.service import PrivacyService
 from aegis_server.relay import Relay
-from aegis_server.review.analytics.analytics import Analytics
-from aegis_server.review.rounds import Rounds
-from aegis_server.review.service import ReviewService
-from aegis_server.review.standing.counting import Counts as ReviewCounts
-from aegis_server.review.standing.quarantines import Quarantines
-from aegis_server.review.standing.service import StandingService
-from aegis_server.review.standing.standings import Standings
-from aegis_server.review.updates import Updates
 from aegis_server.settings import Settings
 from aegis_server.training.budget import Budget
 from aegis_server.training.coordination import CoordinatorService
@@ -44,7 +29,6 @@ from aegis_server.training.runs import Runs
 from aegis_server.training.service import TrainingService
 from aegis_server.training.states import Changes
 from aegis_server.training.superlink.supervisor import Credentials, SuperLinks
-from aegis_server.workers import Workers
 
 # On this machine, by all its workers.
 _RUNS_AT_ONCE = 4
@@ -74,13 +58,12 @@ class Learning:
 def serve_learning(
     base: Base,
     port: Port,
-    workers: Workers,
     *,
     relay: Relay,
     datasets: Datasets,
     registry: CollectorRegistry,
 ) -> Learning:
-    """Serves runs, coordinators, the privacy ledger and models, and reviews updates."""
+    """Serves runs, coordinators, the privacy ledger and models."""
     changes, ledger = Changes(), Ledger()
     budget = Budget(ledger)
     runs = Runs(
@@ -119,45 +102,7 @@ def serve_learning(
     model_pb2_grpc.add_ModelServiceServicer_to_server(
         ModelService(Models(base.database, base.blobs)), port.server
     )
-    _serve_review(base, port, workers, progress)
-    serve_standing(base, port, registry)
     return Learning(base, progress, changes)
-
-
-def _serve_review(base: Base, port: Port, workers: Workers, progress: Progress) -> None:
-    updates = Updates(
-        database=base.database,
-        audit=base.audit,
-        blobs=base.blobs,
-        runs=progress,
-        clock=base.clock,
-    )
-    rounds = Rounds(
-        database=base.database,
-        audit=base.audit,
-        blobs=base.blobs,
-        runs=progress,
-        workers=workers,
-        clock=base.clock,
-    )
-    review_pb2_grpc.add_ReviewServiceServicer_to_server(
-        ReviewService(updates, rounds, base.deeds), port.server
-    )
-
-
-def serve_standing(base: Base, port: Port, registry: CollectorRegistry) -> Standings:
-    """Serves StandingService; returns what remembers judged rounds."""
-    counts = ReviewCounts(registry)
-    standings = Standings(base.database, clock=base.clock, counts=counts)
-    service = StandingService(
-        standings,
-        Quarantines(base.database, base.audit, clock=base.clock, counts=counts),
-        Analytics(base.database, clock=base.clock),
-        Access(base.decisions, base.audit),
-        base.deeds,
-    )
-    standing_pb2_grpc.add_StandingServiceServicer_to_server(service, port.server)
-    return standings
 
 
 def superlinks(settings: Settings, participants: Registry) -> list[Part]:
