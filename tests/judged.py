@@ -71,7 +71,9 @@ async def _judged(
             size_bytes=1,
             now=now,
         )
-    await store.close_round(connection, key, now)
+    await store.close_round(
+        connection, key, by="service:coordinator", policy_revision=1, rule_id="r", now=now
+    )
     judgements = [
         Judgement(
             ids[name],
@@ -90,7 +92,22 @@ async def _judged(
             verdict=each.verdict.value,
             score=each.score,
             findings=rows(each.findings),
+            false_positive_rate=0.5,
+            would_change=(),
+            hold_until=now if each.verdict is Verdict.HELD else None,
+            hold_default="rejected" if each.verdict is Verdict.HELD else None,
+            detector="",
+            golden_sha256=b"",
+            evidence_sha256=b"",
             now=now,
         )
-    await store.mark_judged(connection, key, now)
+    await store.mark_judged(
+        connection,
+        key,
+        fallback=False,
+        fallback_participants=(),
+        reason="",
+        warming_up=False,
+        now=now,
+    )
     return ids, Ruling(tuple(judgements))

@@ -64,5 +64,7 @@ create index review_quarantine_of on aegis.review_quarantine (participant, seq);
 -- the rows beside it are a hundred times as wide.
 create index review_memory_counted on aegis.review_memory
     (created_at, update_id, participant, run_id, verdict, looks_like, against);
+create index review_memory_suspect on aegis.review_memory (created_at)
+    where verdict <> 'accepted';
 create index review_round_judged on aegis.review_round (judged_at) where judged_at is not null;
 create index review_quarantine_proposed on aegis.review_quarantine (proposed_at);

@@ -31,10 +31,25 @@ class Found:
 
         Updates that look like no attack are under no kind of attack.
         """
-        rows = [row for row in self.counts if row.kind == kind and (row.key or kind == "total")]
+        rows = [row for row in self.counts if row.kind == kind and row.key]
         if kind == "day":
             return sorted(rows, key=lambda row: row.key)
         return sorted(rows, key=lambda row: (-row.judged, row.key))
+
+
+    @property
+    def total(self) -> CountRow:
+        """All of it: every update was judged on one day."""
+        days = self.by("day")
+        return CountRow(
+            kind="total",
+            key="",
+            judged=sum(row.judged for row in days),
+            accepted=sum(row.accepted for row in days),
+            rejected=sum(row.rejected for row in days),
+            held=sum(row.held for row in days),
+            overridden=sum(row.overridden for row in days),
+        )
 
 
 class Analytics:

@@ -14,6 +14,8 @@ from psycopg.rows import class_row
 
 from aegis.serving.database import Connection
 
+_UPDATES_MAX = 4000
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -26,7 +28,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class CountRow:
-    """Updates under one heading: `kind` is total, day, participant, attack or examiner."""
+    """Updates under one heading: `kind` is day, participant, attack or examiner."""
 
     kind: str
     key: str
@@ -54,8 +56,8 @@ class ThreatRow:
 
 # By how the verdict stands; who decided it is a person, or nobody.
 _JUDGED = """
-    select m.created_at, m.update_id, m.participant, m.looks_like, m.against,
-           coalesce(o.to_verdict, m.verdict) as verdict, coalesce(o.by_whom, '') <> '' as overridden
+    select m.*, coalesce(o.to_verdict, m.verdict) as stands,
+           coalesce(o.by_whom, '') <> '' as overridden
     from aegis.review_memory m left join (
         select distinct on (update_id) update_id, to_verdict, by_whom
         from aegis.review_override where effective order by update_id, seq desc
@@ -64,30 +66,32 @@ _JUDGED = """
       and (%(run_id)s = '' or m.run_id = %(run_id)s)
 """
 _NUMBERS = """
-    count(*) as judged, count(*) filter (where verdict = 'accepted') as accepted,
-    count(*) filter (where verdict = 'rejected') as rejected,
-    count(*) filter (where verdict = 'held') as held,
+    count(*) as judged, count(*) filter (where stands = 'accepted') as accepted,
+    count(*) filter (where stands = 'rejected') as rejected,
+    count(*) filter (where stands = 'held') as held,
     count(*) filter (where overridden) as overridden
 """
 
 
 async def counts(connection: Connection, scope: Scope) -> list[CountRow]:
-    """Returns the counts of every heading that has any, and the total."""
+    """Returns the counts of every heading that has any."""
     async with connection.cursor(row_factory=class_row(CountRow)) as cursor:
         await cursor.execute(
-            # One pass for all headings an update has one of, and one for its examiners.
+            # One pass for all headings that an update has one of; days as dates, which hash.
             f"""
-            with judged as materialized ({_JUDGED}), headed as (
-                select *, to_char(created_at, 'YYYY-MM-DD') as day from judged
-            )
-            select case when grouping(day) = 0 then 'day'
-                        when grouping(participant) = 0 then 'participant'
-                        when grouping(looks_like) = 0 then 'attack' else 'total' end as kind,
-                   coalesce(day, participant, looks_like, '') as key, {_NUMBERS}
-            from headed group by grouping sets ((), (day), (participant), (looks_like))
+            select case when day is not null then 'day' when participant is not null
+                        then 'participant' else 'attack' end as kind,
+                   coalesce(day::text, participant, looks_like) as key,
+                   judged, accepted, rejected, held, overridden
+            from (
+                select created_at::date as day, participant, looks_like, {_NUMBERS}
+                from ({_JUDGED}) judged
+                group by grouping sets ((created_at::date), (participant), (looks_like))
+            ) headed
             union all
             select 'examiner', examiner, {_NUMBERS}
-            from judged, unnest(against) as examiner group by examiner
+            from ({_JUDGED} and m.against <> '{{}}') judged, unnest(against) as examiner
+            group by examiner
             """,  # noqa: S608
             {"start": scope.start, "end": scope.end, "run_id": scope.run_id},
         )
@@ -112,20 +116,30 @@ async def seconds(connection: Connection, scope: Scope) -> tuple[float, float]:
 
 
 async def threats(connection: Connection, scope: Scope, *, limit: int) -> list[ThreatRow]:
-    """Returns what was rejected or held, by round and kind, and what was proposed; newest first."""
+    """Returns what was rejected or held, by round and kind, and what was proposed; newest first.
+
+    Of the last few thousand updates that were not accepted.
+    """
     async with connection.cursor(row_factory=class_row(ThreatRow)) as cursor:
         await cursor.execute(
             f"""
-            with judged as ({_JUDGED} and m.verdict <> 'accepted'), found as (
-                select max(j.created_at) as at, m.run_id, m.round, m.attempt,
-                       coalesce(nullif(j.looks_like, ''), 'unusual') as kind,
-                       array_agg(j.participant order by j.participant) as participants,
-                       max(m.score) as score,
-                       count(*) filter (where j.verdict = 'rejected') as rejected,
-                       count(*) filter (where j.verdict = 'held') as held
-                from judged j join aegis.review_memory m using (update_id)
-                where j.verdict <> 'accepted'
-                group by m.run_id, m.round, m.attempt, kind
+            with found as (
+                select max(created_at) as at, run_id, round, attempt,
+                       coalesce(nullif(looks_like, ''), 'unusual') as kind,
+                       array_agg(participant order by participant) as participants,
+                       max(score) as score,
+                       count(*) filter (where stands = 'rejected') as rejected,
+                       count(*) filter (where stands = 'held') as held
+                from (
+                    ({_JUDGED} and m.verdict <> 'accepted'
+                     order by m.created_at desc limit %(updates)s)
+                    union all
+                    -- What a person rejected though the examiners did not.
+                    ({_JUDGED} and m.verdict = 'accepted' and o.to_verdict = 'rejected'
+                     order by m.created_at desc limit %(updates)s)
+                ) judged
+                where stands <> 'accepted'
+                group by run_id, round, attempt, kind
                 order by at desc limit %(limit)s
             )
             select kind, at, participants, run_id, round, score, rejected, held, '' as text
@@ -137,6 +151,12 @@ async def threats(connection: Connection, scope: Scope, *, limit: int) -> list[T
              order by proposed_at desc limit %(limit)s)
             order by at desc, kind, participants limit %(limit)s
             """,  # noqa: S608
-            {"start": scope.start, "end": scope.end, "run_id": scope.run_id, "limit": limit},
+            {
+                "start": scope.start,
+                "end": scope.end,
+                "run_id": scope.run_id,
+                "limit": limit,
+                "updates": _UPDATES_MAX,
+            },
         )
         return await cursor.fetchall()

@@ -176,7 +176,7 @@ def _analytics(found: Found) -> _Response:
     return _Response(
         start=_time(found.scope.start),
         end=_time(found.scope.end),
-        total=next(iter(_counts(found.by("total"))), None),
+        total=_counts([found.total])[0],
         by_day=_counts(found.by("day")),
         by_participant=_counts(found.by("participant")),
         by_attack=_counts(found.by("attack")),
