@@ -22,6 +22,7 @@ from aegis.cli import (
     pki,
     policy,
     privacy,
+    review,
     secrets,
     simulate,
     train,
@@ -69,6 +70,9 @@ app.add_typer(participant.app, name="participant")
 train.app.command()(simulate.simulate)
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
+app.add_typer(review.app, name="review")
+app.add_typer(review.standing, name="standing")
+app.add_typer(review.quarantine, name="quarantine")
 app.add_typer(model.app, name="model")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(action.app, name="action")
