@@ -16,7 +16,6 @@ from aegis_learning.parameters import Array
 
 BUCKETS = 1024
 _BLOCK = 1 << 20
-_SEED = 0x736B65746368
 
 
 def sketch(vector: Array) -> bytes:
@@ -26,17 +25,18 @@ def sketch(vector: Array) -> bytes:
 
 def sketches(matrix: NDArray[np.float32]) -> list[bytes]:
     """Returns the sketch of each row."""
-    random = np.random.default_rng(_SEED)
     totals = np.zeros((len(matrix), BUCKETS))
     for start in range(0, matrix.shape[1], _BLOCK):
         block = matrix[:, start : start + _BLOCK]
-        drawn = random.integers(0, 2 * BUCKETS, block.shape[1], dtype=np.int32)
-        buckets, signs = drawn >> 1, np.where(drawn & 1, 1.0, -1.0)
+        hashes = _hashes(start, start + block.shape[1])
+        buckets = (hashes % BUCKETS).astype(np.intp)
+        signs = np.where(hashes >> np.uint64(63), 1.0, -1.0)
         for total, part in zip(totals, block, strict=True):
             total += np.bincount(buckets, weights=signs * part, minlength=BUCKETS)
-    limit = float(np.finfo(np.float32).max)
-    largest = np.maximum(np.abs(totals).max(axis=1, keepdims=True), 1e-300)
-    return [row.tobytes() for row in (totals * np.minimum(1.0, limit / largest)).astype("<f4")]
+    # A vector too long for float32 keeps its direction.
+    largest = np.maximum(np.abs(totals).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    totals *= np.minimum(1.0, float(np.finfo(np.float32).max) / largest)
+    return [row.astype("<f4").tobytes() for row in totals]
 
 
 def values(data: bytes) -> NDArray[np.float64]:
@@ -49,7 +49,8 @@ def values(data: bytes) -> NDArray[np.float64]:
 
 def mean(data: Sequence[bytes]) -> bytes:
     """Returns the sketch of the mean of the vectors that were sketched."""
-    return np.mean([values(each) for each in data], axis=0).astype("<f4").tobytes()
+    middle: NDArray[np.float64] = np.mean([values(each) for each in data], axis=0)
+    return middle.astype("<f4").tobytes()
 
 
 def cosine(a: bytes, b: bytes) -> float:
@@ -57,3 +58,15 @@ def cosine(a: bytes, b: bytes) -> float:
     left, right = values(a), values(b)
     length = float(np.linalg.norm(left) * np.linalg.norm(right))
     return float(left @ right) / length if length > 0 else 0.0
+
+
+def _hashes(start: int, stop: int) -> NDArray[np.uint64]:
+    """Returns a number of 64 bits for each position: SplitMix64 (Steele, Lea, Flood 2014).
+
+    Written out, because a sketch must mean the same to every version of numpy.
+    """
+    with np.errstate(over="ignore"):
+        z = np.arange(start + 1, stop + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -449,7 +449,7 @@ async def test_threats_are_what_was_not_accepted_newest_first(room: Room):
     ids = await room.judged(2, north=BAD, south=Judged(Verdict.HELD, 1.1))
     await room.overridden(ids["south"], "held", "accepted")
     newest, oldest = (await room.analytics()).threats
-    assert (newest.kind, list(newest.participants), newest.round) == ("unusual", ["north"], 2)
+    assert (newest.kind, list(newest.participants), newest.round) == ("unknown", ["north"], 2)
     assert (oldest.kind, list(oldest.participants)) == ("sign-flip", ["east", "north"])
     assert oldest.score == 1.4
     assert oldest.text == "2 rejected in round 1 of run-1: looks like sign-flip"

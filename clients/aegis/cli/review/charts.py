@@ -25,6 +25,9 @@ _PLACES = (44, 144, 244)
 _COLOURS: tuple[Kind, ...] = ("failed", "prevented", "healed")
 _OTHERS: Key = ("open", "others")
 _KIND_WIDTH = 145
+# So many are sent at most.
+_THREATS_MAX = 200
+_NAME_MAX, _KIND_MAX = 28, 16
 
 
 def analytics_chart(found: Found) -> Drawing:
@@ -48,6 +51,7 @@ def security_chart(found: Found) -> Drawing:
     keys: list[Key] = [*zip(_COLOURS, named, strict=False)]
     if len(updates) > len(named):
         keys.append(_OTHERS)
+    told = [(colour, _short(words, _KIND_MAX)) for colour, words in keys]
     counts: dict[date, list[int]] = {}
     for threat in found.threats:
         day = counts.setdefault(threat.time.ToDatetime(UTC).date(), [0] * len(keys))
@@ -55,11 +59,12 @@ def security_chart(found: Found) -> Drawing:
     whose = Counter(name for threat in found.threats for name in threat.participants)
     rows = [Found.Count(key=name, judged=count) for name, count in whose.most_common()]
     parts = [
-        *legend(keys, [44 + _KIND_WIDTH * at for at in range(len(keys))], 78),
+        *legend(told, [44 + _KIND_WIDTH * at for at in range(len(keys))], 78),
         *stacks(_days(found, counts, len(keys)), keys, _PLOT, empty="no threats"),
         *_list("Whose updates", rows, 89, "failed", most=8),
     ]
-    words = f"{sum(updates.values())} updates and proposals in {len(found.threats)} threats"
+    newest = "the newest " if len(found.threats) == _THREATS_MAX else ""
+    words = f"{sum(updates.values())} updates and proposals in {newest}{len(found.threats)} threats"
     return _drawing("Threats", period(found), words, parts)
 
 
@@ -114,11 +119,15 @@ def _list(
     if not counts:
         yield Label(_SIDE, y + 29, "nothing")
         return
-    rows = [(each.key, each.judged) for each in counts[:most]]
+    rows = [(_short(each.key, _NAME_MAX), each.judged) for each in counts[:most]]
     yield from ranking(rows, x=_SIDE, y=y + 17, width=_SIDE_WIDTH, kind=kind)
     if len(counts) > most:
         text = f"and {len(counts) - most} more"
         yield Label(_SIDE, y + 17 + 32 * most + 10, text)
+
+
+def _short(words: str, most: int) -> str:
+    return words if len(words) <= most else words[: most - 1] + "…"
 
 
 def _drawing(name: str, when: str, words: str, parts: Iterable[Box | Label]) -> Drawing:

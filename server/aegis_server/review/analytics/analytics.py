@@ -88,5 +88,5 @@ def in_words(threat: ThreatRow) -> str:
         for number, word in ((threat.rejected, "rejected"), (threat.held, "held"))
         if number
     ]
-    kind = f"looks like {threat.kind}" if threat.kind != "unusual" else "looks like no known attack"
+    kind = f"looks like {threat.kind}" if threat.kind != "unknown" else "looks like no known attack"
     return f"{' and '.join(parts)} in round {threat.round} of {threat.run_id}: {kind}"

@@ -125,7 +125,7 @@ async def threats(connection: Connection, scope: Scope, *, limit: int) -> list[T
             f"""
             with found as (
                 select max(created_at) as at, run_id, round, attempt,
-                       coalesce(nullif(looks_like, ''), 'unusual') as kind,
+                       coalesce(nullif(looks_like, ''), 'unknown') as kind,
                        array_agg(participant order by participant) as participants,
                        max(score) as score,
                        count(*) filter (where stands = 'rejected') as rejected,
