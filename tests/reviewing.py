@@ -80,7 +80,9 @@ class Making:
 
     def deadline(self) -> Deadline:
         """What decides about held updates."""
-        return Deadline(database=self.database, audit=self.audit, clock=self.clock)
+        return Deadline(
+            database=self.database, audit=self.audit, clock=self.clock, memory=self.rooms.memory
+        )
 
     def room(self) -> Room:
         """All of it."""
@@ -103,7 +105,12 @@ class Making:
                 database=database, queue=queue, clock=clock, answer_seconds=self.answer_seconds
             ),
             overrides=Overrides(
-                database=database, audit=audit, access=access, runs=runs, clock=clock
+                database=database,
+                audit=audit,
+                access=access,
+                runs=runs,
+                clock=clock,
+                memory=self.rooms.memory,
             ),
             updates=Updates(database=database, blobs=self.blobs),
         )

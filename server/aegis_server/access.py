@@ -157,7 +157,8 @@ ACCESS: dict[str, Needs | Open | None] = {
     "/aegis.v1.StandingService/GetStanding": Needs("/review/standings", "read"),
     "/aegis.v1.StandingService/ListStandings": Needs("/review/standings", "read"),
     "/aegis.v1.StandingService/ListQuarantines": Needs("/review/standings", "read"),
-    "/aegis.v1.StandingService/DecideQuarantine": Needs("/review/quarantines", "decide"),
+    # Conditions see what is decided, and about whom.
+    "/aegis.v1.StandingService/DecideQuarantine": None,
     "/aegis.v1.StandingService/GetReviewAnalytics": Needs("/review/analytics", "read"),
     "/aegis.v1.ExecutionService/PlanAction": Needs("/execution/actions", "plan"),
     "/aegis.v1.ExecutionService/SubmitAction": Needs("/execution/actions", "submit"),

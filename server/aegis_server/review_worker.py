@@ -17,7 +17,7 @@ from aegis_server.app import LOG_ID
 from aegis_server.foundation import blobs_of, utc_now
 from aegis_server.participants.datasets.catalogue import Datasets
 from aegis_server.review.queue.jobs import Jobs, Worker, opened
-from aegis_server.reviewing import Ground, desks_of, judging_of
+from aegis_server.reviewing import Ground, desks_of, judging_of, standings_of
 from aegis_server.settings import Settings
 from aegis_server.training.progress import Progress
 from aegis_server.training.states import Changes
@@ -47,7 +47,8 @@ async def work(settings: Settings, *, registry: CollectorRegistry = REGISTRY) ->
             registry=registry,
         )
         desks = desks_of(settings, stack)
-        judging = judging_of(ground, desks)
+        standings, _ = standings_of(ground)
+        judging = judging_of(ground, desks, standings)
         app = await stack.enter_async_context(opened(settings.database_url, listeners=desks.count))
         worker = Worker(app, Jobs(app, database), judging, desks=desks.count)
         if settings.metrics_listen is not None:

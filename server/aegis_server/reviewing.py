@@ -13,12 +13,13 @@ from prometheus_client import CollectorRegistry
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
 from aegis.serving.port import Port
-from aegis.v1 import review_pb2_grpc
+from aegis.v1 import review_pb2_grpc, standing_pb2_grpc
 from aegis_server.access import Access
 from aegis_server.entrance import Part
 from aegis_server.foundation import Base, Clock
 from aegis_server.identity.buckets import Bucket
 from aegis_server.objects.blobs import BlobStore
+from aegis_server.review.analytics.analytics import Analytics
 from aegis_server.review.case import Verdict
 from aegis_server.review.cases import Cases, Rooms
 from aegis_server.review.desks import Desks
@@ -32,6 +33,10 @@ from aegis_server.review.queue.here import Here
 from aegis_server.review.queue.jobs import Jobs, opened
 from aegis_server.review.rounds import Queue, Rounds
 from aegis_server.review.service import ReviewService, Room
+from aegis_server.review.standing.counting import Counts
+from aegis_server.review.standing.quarantines import Quarantines
+from aegis_server.review.standing.service import StandingService
+from aegis_server.review.standing.standings import Standings
 from aegis_server.review.updates import RunLookup, Updates
 from aegis_server.review.uploads.senders import Senders
 from aegis_server.review.uploads.turns import Turns
@@ -65,13 +70,20 @@ def desks_of(settings: Settings, stack: AsyncExitStack) -> Desks:
     return desks
 
 
-def judging_of(ground: Ground, desks: Desks) -> Judging:
+def standings_of(ground: Ground) -> tuple[Standings, Counts]:
+    """Returns what remembers judged rounds, and its metrics."""
+    counts = Counts(ground.registry)
+    return Standings(ground.database, clock=ground.clock, counts=counts), counts
+
+
+def judging_of(ground: Ground, desks: Desks, standings: Standings) -> Judging:
     """Returns what judges rounds at these desks."""
+    rooms = Rooms(memory=standings)
     return Judging(
         database=ground.database,
         audit=ground.audit,
         blobs=ground.blobs,
-        cases=Cases(database=ground.database, blobs=ground.blobs, runs=ground.runs, rooms=Rooms()),
+        cases=Cases(database=ground.database, blobs=ground.blobs, runs=ground.runs, rooms=rooms),
         desks=desks,
         examining=Examining(vet, _EXAMINE_SECONDS),
         terms=_terms(ground.settings.review),
@@ -89,7 +101,7 @@ async def serve_review(
     *,
     registry: CollectorRegistry,
 ) -> list[Part]:
-    """Serves ReviewService; returns what must run while it does."""
+    """Serves ReviewService and StandingService; returns what must run while it does."""
     ground = Ground(
         settings=base.settings,
         database=base.database,
@@ -100,7 +112,8 @@ async def serve_review(
         registry=registry,
     )
     desks = desks_of(base.settings, stack)
-    judging = judging_of(ground, desks)
+    standings, counts = standings_of(ground)
+    judging = judging_of(ground, desks, standings)
     queue: Queue = Here(judging, base.deeds, desks=desks.count)
     if base.settings.review.workers == "queue":
         app = await stack.enter_async_context(opened(base.settings.database_url))
@@ -114,13 +127,28 @@ async def serve_review(
         uploads=uploads,
         intake=Intake(database=database, audit=audit, blobs=base.blobs, runs=runs, clock=clock),
         rounds=Rounds(database=database, queue=queue, clock=clock),
-        overrides=Overrides(database=database, audit=audit, access=access, runs=runs, clock=clock),
+        overrides=Overrides(
+            database=database,
+            audit=audit,
+            access=access,
+            runs=runs,
+            clock=clock,
+            memory=standings,
+        ),
         updates=Updates(database=database, blobs=base.blobs),
     )
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewService(room, base.deeds), port.server
     )
-    deadline = Deadline(database=database, audit=audit, clock=clock)
+    service = StandingService(
+        standings,
+        Quarantines(database, audit, clock=clock, counts=counts),
+        Analytics(database, clock=clock),
+        access,
+        base.deeds,
+    )
+    standing_pb2_grpc.add_StandingServiceServicer_to_server(service, port.server)
+    deadline = Deadline(database=database, audit=audit, clock=clock, memory=standings)
     return [judging.run(), uploads.run(), deadline.run()]
 
 

@@ -24,6 +24,7 @@ from aegis.cli import (
     pki,
     policy,
     privacy,
+    review,
     secrets,
     simulate,
     train,
@@ -73,6 +74,9 @@ app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
 app.add_typer(golden.app, name="golden")
 app.add_typer(detector.app, name="detector")
+app.add_typer(review.app, name="review")
+app.add_typer(review.standing, name="standing")
+app.add_typer(review.quarantine, name="quarantine")
 app.add_typer(model.app, name="model")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(action.app, name="action")

@@ -195,8 +195,9 @@ class Judging:
                 now=now,
             )
             rooms = self._cases.rooms
+            told: Sequence[Entry] = ()
             if rooms.memory is not None:
-                await rooms.memory.remember(
+                told = await rooms.memory.remember(
                     connection, key, dataset=prepared.base.dataset, ruling=ruling, now=now
                 )
             if rooms.detectors is not None:
@@ -207,6 +208,7 @@ class Judging:
                     _entry(row, update, judgement, ruling, prepared, evidence)
                     for update, judgement in zip(updates, ruling.judgements, strict=True)
                 ),
+                *told,
             )
 
     async def _write(

@@ -16,6 +16,7 @@ from aegis.v1 import training_pb2
 from aegis_learning import parameters
 from aegis_server.checkpoints.models import Ingredient, record
 from aegis_server.objects.blobs import BlobStore
+from aegis_server.review.standing.store import in_force
 from aegis_server.review.updates import Base
 from aegis_server.training import reports, store
 from aegis_server.training.assignments import Assignment, Wishes
@@ -81,6 +82,7 @@ class Progress:
             rounds = await rounds_of(connection, run_id)
             stored = await store.steps_of(connection, run_id)
             spent = self._least(run, last, plan, sites, stored, {})
+            quarantined = await in_force(connection)
             if run.state == State.STATE_STARTING:
                 run = await move(
                     connection,
@@ -105,6 +107,7 @@ class Progress:
             sites=tuple(sites),
             rounds=rounds,
             spent=spent,
+            quarantined=frozenset(quarantined),
         )
 
     async def complete_round(
@@ -144,7 +147,7 @@ class Progress:
             require_current(run, attempt)
             stored = await store.round_of(connection, run_id, report.round)
             if stored is not None and stored.model_sha256 == report.model_sha256:
-                return Wishes.of(run)
+                return Wishes.of(run, await in_force(connection))
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
             await self._append(connection, run, last, report, actor, state_sha256)
             await record(
@@ -164,10 +167,11 @@ class Progress:
             )
             (measured,) = (await rounds_after(connection, run_id, report.round - 1))[:1]
             told = await participants_between(connection, run_id, report.round, report.round)
+            wishes = Wishes.of(run, await in_force(connection))
         if self._counts is not None:
             self._counts.completed(measured, told)
         await self._changes.tell()
-        return Wishes.of(run)
+        return wishes
 
     async def _append(
         self,

@@ -18,6 +18,7 @@ from aegis.v1 import audit_pb2
 from aegis_server.access import Access, Needs
 from aegis_server.review import store as updates_store
 from aegis_server.review.case import Verdict
+from aegis_server.review.cases import Memory
 from aegis_server.review.holding import store
 from aegis_server.review.updates import RESOURCE, RunLookup, Update, complete, details, unknown
 
@@ -45,7 +46,9 @@ class Overrides:
         access: Access,
         runs: RunLookup,
         clock: Callable[[], datetime],
+        memory: Memory | None = None,
     ) -> None:
+        self._memory = memory
         self._database = database
         self._audit = audit
         self._access = access
@@ -81,8 +84,11 @@ class Overrides:
             done = await self._decide(connection, before, wanted, reason, call)
             (row,) = await _rows(connection, update_id)
             (update,) = await complete(connection, [row])
-            told = self._entry(update, before.verdict, wanted, reason, call, done=done)
-            await self._audit.record_in(connection, told)
+            told = [self._entry(update, before.verdict, wanted, reason, call, done=done)]
+            if done and self._memory is not None:
+                names = [update.participant]
+                told += await self._memory.reckon(connection, names, now=self._clock())
+            await self._audit.record_in(connection, *told)
         base = await self._runs.base_of(update.key.run_id, update.key.round)
         return Overridden(update, not done, base.made)
 
