@@ -43,6 +43,7 @@ async def work(settings: Settings, *, registry: CollectorRegistry = REGISTRY) ->
             runs=Progress(
                 database, audit, blobs, clock=utc_now, changes=Changes(), find=datasets.find
             ),
+            datasets=datasets,
             clock=utc_now,
             registry=registry,
         )

@@ -19,10 +19,13 @@ from aegis_server.entrance import Part
 from aegis_server.foundation import Base, Clock
 from aegis_server.identity.buckets import Bucket
 from aegis_server.objects.blobs import BlobStore
+from aegis_server.participants.datasets.catalogue import Datasets
 from aegis_server.review.analytics.analytics import Analytics
 from aegis_server.review.case import Verdict
 from aegis_server.review.cases import Cases, Rooms
 from aegis_server.review.desks import Desks
+from aegis_server.review.detectors.current import Current
+from aegis_server.review.golden.sets import GoldenSets
 from aegis_server.review.holding.deadline import Deadline
 from aegis_server.review.holding.overrides import Overrides
 from aegis_server.review.holding.terms import Terms
@@ -58,6 +61,7 @@ class Ground:
     audit: AuditLog
     blobs: BlobStore
     runs: RunLookup
+    datasets: Datasets
     clock: Clock
     registry: CollectorRegistry
 
@@ -78,18 +82,23 @@ def standings_of(ground: Ground) -> tuple[Standings, Counts]:
 
 def judging_of(ground: Ground, desks: Desks, standings: Standings) -> Judging:
     """Returns what judges rounds at these desks."""
-    rooms = Rooms(memory=standings)
+    database, audit, blobs, clock = ground.database, ground.audit, ground.blobs, ground.clock
+    rooms = Rooms(
+        golden=GoldenSets(database, audit, blobs, ground.datasets, clock=clock),
+        detectors=Current(database, blobs, clock=clock),
+        memory=standings,
+    )
     return Judging(
-        database=ground.database,
-        audit=ground.audit,
-        blobs=ground.blobs,
-        cases=Cases(database=ground.database, blobs=ground.blobs, runs=ground.runs, rooms=rooms),
+        database=database,
+        audit=audit,
+        blobs=blobs,
+        cases=Cases(database=database, blobs=blobs, runs=ground.runs, rooms=rooms),
         desks=desks,
         examining=Examining(vet, _EXAMINE_SECONDS),
         terms=_terms(ground.settings.review),
         worker=f"{socket.gethostname()}/{os.getpid()}",
         metrics=Metrics(ground.registry),
-        clock=ground.clock,
+        clock=clock,
     )
 
 
@@ -99,6 +108,7 @@ async def serve_review(
     runs: RunLookup,
     stack: AsyncExitStack,
     *,
+    datasets: Datasets,
     registry: CollectorRegistry,
 ) -> list[Part]:
     """Serves ReviewService and StandingService; returns what must run while it does."""
@@ -108,6 +118,7 @@ async def serve_review(
         audit=base.audit,
         blobs=base.blobs,
         runs=runs,
+        datasets=datasets,
         clock=base.clock,
         registry=registry,
     )

@@ -92,7 +92,6 @@ _HINTS = {
     "ENROLMENT_UNAVAILABLE": "docs/participants.md says what the server needs for that",
     "DATASET_ROWS_INVALID": "correct that row, or the schema, and try again",
     "TRAINING_DATA_MISSING": "run more rounds with the review on, then train again",
-    "SECOND_PERSON_NEEDED": "ask somebody else who may",
     **dict.fromkeys(
         ("PARTICIPANT_REVOKED", "PARTICIPANT_UNKNOWN"),
         "ask whoever runs the control plane; a new name needs a new invitation",
@@ -100,7 +99,7 @@ _HINTS = {
     "PRIVACY_BUDGET_EXHAUSTED": "see what has spent it: `aegis privacy show DATASET`; or choose a"
     " smaller epsilon or fewer rounds",
     "CERTIFICATE_UNAVAILABLE": "`aegis privacy show DATASET` has the figure that holds",
-    "SECOND_PERSON_NEEDED": "ask somebody else to run the same `aegis update override`",
+    "SECOND_PERSON_NEEDED": "ask somebody else to run the same command",
     "UPDATE_BASE_MISMATCH": "train from the model the round starts from: `aegis model list`",
     "REVIEW_BUSY": "nothing is lost: see where it stands with `aegis update queue`",
     "PARTICIPANTS_MISSING": "see who is enrolled: `aegis participant list`",
