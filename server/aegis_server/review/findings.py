@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 CORROBORATING = 0.75
 _STRENGTH_MAX = 1e6
@@ -42,6 +45,18 @@ class Finding:
         if self.strength >= 1:
             return Severity.CRITICAL
         return Severity.WARNING if self.strength >= CORROBORATING else Severity.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What one examiner has to say about a round of n updates.
+
+    `findings` are those of each update; `features` are numbers for the detector, shape (n,) each,
+    by name: comparable between rounds because they are relative to the round.
+    """
+
+    findings: list[list[Finding]]
+    features: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def decisive(ratio: float) -> float:

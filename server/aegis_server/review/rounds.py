@@ -21,7 +21,7 @@ from aegis_server.objects.blobs import BlobStore
 from aegis_server.review import store
 from aegis_server.review.findings import encode, rows
 from aegis_server.review.updates import RESOURCE, RunLookup, Update, details, update_of
-from aegis_server.review.vetting import Case, Judgement, Submission, vet
+from aegis_server.review.vetting import Case, Judgement, Ruling, Submission, vet
 from aegis_server.workers import Workers
 
 _EXAMINE_SECONDS = 60.0
@@ -57,8 +57,8 @@ class Rounds:
             return updates
         case = await self._case(key, updates)
         async with asyncio.timeout(_EXAMINE_SECONDS):
-            judgements = await self._workers.run(vet, case)
-        return await self._settle(key, updates, judgements, by)
+            ruling = await self._workers.run(vet, case)
+        return await self._settle(key, updates, ruling, by)
 
     async def _close(self, key: store.RoundKey) -> tuple[bool, list[Update]]:
         async with self._database.transaction() as connection:
@@ -94,7 +94,7 @@ class Rounds:
         self,
         key: store.RoundKey,
         updates: Sequence[Update],
-        judgements: Sequence[Judgement],
+        ruling: Ruling,
         by: Call,
     ) -> list[Update]:
         async with self._database.transaction() as connection:
@@ -102,7 +102,7 @@ class Rounds:
             if row is not None and row.judged_at is not None:
                 return await _updates(connection, key)
             now = self._clock()
-            for judgement in judgements:
+            for judgement in ruling.judgements:
                 await store.write_verdict(
                     connection,
                     judgement.update_id,
@@ -117,7 +117,7 @@ class Rounds:
                 connection,
                 *(
                     _verdict_entry(update, judgement, by)
-                    for update, judgement in zip(updates, judgements, strict=True)
+                    for update, judgement in zip(updates, ruling.judgements, strict=True)
                 ),
             )
             return settled

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from aegis_learning import parameters
 from aegis_server.review.case import Case as Case
 from aegis_server.review.case import Judgement as Judgement
+from aegis_server.review.case import Ruling as Ruling
 from aegis_server.review.case import Submission as Submission
 from aegis_server.review.case import Verdict as Verdict
 from aegis_server.review.examiners import golden_set, outlier
@@ -30,8 +31,8 @@ _AGREEMENT = 1.5
 _PEERS_MIN = 2
 
 
-def vet(case: Case) -> list[Judgement]:
-    """Judges a round; one judgement for each submission, in their order.
+def vet(case: Case) -> Ruling:
+    """Judges a round.
 
     Raises the errors of `aegis_learning` when base or updates are not what intake let through.
     """
@@ -49,16 +50,18 @@ def vet(case: Case) -> list[Judgement]:
         golden=case.golden,
     )
     scores = [score(*pair) for pair in zip(golden, outliers, strict=True)]
-    return [
-        Judgement(submission.update_id, verdict, value, ordered(*found))
-        for submission, verdict, value, found in zip(
-            case.submissions,
-            verdicts(scores),
-            scores,
-            zip(golden, outliers, strict=True),
-            strict=True,
+    return Ruling(
+        tuple(
+            Judgement(submission.update_id, verdict, value, ordered(*found))
+            for submission, verdict, value, found in zip(
+                case.submissions,
+                verdicts(scores),
+                scores,
+                zip(golden, outliers, strict=True),
+                strict=True,
+            )
         )
-    ]
+    )
 
 
 def score(golden: Sequence[Finding], outliers: Sequence[Finding]) -> float:

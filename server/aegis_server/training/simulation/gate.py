@@ -30,7 +30,7 @@ class DirectGate:
             Submission(name, data, self._examples[name]) for name, data in updates.items()
         )
         base = parameters.encode(self.base)
-        judgements = vet(Case(self._family, self._data.golden, base, submissions))
+        ruling = vet(Case(self._family, self._data.golden, base, submissions))
         return {
             judgement.update_id: Update(
                 update_id=judgement.update_id,
@@ -52,5 +52,5 @@ class DirectGate:
                     for finding in judgement.findings
                 ],
             )
-            for judgement in judgements
+            for judgement in ruling.judgements
         }
