@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -59,6 +60,17 @@ def draft_of(case: Case, position: int = 2) -> Draft:
         update=submission.data,
         golden=case.golden,
     )
+
+
+def undrawn(draft: Draft) -> dict[str, bytes]:
+    """What a worker makes of it where the test does not look at pictures."""
+    return {"evidence.json": draft.evidence, "index.html": b"<!doctype html>"}
+
+
+def undrawn_slowly(draft: Draft) -> dict[str, bytes]:
+    """As `undrawn`, after a while."""
+    time.sleep(1)
+    return undrawn(draft)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Equal drafts give equal bundles, byte for byte.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from aegis.algorithms import PrivateKey
@@ -65,7 +66,7 @@ def drawn(draft: Draft) -> dict[str, bytes]:
     return {**pictures, EVIDENCE: draft.evidence, CROSSCHECK: told, PAGE: shown}
 
 
-def sealed(files: dict[str, bytes], about: Manifest, key: PrivateKey) -> bytes:
+def sealed(files: Mapping[str, bytes], about: Manifest, key: PrivateKey) -> bytes:
     """Returns the bundle of these files with its signed manifest."""
     listed = replace(about, files={name: FileEntry.of(data) for name, data in files.items()})
     signed = listed.encode()
