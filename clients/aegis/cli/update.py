@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli import evidence
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -21,6 +22,8 @@ from aegis.cli.session import (
 from aegis.v1 import review_pb2, review_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Model updates and their verdicts.")
+app.command("evidence")(evidence.evidence)
+app.command("verify-evidence")(evidence.verify_evidence)
 
 
 @app.command("list")
