@@ -28,6 +28,7 @@ from aegis.plans import ATTACKS, Attacker, default_plan
 from aegis.v1 import review_pb2, training_pb2
 from aegis_server.training.simulation.gate import DirectGate
 from aegis_server.training.simulation.runner import simulate
+from aegis_server.training.strategy import Judged
 
 Update = review_pb2.Update
 # What one site can do without others.
@@ -70,9 +71,9 @@ class CountingGate(DirectGate):
         self._attackers = {attack.participant for attack in plan.attacks}
         self._outcome = outcome
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> dict[str, Update]:
+    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
         judged = super().judge(number, updates)
-        for name, update in judged.items():
+        for name, update in judged.verdicts.items():
             lies = name in self._attackers
             (self._outcome.attacker if lies else self._outcome.honest).add(update.verdict)
         return judged

@@ -1,4 +1,5 @@
-"""`python -m aegis_server` serves; with `migrate` it brings the database up to date and ends.
+"""`python -m aegis_server` serves; with `migrate` it brings the database up to date and ends, with
+`review-worker` it examines rounds for servers on other machines.
 
 With AEGIS_WORKERS it is the parent of that many processes of this same program.
 """
@@ -43,6 +44,13 @@ async def serve(settings: Settings) -> None:
         await run_until_stopped(*plane.parts)
 
 
+async def examine(settings: Settings) -> None:
+    """Examines rounds until SIGTERM or SIGINT."""
+    from aegis_server.review_worker import work
+
+    await work(settings)
+
+
 async def bring_up_to_date() -> None:
     """Applies migrations as the owner of the schema."""
     url = text_of(os.environ, "AEGIS_MIGRATION_URL") or text_of(os.environ, "AEGIS_DATABASE_URL")
@@ -55,7 +63,9 @@ async def bring_up_to_date() -> None:
 def main() -> None:
     """Entry point; exits with 2 when it cannot start."""
     parser = argparse.ArgumentParser(prog="aegis-server", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    parser.add_argument(
+        "command", nargs="?", choices=["serve", "migrate", "review-worker"], default="serve"
+    )
     # Only our own parent says this.
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -67,6 +77,9 @@ def main() -> None:
             asyncio.run(bring_up_to_date())
         else:
             settings = Settings.from_environment()
+            if arguments.command == "review-worker":
+                run(examine(settings))
+                return
             if arguments.worker is not None:
                 end_with_parent()
                 run(serve(settings))

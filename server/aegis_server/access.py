@@ -6,7 +6,8 @@ The decision itself is the policy's, like every other decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from aegis.errors import PermissionDenied
@@ -125,14 +126,16 @@ ACCESS: dict[str, Needs | Open | None] = {
     "/aegis.v1.CoordinatorService/DispatchTasks": Needs("/training/runs", "coordinate"),
     "/aegis.v1.CoordinatorService/CollectAnswers": Needs("/training/runs", "coordinate"),
     "/aegis.v1.CoordinatorService/CloseTasks": Needs("/training/runs", "coordinate"),
-    "/aegis.v1.ReviewService/SubmitUpdate": Needs("/review/updates", "submit"),
+    # For anybody, or a participant for itself: only the handler knows whose it is.
+    "/aegis.v1.ReviewService/SubmitUpdate": None,
     "/aegis.v1.ReviewService/ReviewRound": Needs("/review/updates", "judge"),
     "/aegis.v1.ReviewService/GetUpdate": Needs("/review/updates", "read"),
     "/aegis.v1.ReviewService/ListUpdates": Needs("/review/updates", "read"),
-    "/aegis.v1.ReviewService/GetUpload": Needs("/review/updates", "submit"),
+    "/aegis.v1.ReviewService/GetUpload": None,
     "/aegis.v1.ReviewService/WatchRound": Needs("/review/updates", "read"),
     "/aegis.v1.ReviewService/DownloadUpdate": Needs("/review/updates", "download"),
-    "/aegis.v1.ReviewService/OverrideVerdict": Needs("/review/updates", "override"),
+    # Conditions see from which verdict to which.
+    "/aegis.v1.ReviewService/OverrideVerdict": None,
     "/aegis.v1.ReviewService/DownloadEvidence": Needs("/review/evidence", "read"),
     "/aegis.v1.ReviewService/GetReviewQueue": Needs("/review/updates", "read"),
     "/aegis.v1.DetectorService/TrainDetector": Needs("/review/detectors", "train"),
@@ -208,6 +211,21 @@ class Access:
         needs = ACCESS[method] if method in ACCESS else Needs(method, "call")
         if needs is None or isinstance(needs, Open):
             return Grant()
+        return await self.require(caller, needs, method=method)
+
+    async def require(
+        self,
+        caller: Caller,
+        needs: Needs,
+        *,
+        method: str,
+        attributes: Mapping[str, object] = MappingProxyType({}),
+        current: bool = False,
+    ) -> Grant:
+        """Returns the grant, for a permission that only the handler can name; raises as `admit`.
+
+        Conditions see `attributes`; `current` asks the newest rules, as `Decisions.decide` does.
+        """
         if caller.scopes is not None and not in_scope(caller.scopes, needs):
             raise PermissionDenied(
                 "SCOPE_INSUFFICIENT",
@@ -220,7 +238,8 @@ class Access:
         if asker is not None and asker[0] is snapshot and asker[1] == held:
             return asker[2]
         decision = await self._decisions.decide(
-            Question(caller.subject, DOMAIN, needs.resource, needs.action)
+            Question(caller.subject, DOMAIN, needs.resource, needs.action, attributes),
+            current=current,
         )
         if not decision.allowed or method not in _RECORDED_BY_HANDLER:
             await self._audit.record(

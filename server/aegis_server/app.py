@@ -56,6 +56,7 @@ from aegis_server.policies import decision_log, serve_policy
 from aegis_server.policy.decisions import Decisions
 from aegis_server.relay import Relay, relay_of
 from aegis_server.remedies import grounds_of, room_of
+from aegis_server.reviewing import serve_review
 from aegis_server.settings import Settings
 from aegis_server.workers import Workers
 
@@ -146,8 +147,9 @@ async def assemble(
         relay = relay_of(base)
         taking_part = serve_participants(base, port, workers, streams=relay.streams)
         learning = serve_learning(
-            base, port, workers, relay=relay, datasets=taking_part.datasets, registry=registry
+            base, port, relay=relay, datasets=taking_part.datasets, registry=registry
         )
+        reviewing = await serve_review(base, port, learning.progress, stack, registry=registry)
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, _DRAIN_SECONDS)
         address = await port.open(settings.listen, settings.token_listen)
@@ -165,6 +167,7 @@ async def assemble(
             *relay.parts(),
             _attend(base, port, relay),
             *remedying,
+            *reviewing,
             learning.coordinators(address),
             *superlinks(settings, participants),
             _watch_health(base, port),

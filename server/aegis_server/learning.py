@@ -1,4 +1,4 @@
-"""Training and review in the control plane: runs, coordinators, privacy, models."""
+"""Training in the control plane: runs, coordinators, privacy, models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from aegis.serving.port import Port
-from aegis.v1 import model_pb2_grpc, privacy_pb2_grpc, review_pb2_grpc, training_pb2_grpc
+from aegis.v1 import model_pb2_grpc, privacy_pb2_grpc, training_pb2_grpc
 from aegis_server.checkpoints.models import Models
 from aegis_server.checkpoints.service import ModelService
 from aegis_server.entrance import Part
@@ -18,9 +18,6 @@ from aegis_server.privacy.books import Books
 from aegis_server.privacy.ledger import Ledger
 from aegis_server.privacy.service import PrivacyService
 from aegis_server.relay import Relay
-from aegis_server.review.rounds import Rounds
-from aegis_server.review.service import ReviewService
-from aegis_server.review.updates import Updates
 from aegis_server.settings import Settings
 from aegis_server.training.budget import Budget
 from aegis_server.training.coordination import CoordinatorService
@@ -32,7 +29,6 @@ from aegis_server.training.runs import Runs
 from aegis_server.training.service import TrainingService
 from aegis_server.training.states import Changes
 from aegis_server.training.superlink.supervisor import Credentials, SuperLinks
-from aegis_server.workers import Workers
 
 # On this machine, by all its workers.
 _RUNS_AT_ONCE = 4
@@ -62,13 +58,12 @@ class Learning:
 def serve_learning(
     base: Base,
     port: Port,
-    workers: Workers,
     *,
     relay: Relay,
     datasets: Datasets,
     registry: CollectorRegistry,
 ) -> Learning:
-    """Serves runs, coordinators, the privacy ledger and models, and reviews updates."""
+    """Serves runs, coordinators, the privacy ledger and models."""
     changes, ledger = Changes(), Ledger()
     budget = Budget(ledger)
     runs = Runs(
@@ -107,29 +102,7 @@ def serve_learning(
     model_pb2_grpc.add_ModelServiceServicer_to_server(
         ModelService(Models(base.database, base.blobs)), port.server
     )
-    _serve_review(base, port, workers, progress)
     return Learning(base, progress, changes)
-
-
-def _serve_review(base: Base, port: Port, workers: Workers, progress: Progress) -> None:
-    updates = Updates(
-        database=base.database,
-        audit=base.audit,
-        blobs=base.blobs,
-        runs=progress,
-        clock=base.clock,
-    )
-    rounds = Rounds(
-        database=base.database,
-        audit=base.audit,
-        blobs=base.blobs,
-        runs=progress,
-        workers=workers,
-        clock=base.clock,
-    )
-    review_pb2_grpc.add_ReviewServiceServicer_to_server(
-        ReviewService(updates, rounds, base.deeds), port.server
-    )
 
 
 def superlinks(settings: Settings, participants: Registry) -> list[Part]:

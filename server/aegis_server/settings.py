@@ -45,12 +45,6 @@ class DecisionLogSettings:
     def read(cls, environment: Mapping[str, str], missing: list[str]) -> DecisionLogSettings:
         """Reads its variables; adds those that are wrong to `missing`."""
 
-        def word(name: str, *words: str) -> str:
-            value = environment.get(name) or words[0]
-            if value not in words:
-                missing.append(f"{name} ({value!r} is neither {' nor '.join(words)})")
-            return value
-
         def number(name: str, usual: int) -> int:
             value = environment.get(name) or str(usual)
             if re.fullmatch(r"[1-9][0-9]{0,8}", value) is None:
@@ -59,8 +53,12 @@ class DecisionLogSettings:
             return int(value)
 
         return cls(
-            strict=word("AEGIS_DECISION_LOG", "lenient", "strict") == "strict",
-            keep_attributes=word("AEGIS_DECISION_ATTRIBUTES", "digest", "keep") == "keep",
+            strict=_word(environment, missing, "AEGIS_DECISION_LOG", "lenient", "strict")
+            == "strict",
+            keep_attributes=_word(
+                environment, missing, "AEGIS_DECISION_ATTRIBUTES", "digest", "keep"
+            )
+            == "keep",
             retention_days=number("AEGIS_DECISION_RETENTION_DAYS", 30),
             capacity=number("AEGIS_DECISION_BUFFER", 50_000),
         )
@@ -103,6 +101,33 @@ class StorageSettings:
             kms_endpoint=environment.get("AEGIS_KMS_ENDPOINT") or None,
             s3_kms_key=environment.get("AEGIS_S3_KMS_KEY") or None,
             metrics=place("AEGIS_METRICS"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewSettings:
+    """Where rounds are examined, here or by workers, and what becomes of HELD updates."""
+
+    workers: Literal["local", "queue"] = "local"
+    hold_seconds: int = 86_400
+    hold_default: Literal["reject", "accept"] = "reject"
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], missing: list[str]) -> ReviewSettings:
+        """Reads its variables; adds those that are wrong to `missing`."""
+
+        seconds = environment.get("AEGIS_REVIEW_HOLD_SECONDS") or "86400"
+        if re.fullmatch(r"[1-9][0-9]{0,6}", seconds) is None:
+            missing.append(f"AEGIS_REVIEW_HOLD_SECONDS ({seconds!r} is no number from 1 on)")
+            seconds = "86400"
+        accept = (
+            _word(environment, missing, "AEGIS_REVIEW_HOLD_DEFAULT", "reject", "accept") == "accept"
+        )
+        queue = _word(environment, missing, "AEGIS_REVIEW_WORKERS", "local", "queue") == "queue"
+        return cls(
+            workers="queue" if queue else "local",
+            hold_seconds=int(seconds),
+            hold_default="accept" if accept else "reject",
         )
 
 
@@ -183,6 +208,7 @@ class Settings:
     execution_seconds: int = 300
     # Processes that serve side by side; 1 is a server without a parent.
     workers: int = 1
+    review: ReviewSettings = field(default_factory=ReviewSettings)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -256,6 +282,7 @@ class Settings:
             approval_seconds=_seconds(environment, "AEGIS_APPROVAL_SECONDS", 900, missing),
             execution_seconds=_seconds(environment, "AEGIS_EXECUTION_SECONDS", 300, missing),
             workers=_workers(environment.get("AEGIS_WORKERS", "1"), missing),
+            review=ReviewSettings.read(environment, missing),
         )
         missing += [
             f"{name} ({environment[name]!r} is not host:port)"
@@ -281,6 +308,13 @@ class Settings:
         if self.flower is not None and self.participants_certificate is None:
             lacking.append("AEGIS_PARTICIPANTS_CA_CERT (AEGIS_FLOWER_LISTEN needs it)")
         return lacking
+
+
+def _word(environment: Mapping[str, str], missing: list[str], name: str, *words: str) -> str:
+    value = environment.get(name) or words[0]
+    if value not in words:
+        missing.append(f"{name} ({value!r} is neither {' nor '.join(words)})")
+    return value
 
 
 def _workers(text: str, missing: list[str]) -> int:

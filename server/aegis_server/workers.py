@@ -61,11 +61,12 @@ class Workers:
 
     def _started(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            self._processes, mp_context=get_context("spawn"), initializer=_end_with_parent
+            self._processes, mp_context=get_context("spawn"), initializer=end_with_parent
         )
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ends this process with the one that started it."""
     # They wait at a pipe whose other end they hold as well: left alone they would wait for ever.
     threading.Thread(target=_wait_for_the_end, name="parent", daemon=True).start()
 

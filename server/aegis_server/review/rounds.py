@@ -1,146 +1,151 @@
-"""Rounds: judged once, together.
+"""Rounds: closed when somebody asks for their verdicts, judged once, watched until nothing waits.
 
-A round is closed in one transaction, examined in a worker process without holding a connection,
-and its verdicts are written in a second one with their audit records. Two callers at once may both
-examine, but the row lock lets only the first write; both return what was written. A crash in
-between leaves a closed round, and the next call judges exactly the same updates.
+A round is closed in one transaction, which also writes down who asked; a crash leaves a closed
+round that waits, and the next call has exactly the same updates judged. Where that happens is the
+queue's business: in this process, or at a worker on another machine.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from aegis.errors import NotFound
-from aegis.serving.auditlog import AuditLog, Entry
+from aegis.errors import NotFound, Unavailable
 from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Call
-from aegis.v1 import audit_pb2
-from aegis_server.objects.blobs import BlobStore
 from aegis_server.review import store
-from aegis_server.review.findings import encode, rows
-from aegis_server.review.updates import RESOURCE, RunLookup, Update, details, update_of
-from aegis_server.review.vetting import Case, Judgement, Ruling, Submission, vet
-from aegis_server.workers import Workers
+from aegis_server.review.case import Verdict
+from aegis_server.review.store import QueueRow, RoundKey, RoundRow
+from aegis_server.review.updates import RESOURCE, Update, complete
 
-_EXAMINE_SECONDS = 60.0
+# Longer than a round takes that has to be examined four times.
+ANSWER_SECONDS = 270.0
+_LOOK_SECONDS = 1.0
+
+
+class Queue(Protocol):
+    """Has rounds judged."""
+
+    async def examiners(self) -> int:
+        """Returns how many rounds may be examined at the same time."""
+
+    async def put(self, key: RoundKey) -> None:
+        """Puts a closed round in line, unless it is there; returns at once."""
+
+    async def judged(self, key: RoundKey) -> None:
+        """Returns once a closed round is judged; raises what keeps it from that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A judged round as it stands."""
+
+    row: RoundRow
+    updates: tuple[Update, ...]
+
+    @property
+    def held(self) -> bool:
+        """Whether a person is waited for."""
+        return any(update.verdict is Verdict.HELD for update in self.updates)
 
 
 class Rounds:
-    """Judges rounds; the examiners run in `workers`."""
+    """Has rounds judged, and shows them."""
 
     def __init__(
         self,
         *,
         database: Database,
-        audit: AuditLog,
-        blobs: BlobStore,
-        runs: RunLookup,
-        workers: Workers,
+        queue: Queue,
         clock: Callable[[], datetime],
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._database = database
-        self._audit = audit
-        self._blobs = blobs
-        self._runs = runs
-        self._workers = workers
+        self._queue = queue
         self._clock = clock
+        self._answer_seconds = answer_seconds
 
-    async def review(self, key: store.RoundKey, by: Call) -> list[Update]:
-        """Returns the round's updates with their verdicts, judging them if nobody has.
+    async def ask(self, key: RoundKey, by: Call) -> None:
+        """Closes a round, with what waits for earlier tries of it, and has it judged.
 
-        Raises `NotFound` when the round has no update.
+        Raises `NotFound` when it has no update.
         """
-        judged, updates = await self._close(key)
-        if judged:
-            return updates
-        case = await self._case(key, updates)
-        async with asyncio.timeout(_EXAMINE_SECONDS):
-            ruling = await self._workers.run(vet, case)
-        return await self._settle(key, updates, ruling, by)
+        await self._close(key, by)
+        await self._queue.put(key)
 
-    async def _close(self, key: store.RoundKey) -> tuple[bool, list[Update]]:
+    async def _close(self, key: RoundKey, by: Call) -> None:
         async with self._database.transaction() as connection:
+            # A round nobody sent anything for is gone again with this transaction.
+            await store.open_round(connection, key)
             row = await store.lock_round(connection, key)
-            if row is None:
-                raise NotFound(
-                    "RESOURCE_NOT_FOUND",
-                    f"round {key.round} of {key.run_id} has no update",
-                    resource=f"{RESOURCE}/{key.run_id}/{key.round}/{key.attempt}",
-                )
-            if row.closed_at is None:
-                await store.close_round(connection, key, self._clock())
-            return row.judged_at is not None, await _updates(connection, key)
-
-    async def _case(self, key: store.RoundKey, updates: Sequence[Update]) -> Case:
-        base = await self._runs.base_of(key.run_id, key.round)
-        submissions = [
-            Submission(
-                update_id=update.update_id,
-                data=await self._blobs.get(update.sha256),
-                examples=base.examples.get(update.participant, 0),
-            )
-            for update in updates
-        ]
-        return Case(
-            family=base.family,
-            golden=base.data.golden,
-            base=await self._blobs.get(base.params_sha256),
-            submissions=tuple(submissions),
-        )
-
-    async def _settle(
-        self,
-        key: store.RoundKey,
-        updates: Sequence[Update],
-        ruling: Ruling,
-        by: Call,
-    ) -> list[Update]:
-        async with self._database.transaction() as connection:
-            row = await store.lock_round(connection, key)
-            if row is not None and row.judged_at is not None:
-                return await _updates(connection, key)
-            now = self._clock()
-            for judgement in ruling.judgements:
-                await store.write_verdict(
-                    connection,
-                    judgement.update_id,
-                    verdict=judgement.verdict.value,
-                    score=judgement.score,
-                    findings=rows(judgement.findings),
-                    now=now,
-                )
-            await store.mark_judged(connection, key, now)
-            settled = await _updates(connection, key)
-            await self._audit.record_in(
+            if row is not None and row.closed_at is None:
+                await store.adopt(connection, key)
+            if not await store.of_round(connection, key):
+                raise _none(key, "has no update")
+            await store.close_round(
                 connection,
-                *(
-                    _verdict_entry(update, judgement, by)
-                    for update, judgement in zip(updates, ruling.judgements, strict=True)
-                ),
+                key,
+                by=by.caller.subject,
+                policy_revision=by.grant.revision,
+                rule_id=by.grant.rule_id,
+                now=self._clock(),
             )
-            return settled
+
+    async def judged(self, key: RoundKey) -> Judged:
+        """Returns a closed round once it is judged.
+
+        Raises `Unavailable` (REVIEW_BUSY) when that takes too long: it goes on, and asking again
+        finds it.
+        """
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                await self._queue.judged(key)
+        except TimeoutError as error:
+            raise Unavailable(
+                "REVIEW_BUSY",
+                f"round {key.round} of {key.run_id} is not examined yet: ask again",
+                run_id=key.run_id,
+                round=key.round,
+            ) from error
+        return await self.get(key)
+
+    async def get(self, key: RoundKey) -> Judged:
+        """Returns a judged round; raises `NotFound`."""
+        async with self._database.transaction() as connection:
+            row = await store.round_of(connection, key)
+            if row is None or row.judged_at is None:
+                raise _none(key, "is not judged")
+            return Judged(row, await _updates(connection, key))
+
+    async def watch(self, key: RoundKey) -> AsyncIterator[Judged]:
+        """Yields a judged round as it stands, and after every change until nothing is held."""
+        shown: Judged | None = None
+        while True:
+            now = await self.get(key)
+            if now != shown:
+                yield now
+                shown = now
+            if not now.held:
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def waiting(self) -> tuple[list[QueueRow], int]:
+        """Returns the rounds on their way, oldest first, and how many may be examined at once."""
+        async with self._database.transaction() as connection:
+            found = await store.queue(connection)
+        return found, await self._queue.examiners()
 
 
-async def _updates(connection: Connection, key: store.RoundKey) -> list[Update]:
-    return [update_of(row) for row in await store.of_round(connection, key)]
+async def _updates(connection: Connection, key: RoundKey) -> tuple[Update, ...]:
+    return tuple(await complete(connection, await store.of_round(connection, key)))
 
 
-def _verdict_entry(update: Update, judgement: Judgement, by: Call) -> Entry:
-    return Entry(
-        kind=audit_pb2.AUDIT_KIND_REVIEW,
-        actor=by.caller.subject,
-        action="judge",
-        resource=f"{RESOURCE}/{update.update_id}",
-        outcome=judgement.verdict.value,
-        reason=judgement.reason,
-        policy_revision=by.grant.revision,
-        rule_id=by.grant.rule_id,
-        subject_id=update.update_id,
-        details={
-            **details(update.key, update.participant, update.sha256),
-            "score": f"{judgement.score:.4f}",
-        },
-        evidence={"findings.json": encode(judgement.findings)},
+def _none(key: RoundKey, why: str) -> NotFound:
+    return NotFound(
+        "RESOURCE_NOT_FOUND",
+        f"round {key.round} of {key.run_id} {why}",
+        resource=f"{RESOURCE}/{key.run_id}/{key.round}/{key.attempt}",
     )

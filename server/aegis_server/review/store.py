@@ -25,8 +25,27 @@ class RoundKey:
 class RoundRow:
     """A row of aegis.review_round."""
 
+    run_id: str
+    round: int
+    attempt: int
     closed_at: datetime | None
     judged_at: datetime | None
+    asked_at: datetime | None
+    asked_by: str
+    policy_revision: int
+    rule_id: str
+    worker: str
+    examining_at: datetime | None
+    worker_until: datetime | None
+    fallback: bool
+    fallback_participants: Sequence[str]
+    reason: str
+    warming_up: bool
+
+    @property
+    def key(self) -> RoundKey:
+        """Which round it is."""
+        return RoundKey(self.run_id, self.round, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +65,40 @@ class UpdateRow:
     score: float
     findings: Sequence[Mapping[str, object]]
     reviewed_at: datetime | None
+    false_positive_rate: float
+    would_change: Sequence[str]
+    hold_until: datetime | None
+    hold_default: str | None
+    detector: str
+    golden_sha256: bytes
+    evidence_sha256: bytes
 
 
 _COLUMNS = ", ".join(UpdateRow.__slots__)
+_ROUND_COLUMNS = ", ".join(RoundRow.__slots__)
 
 
 async def lock_round(connection: Connection, key: RoundKey) -> RoundRow | None:
     """Returns the round and keeps others from changing it until the transaction ends."""
     async with connection.cursor(row_factory=class_row(RoundRow)) as cursor:
         await cursor.execute(
-            """
-            select closed_at, judged_at from aegis.review_round
+            f"""
+            select {_ROUND_COLUMNS} from aegis.review_round
             where run_id = %s and round = %s and attempt = %s for update
-            """,
+            """,  # noqa: S608
+            (key.run_id, key.round, key.attempt),
+        )
+        return await cursor.fetchone()
+
+
+async def round_of(connection: Connection, key: RoundKey) -> RoundRow | None:
+    """Returns the round as it stands."""
+    async with connection.cursor(row_factory=class_row(RoundRow)) as cursor:
+        await cursor.execute(
+            f"""
+            select {_ROUND_COLUMNS} from aegis.review_round
+            where run_id = %s and round = %s and attempt = %s
+            """,  # noqa: S608
             (key.run_id, key.round, key.attempt),
         )
         return await cursor.fetchone()
@@ -75,25 +115,129 @@ async def open_round(connection: Connection, key: RoundKey) -> None:
     )
 
 
-async def close_round(connection: Connection, key: RoundKey, now: datetime) -> None:
-    """From now on the round takes no update; closing again keeps the first time."""
+async def close_round(
+    connection: Connection,
+    key: RoundKey,
+    *,
+    by: str,
+    policy_revision: int,
+    rule_id: str,
+    now: datetime,
+) -> None:
+    """From now on the round takes no update and waits to be examined.
+
+    Closing again keeps the first time and who asked first.
+    """
     await connection.execute(
         """
-        update aegis.review_round set closed_at = coalesce(closed_at, %s)
-        where run_id = %s and round = %s and attempt = %s
+        update aegis.review_round
+        set closed_at = coalesce(closed_at, %(now)s), asked_at = %(now)s, asked_by = %(by)s,
+            policy_revision = %(revision)s, rule_id = %(rule)s
+        where run_id = %(run)s and round = %(round)s and attempt = %(attempt)s
+          and asked_at is null
         """,
-        (now, key.run_id, key.round, key.attempt),
+        {
+            "now": now,
+            "by": by,
+            "revision": policy_revision,
+            "rule": rule_id,
+            "run": key.run_id,
+            "round": key.round,
+            "attempt": key.attempt,
+        },
     )
 
 
-async def mark_judged(connection: Connection, key: RoundKey, now: datetime) -> None:
+async def adopt(connection: Connection, key: RoundKey) -> int:
+    """Moves updates that wait for an earlier try of the round to this one; returns how many.
+
+    Every try starts from the same model. Who has an update in this try keeps that one, and of
+    several earlier ones the newest counts; what was closed or judged stays where it is.
+    """
+    cursor = await connection.execute(
+        """
+        with waiting as (
+            select distinct on (u.participant) u.update_id
+            from aegis.review_update u join aegis.review_round r using (run_id, round, attempt)
+            where u.run_id = %(run)s and u.round = %(round)s and u.attempt < %(attempt)s
+              and u.verdict = 'pending' and r.closed_at is null
+              and not exists (
+                  select from aegis.review_update mine
+                  where mine.run_id = u.run_id and mine.round = u.round
+                    and mine.attempt = %(attempt)s and mine.participant = u.participant)
+            order by u.participant, u.attempt desc
+        )
+        update aegis.review_update u set attempt = %(attempt)s
+        from waiting where u.update_id = waiting.update_id
+        """,
+        {"run": key.run_id, "round": key.round, "attempt": key.attempt},
+    )
+    return cursor.rowcount
+
+
+async def claim(connection: Connection, key: RoundKey, *, worker: str, seconds: float) -> bool:
+    """Takes a round to examine it; False when it is judged, or another worker has it and lives.
+
+    The clock is the database's, which all workers share.
+    """
+    cursor = await connection.execute(
+        """
+        update aegis.review_round
+        set worker = %s, examining_at = now(), worker_until = now() + make_interval(secs => %s)
+        where run_id = %s and round = %s and attempt = %s
+          and asked_at is not null and judged_at is null
+          and (worker = '' or worker_until < now())
+        """,
+        (worker, seconds, key.run_id, key.round, key.attempt),
+    )
+    return cursor.rowcount == 1
+
+
+async def keep(connection: Connection, key: RoundKey, *, worker: str, seconds: float) -> bool:
+    """Says that the worker that has the round still lives; False when another one took it."""
+    cursor = await connection.execute(
+        """
+        update aegis.review_round set worker_until = now() + make_interval(secs => %s)
+        where run_id = %s and round = %s and attempt = %s and worker = %s and judged_at is null
+        """,
+        (seconds, key.run_id, key.round, key.attempt, worker),
+    )
+    return cursor.rowcount == 1
+
+
+async def let_go(connection: Connection, key: RoundKey, *, worker: str) -> None:
+    """Gives a round back that could not be examined."""
+    await connection.execute(
+        """
+        update aegis.review_round set worker = '', examining_at = null, worker_until = null
+        where run_id = %s and round = %s and attempt = %s and worker = %s and judged_at is null
+        """,
+        (key.run_id, key.round, key.attempt, worker),
+    )
+
+
+async def mark_judged(
+    connection: Connection,
+    key: RoundKey,
+    *,
+    fallback: bool,
+    fallback_participants: Sequence[str],
+    reason: str,
+    warming_up: bool,
+    now: datetime,
+) -> None:
     """The round's verdicts stand."""
     await connection.execute(
         """
-        update aegis.review_round set judged_at = %s
+        update aegis.review_round
+        set judged_at = %s, fallback = %s, fallback_participants = %s, reason = %s,
+            warming_up = %s
         where run_id = %s and round = %s and attempt = %s
         """,
-        (now, key.run_id, key.round, key.attempt),
+        (
+            *(now, fallback, list(fallback_participants), reason, warming_up),
+            *(key.run_id, key.round, key.attempt),
+        ),
     )
 
 
@@ -122,16 +266,18 @@ async def insert(
 
 
 async def of_participant(
-    connection: Connection, key: RoundKey, participant: str
+    connection: Connection, key: RoundKey, participant: str, sha256: bytes
 ) -> UpdateRow | None:
-    """Returns a participant's update in a round."""
+    """Returns a participant's update in a round, or the same bytes in a later try of it."""
     async with connection.cursor(row_factory=class_row(UpdateRow)) as cursor:
         await cursor.execute(
             f"""
             select {_COLUMNS} from aegis.review_update
-            where run_id = %s and round = %s and attempt = %s and participant = %s
+            where run_id = %s and round = %s and participant = %s
+              and (attempt = %s or attempt > %s and sha256 = %s)
+            order by attempt limit 1
             """,  # noqa: S608
-            (key.run_id, key.round, key.attempt, participant),
+            (key.run_id, key.round, participant, key.attempt, key.attempt, sha256),
         )
         return await cursor.fetchone()
 
@@ -160,18 +306,32 @@ async def find(connection: Connection, update_id: str) -> UpdateRow | None:
 
 
 async def page(
-    connection: Connection, *, run_id: str, before: int | None, limit: int
+    connection: Connection,
+    *,
+    run_id: str,
+    participant: str,
+    verdict: str,
+    before: int | None,
+    limit: int,
 ) -> list[UpdateRow]:
-    """Returns the newest updates below `before`, of one run or (empty) of all."""
+    """Returns the newest updates below `before`; an empty filter means any."""
     async with connection.cursor(row_factory=class_row(UpdateRow)) as cursor:
         await cursor.execute(
             f"""
             select {_COLUMNS} from aegis.review_update
             where (%(run_id)s = '' or run_id = %(run_id)s)
+              and (%(participant)s = '' or participant = %(participant)s)
+              and (%(verdict)s = '' or verdict = %(verdict)s)
               and (%(before)s::bigint is null or seq < %(before)s)
             order by seq desc limit %(limit)s
             """,  # noqa: S608
-            {"run_id": run_id, "before": before, "limit": limit},
+            {
+                "run_id": run_id,
+                "participant": participant,
+                "verdict": verdict,
+                "before": before,
+                "limit": limit,
+            },
         )
         return await cursor.fetchall()
 
@@ -183,14 +343,95 @@ async def write_verdict(
     verdict: str,
     score: float,
     findings: Sequence[Mapping[str, object]],
+    false_positive_rate: float,
+    would_change: Sequence[str],
+    hold_until: datetime | None,
+    hold_default: str | None,
+    detector: str,
+    golden_sha256: bytes,
+    evidence_sha256: bytes,
     now: datetime,
 ) -> None:
     """Writes what was decided about a pending update."""
     await connection.execute(
         """
         update aegis.review_update
-        set verdict = %s, score = %s, findings = %s, reviewed_at = %s
+        set verdict = %s, score = %s, findings = %s, reviewed_at = %s, false_positive_rate = %s,
+            would_change = %s, hold_until = %s, hold_default = %s, detector = %s,
+            golden_sha256 = %s, evidence_sha256 = %s
         where update_id = %s and verdict = 'pending'
         """,
-        (verdict, score, Jsonb(list(findings)), now, update_id),
+        (
+            *(verdict, score, Jsonb(list(findings)), now, false_positive_rate),
+            *(Jsonb(list(would_change)), hold_until, hold_default, detector),
+            *(golden_sha256, evidence_sha256, update_id),
+        ),
     )
+
+
+async def state_of(connection: Connection, key: RoundKey) -> str:
+    """Returns waiting, examining or judged; judged also of what nobody asked for."""
+    cursor = await connection.execute(
+        """
+        select case when worker_until > now() then 'examining' else 'waiting' end
+        from aegis.review_round
+        where run_id = %s and round = %s and attempt = %s
+          and asked_at is not null and judged_at is null
+        """,
+        (key.run_id, key.round, key.attempt),
+    )
+    found = await cursor.fetchone()
+    return str(found[0]) if found else "judged"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """A round on its way: `state` is waiting, examining or held."""
+
+    run_id: str
+    round: int
+    attempt: int
+    updates: int
+    state: str
+    since: datetime
+    worker: str
+
+
+async def queue(connection: Connection, *, limit: int = 1000) -> list[QueueRow]:
+    """Returns rounds that are asked for and not judged, or judged and held, oldest first."""
+    async with connection.cursor(row_factory=class_row(QueueRow)) as cursor:
+        await cursor.execute(
+            """
+            select r.run_id, r.round, r.attempt, count(*)::int as updates, state, since,
+                   case when state = 'examining' then worker else '' end as worker
+            from (
+                select run_id, round, attempt, worker,
+                       case when worker_until > now() then 'examining' else 'waiting' end as state,
+                       case when worker_until > now() then examining_at else asked_at end as since
+                from aegis.review_round where asked_at is not null and judged_at is null
+                union all
+                select run_id, round, attempt, '', 'held', judged_at
+                from aegis.review_round r where judged_at is not null and exists (
+                    select from aegis.review_update u
+                    where u.verdict = 'held' and u.run_id = r.run_id and u.round = r.round
+                      and u.attempt = r.attempt)
+            ) r join aegis.review_update u using (run_id, round, attempt)
+            where state <> 'held' or u.verdict = 'held'
+            group by r.run_id, r.round, r.attempt, state, since, worker
+            order by since limit %s
+            """,
+            (limit,),
+        )
+        return await cursor.fetchall()
+
+
+async def live_workers(connection: Connection) -> int:
+    """Returns how many review workers gave a sign of life of late; procrastinate keeps count."""
+    cursor = await connection.execute(
+        """
+        select count(*) from aegis.procrastinate_workers
+        where last_heartbeat > now() - interval '30 seconds'
+        """
+    )
+    found = await cursor.fetchone()
+    return int(found[0]) if found else 0

@@ -1,60 +1,33 @@
-"""Updates: proposals to change a model, taken in only when they can be one.
-
-Checked in this order: the round is known, the size, the digest, the name, the round and its run
-are open, the format, the tensors, the numbers. Nothing is unpickled, ever. What is refused leaves
-an audit record and no bytes; what passes is stored as PENDING and judged with its round.
-"""
+"""Updates: proposals to change a model, as they were taken in and as they stand."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import math
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from aegis.errors import (
-    AegisError,
-    AlreadyExists,
-    FailedPrecondition,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-)
-from aegis.serving.auditlog import AuditLog, Entry
+from aegis.errors import NotFound
 from aegis.serving.database import Connection, Database
-from aegis.serving.doors import Call
-from aegis.v1 import audit_pb2
-from aegis_learning import parameters
 from aegis_learning.datasets import Dataset
 from aegis_learning.models import Family
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.review import store
+from aegis_server.review.case import Local, Verdict
 from aegis_server.review.findings import Finding, from_rows
-from aegis_server.review.vetting import Verdict
+from aegis_server.review.holding.store import OverrideRow, overrides_of
 
 RESOURCE = "/review/updates"
-
-_BYTES_MAX = 64 * 1024 * 1024
-_FLOAT_BYTES = 4
-# The safetensors header: a length, and for each tensor its name, type, shape and offsets.
-_HEADER_BYTES = 1024
-_HEADER_BYTES_A_TENSOR = 512
-_PICKLE_PROTOCOLS = range(2, 6)
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
     """What a round starts from: data set and model family, the model's blob, and enrolment.
 
-    `examples` are the rows each participant enrolled, never what it claims in a round; a
-    participant that is not listed counts as unknown. `open` is false once the run has ended.
+    `examples` are the rows each participant enrolled, never what it claims in a round; who is not
+    listed takes no part. `noises` are the standard deviations each number of their updates has at
+    least, where they promised noise. `open` is false once the run has ended, `made` true once the
+    model this round makes is stored.
     """
 
     data: Dataset
@@ -62,6 +35,18 @@ class Base:
     params_sha256: bytes
     examples: Mapping[str, int] = field(default_factory=dict)
     open: bool = True
+    made: bool = False
+    local: Local = field(default_factory=Local)
+    noises: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.data.name
+
+    def noise(self, participant: str) -> float:
+        """Returns the standard deviation of each number of an honest update; 0: none promised."""
+        return self.noises.get(participant, 0.0)
 
     @property
     def family(self) -> Family:
@@ -78,12 +63,14 @@ class RunLookup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the sender says it is about to send."""
+    """What the sender says it is about to send; `base_sha256` may be empty."""
 
     key: store.RoundKey
     participant: str
     sha256: bytes
     size_bytes: int
+    base_sha256: bytes = b""
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,125 +88,71 @@ class Update:
     score: float
     findings: tuple[Finding, ...]
     reviewed_at: datetime | None
+    false_positive_rate: float = 1.0
+    would_change: tuple[str, ...] = ()
+    hold_until: datetime | None = None
+    hold_default: Verdict | None = None
+    detector: str = ""
+    golden_sha256: bytes = b""
+    evidence_sha256: bytes = b""
+    overrides: tuple[OverrideRow, ...] = ()
 
 
 class Updates:
-    """Takes updates in and finds them again."""
+    """Finds updates, and their bytes."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        audit: AuditLog,
-        blobs: BlobStore,
-        runs: RunLookup,
-        clock: Callable[[], datetime],
-        bytes_max: int = _BYTES_MAX,
-    ) -> None:
+    def __init__(self, *, database: Database, blobs: BlobStore) -> None:
         self._database = database
-        self._audit = audit
         self._blobs = blobs
-        self._runs = runs
-        self._clock = clock
-        self._bytes_max = bytes_max
-
-    @asynccontextmanager
-    async def refusals_recorded(self, by: Call, claim: Claim | None) -> AsyncIterator[None]:
-        """Writes an audit record for every refusal raised inside, and lets it go on."""
-        try:
-            yield
-        except (Unavailable, Internal):
-            raise  # our fault, not a verdict on what was sent
-        except AegisError as refusal:
-            await self._audit.record(_refused(by, claim, refusal))
-            raise
-
-    async def expect(self, claim: Claim) -> None:
-        """Decides from the announcement alone whether to read on.
-
-        Raises `NotFound` for an unknown run and `ResourceExhausted` (REQUEST_TOO_LARGE) for more
-        bytes than the limit, or than any update of this model can have.
-        """
-        base = await self._runs.base_of(claim.key.run_id, claim.key.round)
-        limit = min(self._bytes_max, _largest(base.family.shapes))
-        if claim.size_bytes > limit:
-            raise ResourceExhausted(
-                "REQUEST_TOO_LARGE",
-                f"an update of this model has at most {limit} bytes",
-                limit_bytes=limit,
-            )
-
-    async def take_in(self, claim: Claim, data: bytes, by: Call) -> Update:
-        """Stores an update as PENDING, or returns the one these very bytes made before.
-
-        Raises what SubmitUpdate's comment lists.
-        """
-        if len(data) != claim.size_bytes or await _digest(data) != claim.sha256:
-            raise InvalidArgument(
-                "DIGEST_MISMATCH", "the bytes do not have the announced SHA-256 and size"
-            )
-        async with self._database.transaction() as connection:
-            earlier = await _earlier(connection, claim)
-            round_row = await store.lock_round(connection, claim.key)
-        if earlier is not None:
-            return earlier
-        _require_open(claim.key, round_row)
-        base = await self._runs.base_of(claim.key.run_id, claim.key.round)
-        if not base.open:
-            raise FailedPrecondition(
-                "STATE_CONFLICT",
-                f"{claim.key.run_id} has ended and takes no more updates",
-                resource=claim.key.run_id,
-                state="ENDED",
-            )
-        await asyncio.to_thread(require_update, data, base.family.shapes)
-        # Before the row: a row must never name bytes that are not there.
-        await self._blobs.put(data)
-        return await self._insert(claim, by)
 
     async def get(self, update_id: str) -> Update:
         """Returns one update; raises `NotFound`."""
         async with self._database.transaction() as connection:
             row = await store.find(connection, update_id)
-        if row is None:
-            raise NotFound(
-                "RESOURCE_NOT_FOUND", f"there is no update {update_id}", resource=update_id
-            )
-        return update_of(row)
+            if row is None:
+                raise unknown(update_id)
+            return (await complete(connection, [row]))[0]
 
-    async def page(self, *, run_id: str, before: int | None, limit: int) -> list[Update]:
+    async def pieces(self, update_id: str) -> AsyncIterator[bytes]:
+        """Yields the bytes of an update; raises `NotFound` or `DataLoss`."""
+        update = await self.get(update_id)
+        async for piece in self._blobs.pieces(update.sha256):
+            yield piece
+
+    async def page(
+        self,
+        *,
+        run_id: str,
+        before: int | None,
+        limit: int,
+        participant: str = "",
+        verdict: Verdict | None = None,
+    ) -> list[Update]:
         """Returns updates, newest first, behind position `before`."""
         async with self._database.transaction() as connection:
-            rows = await store.page(connection, run_id=run_id, before=before, limit=limit)
-        return [update_of(row) for row in rows]
-
-    async def _insert(self, claim: Claim, by: Call) -> Update:
-        update_id = f"upd-{uuid.uuid4().hex[:20]}"
-        async with self._database.transaction() as connection:
-            await store.open_round(connection, claim.key)
-            # Two senders of one name, and the judge of this round, wait for each other here.
-            round_row = await store.lock_round(connection, claim.key)
-            earlier = await _earlier(connection, claim)
-            if earlier is not None:
-                return earlier
-            _require_open(claim.key, round_row)
-            await store.insert(
+            rows = await store.page(
                 connection,
-                claim.key,
-                update_id=update_id,
-                participant=claim.participant,
-                sha256=claim.sha256,
-                size_bytes=claim.size_bytes,
-                now=self._clock(),
+                run_id=run_id,
+                participant=participant,
+                verdict=verdict.value if verdict else "",
+                before=before,
+                limit=limit,
             )
-            stored = await store.find(connection, update_id)
-            await self._audit.record_in(connection, _received(by, claim, update_id))
-        if stored is None:
-            raise RuntimeError(f"update {update_id} vanished inside its own transaction")
-        return update_of(stored)
+            return await complete(connection, rows)
 
 
-def update_of(row: store.UpdateRow) -> Update:
+async def complete(connection: Connection, rows: Sequence[store.UpdateRow]) -> list[Update]:
+    """Returns the values stored rows mean, with what was decided otherwise about them."""
+    found = await overrides_of(connection, [row.update_id for row in rows])
+    return [update_of(row, found.get(row.update_id, ())) for row in rows]
+
+
+def unknown(update_id: str) -> NotFound:
+    """Returns the error that says there is no such update."""
+    return NotFound("RESOURCE_NOT_FOUND", f"there is no update {update_id}", resource=update_id)
+
+
+def update_of(row: store.UpdateRow, overrides: tuple[OverrideRow, ...] = ()) -> Update:
     """Returns the value a stored row means."""
     return Update(
         seq=row.seq,
@@ -233,91 +166,14 @@ def update_of(row: store.UpdateRow) -> Update:
         score=row.score,
         findings=from_rows(row.findings),
         reviewed_at=row.reviewed_at,
-    )
-
-
-async def _earlier(connection: Connection, claim: Claim) -> Update | None:
-    row = await store.of_participant(connection, claim.key, claim.participant)
-    if row is None:
-        return None
-    if row.sha256 != claim.sha256:
-        raise AlreadyExists(
-            "REQUEST_ID_REUSED",
-            f"{claim.participant} already sent another update for this round",
-            update_id=row.update_id,
-        )
-    return update_of(row)
-
-
-def _require_open(key: store.RoundKey, row: store.RoundRow | None) -> None:
-    if row is not None and row.closed_at is not None:
-        raise FailedPrecondition(
-            "STATE_CONFLICT",
-            f"round {key.round} of {key.run_id} takes no more updates: it is judged",
-            resource=f"{RESOURCE}/{key.run_id}/{key.round}/{key.attempt}",
-            state="JUDGED" if row.judged_at is not None else "CLOSED",
-        )
-
-
-def require_update(data: bytes, shapes: parameters.Shapes) -> None:
-    """Raises `InvalidArgument` unless the bytes are finite numbers in exactly these tensors."""
-    try:
-        parameters.decode(data, shapes)
-    except parameters.FormatError as error:
-        raise InvalidArgument(
-            "UPDATE_FORMAT_INVALID", f"{_looks_like(data)}; send a safetensors file"
-        ) from error
-    except parameters.ShapeError as error:
-        raise InvalidArgument(
-            "UPDATE_SHAPE_MISMATCH", f"not an update of this model: {error}", tensor=error.tensor
-        ) from error
-    except parameters.NotFiniteError as error:
-        raise InvalidArgument("UPDATE_NOT_FINITE", str(error), tensor=error.tensor) from error
-
-
-def _looks_like(data: bytes) -> str:
-    """Says what bytes that are no safetensors file are, by their first bytes only."""
-    if data[:1] == b"\x80" and data[1:2] and data[1] in _PICKLE_PROTOCOLS:
-        return "this is a pickle, which is never opened because it can run code"
-    if data.startswith(b"PK\x03\x04"):
-        return "this is a zip archive (torch.save makes those), which is never opened"
-    return "this is not a safetensors file"
-
-
-def _largest(shapes: parameters.Shapes) -> int:
-    numbers = sum(math.prod(shape) for shape in shapes.values())
-    return _HEADER_BYTES + _HEADER_BYTES_A_TENSOR * len(shapes) + _FLOAT_BYTES * numbers
-
-
-async def _digest(data: bytes) -> bytes:
-    return (await asyncio.to_thread(hashlib.sha256, data)).digest()
-
-
-def _received(by: Call, claim: Claim, update_id: str) -> Entry:
-    return Entry(
-        kind=audit_pb2.AUDIT_KIND_REVIEW,
-        actor=by.caller.subject,
-        action="submit",
-        resource=f"{RESOURCE}/{update_id}",
-        outcome="received",
-        policy_revision=by.grant.revision,
-        rule_id=by.grant.rule_id,
-        subject_id=update_id,
-        details=details(claim.key, claim.participant, claim.sha256),
-    )
-
-
-def _refused(by: Call, claim: Claim | None, refusal: AegisError) -> Entry:
-    return Entry(
-        kind=audit_pb2.AUDIT_KIND_REVIEW,
-        actor=by.caller.subject,
-        action="submit",
-        resource=RESOURCE,
-        outcome="refused",
-        reason=refusal.reason,
-        policy_revision=by.grant.revision,
-        rule_id=by.grant.rule_id,
-        details=details(claim.key, claim.participant, claim.sha256) if claim else {},
+        false_positive_rate=row.false_positive_rate,
+        would_change=tuple(row.would_change),
+        hold_until=row.hold_until,
+        hold_default=Verdict(row.hold_default) if row.hold_default else None,
+        detector=row.detector,
+        golden_sha256=row.golden_sha256,
+        evidence_sha256=row.evidence_sha256,
+        overrides=overrides,
     )
 
 

@@ -16,7 +16,7 @@ by a broken measure either, and the run says that it needs help instead of train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aegis_learning import parameters
 from aegis_server.review.case import Case as Case
@@ -31,24 +31,37 @@ _AGREEMENT = 1.5
 _PEERS_MIN = 2
 
 
-def vet(case: Case) -> Ruling:
+def _quiet(examiner: str) -> None:
+    """Tells nobody."""
+
+
+def vet(
+    case: Case, *, begin: Callable[[str], None] = _quiet, without: Collection[str] = ()
+) -> Ruling:
     """Judges a round.
 
-    Raises the errors of `aegis_learning` when base or updates are not what intake let through.
+    `begin` is told the name of each examiner before it looks; those in `without` do not. Raises the
+    errors of `aegis_learning` when base or updates are not what intake let through.
     """
     family = case.family
     base = parameters.decode(case.base, family.shapes)
     updates = [parameters.decode(each.data, family.shapes) for each in case.submissions]
     examples = [each.examples for each in case.submissions]
-    outliers = outlier.examine(updates, examples)
-    golden = golden_set.examine(
-        base,
-        updates,
-        examples,
-        suspects={i for i, found in enumerate(outliers) if strongest(found) >= 1},
-        logits=family.logits,
-        golden=case.golden,
-    )
+    outliers: list[list[Finding]] = [[] for _ in updates]
+    if outlier.EXAMINER not in without:
+        begin(outlier.EXAMINER)
+        outliers = outlier.examine(updates, examples)
+    golden: list[list[Finding]] = [[] for _ in updates]
+    if golden_set.EXAMINER not in without:
+        begin(golden_set.EXAMINER)
+        golden = golden_set.examine(
+            base,
+            updates,
+            examples,
+            suspects={i for i, found in enumerate(outliers) if strongest(found) >= 1},
+            logits=family.logits,
+            golden=case.golden,
+        )
     scores = [score(*pair) for pair in zip(golden, outliers, strict=True)]
     return Ruling(
         tuple(

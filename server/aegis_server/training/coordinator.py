@@ -62,7 +62,8 @@ def prepare(
         torch.set_num_threads(1)
     if plan.review:
         stub = review_pb2_grpc.ReviewServiceStub(channel)
-        gate = ReviewGate(stub, loop, run_id=position.run_id)
+        hold = plan.review_hold.ToTimedelta().total_seconds()
+        gate = ReviewGate(stub, loop, run_id=position.run_id, hold_seconds=hold)
     if not embedded(plan):
         superlink = os.environ.get("AEGIS_SUPERLINK")
         folder = Path(superlink) if superlink else None

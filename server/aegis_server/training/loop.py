@@ -149,7 +149,9 @@ def _report(
         # With what coordinators before us may have asked in this round.
         each.steps = position.spent[each.participant] - stored[each.participant]
     steps = max(position.spent.values(), default=0)
-    return rounds.report(number, tried.model, told, steps=steps)
+    report = rounds.report(number, tried.model, told, steps=steps)
+    report.fallback = tried.fallback
+    return report
 
 
 def merged(before: Outcome | None, now: Outcome) -> Outcome:

@@ -45,6 +45,7 @@ def round_message(
         loss=found.loss,
         epsilon=found.epsilon,
         steps=found.steps,
+        fallback=found.fallback,
         participants=[
             training_pb2.ParticipantRound(
                 participant=p.participant,

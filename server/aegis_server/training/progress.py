@@ -23,6 +23,7 @@ from aegis_server.training.budget import Budget, lost_steps, steps_so_far
 from aegis_server.training.endings import Endings, require_completed
 from aegis_server.training.metrics.counting import Counts
 from aegis_server.training.metrics.store import participants_between, rounds_after
+from aegis_server.training.noise import local_of, noises_of
 from aegis_server.training.plans import planned_steps
 from aegis_server.training.seats.settling import sites_of
 from aegis_server.training.seats.store import StoredSite, task_steps
@@ -266,6 +267,7 @@ class Progress:
         async with self._database.transaction() as connection:
             run = await require(connection, run_id)
             before = await store.round_of(connection, run_id, round - 1)
+            made = await store.round_of(connection, run_id, round) is not None
             plan = training_pb2.RunPlan.FromString(run.plan)
             sites = await sites_of(connection, run_id, plan)
         if before is None:
@@ -274,10 +276,15 @@ class Progress:
                 f"{run_id} has no model before round {round}",
                 resource=f"{run_id} round {round}",
             )
+        data = await self._find(plan.dataset)
+        examples = {site.name: site.examples for site in sites}
         return Base(
-            await self._find(plan.dataset),
+            data,
             plan.model,
             before.model_sha256,
-            examples={site.name: site.examples for site in sites},
+            examples=examples,
             open=run.state in OPEN_STATES,
+            made=made,
+            local=local_of(plan, data),
+            noises=noises_of(plan, run.noise_multiplier, examples),
         )

@@ -96,6 +96,7 @@ def read(
         steps=report.steps,
         completed_at=at,
         state_sha256=state_sha256,
+        fallback=report.fallback[:500],
     )
     return stored, participants
 
@@ -160,6 +161,7 @@ def entry_of(
             "aggregated": str(len(aggregated)),
             "left_out": str(len(participants) - len(aggregated)),
             "update_ids": ",".join(p.update_id for p in aggregated if p.update_id),
+            **({"fallback": stored.fallback} if stored.fallback else {}),
         },
         # Whose data the model was trained on, and who was left out.
         evidence={"participants.json": _by_outcome(participants)},

@@ -30,13 +30,14 @@ class Tried:
     """One try of a round: the next model, if enough updates were accepted.
 
     `state` is what the strategy has to be given in the next round, `reason` why it could not even
-    ask the sites.
+    ask the sites, `fallback` why the model is a median only.
     """
 
     model: Parameters | None
     participants: list[Outcome] = field(default_factory=list)
     state: Parameters | None = None
     reason: str = ""
+    fallback: str = ""
 
     @property
     def accepted(self) -> int:
@@ -136,7 +137,11 @@ class Rounds:
         if arrays is None:
             return Tried(None, participants)
         tried = Tried(
-            {name: array.numpy() for name, array in arrays.items()}, participants, strategy.state
+            {name: array.numpy() for name, array in arrays.items()},
+            participants,
+            # A median leaves the strategy's memory as it was.
+            strategy.state or state or strategies.first_state(self._plan, self._model.shapes),
+            fallback=strategy.fallback,
         )
         return tried if tried.accepted >= self._plan.min_participants else Tried(None, participants)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
+
 from aegis.errors import FieldViolation
 from aegis.v1 import training_pb2
 from aegis_learning.aggregation.bulyan import Bulyan
@@ -122,6 +124,15 @@ def state_shapes(plan: Plan, model: Shapes) -> dict[str, tuple[int, ...]]:
     if plan.strategy == training_pb2.STRATEGY_FED_AVG and plan.settings.server_momentum:
         return {MOMENTUM: (size,)}
     return {}
+
+
+def first_state(plan: Plan, model: Shapes) -> Parameters | None:
+    """Returns what the strategy remembers before its first round, for a round it had no part in."""
+    shapes = state_shapes(plan, model)
+    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    if VARIANCE in state:
+        state[VARIANCE] += np.float32((plan.settings.tau or _TAU) ** 2)
+    return state or None
 
 
 def proximal_of(plan: Plan) -> float:

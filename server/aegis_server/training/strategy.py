@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from aegis.errors import AegisError
 from aegis.v1 import review_pb2, training_pb2
 from aegis_learning import npy, parameters
+from aegis_learning.aggregation.median import FedMedian
+from aegis_learning.aggregation.private_mean import PrivateMean
 from aegis_learning.aggregation.refusals import AggregationRefused, Overflow
 from aegis_learning.aggregation.rule import Rule
 from aegis_learning.aggregation.updates import Updates
@@ -59,13 +62,29 @@ class Site(Protocol):
         """Rows it was settled with."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a gate says of a round, by participant.
+
+    `verdicts` are judged updates, or why one was refused; `outside` the bytes of accepted updates
+    that reached the review another way and count instead of an answer. With a `fallback` nobody can
+    tell who the odd ones are: the median of those participants' updates may be the model, `why` is
+    the reason.
+    """
+
+    verdicts: Mapping[str, Update | AegisError]
+    outside: Mapping[str, bytes] = field(default_factory=dict)
+    fallback: tuple[str, ...] = ()
+    why: str = ""
+
+
 class Gate(Protocol):
     """Judges the updates of one round together; `attempt` names the try they belong to."""
 
     attempt: int
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Mapping[str, Update | AegisError]:
-        """Returns, for each participant, the judged update or why it was refused."""
+    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+        """Returns what became of them, and of those that came another way."""
 
 
 class ReviewedStrategy(FedAvg):
@@ -73,7 +92,8 @@ class ReviewedStrategy(FedAvg):
 
     Answers carry updates (differences); the aggregate is the next model. Without a gate every
     update that is one counts as accepted. `outcomes` says what became of each participant of the
-    round that was aggregated last, `state` what the rule wants to be given in the next.
+    round that was aggregated last, `state` what the rule wants to be given in the next, `fallback`
+    why the model is a median of updates of which nobody knew the odd ones, if it is.
     """
 
     def __init__(
@@ -86,6 +106,7 @@ class ReviewedStrategy(FedAvg):
         self._rule = rule
         self._base: Parameters = {}
         self.state: Parameters | None = None
+        self.fallback = ""
         self.outcomes: dict[str, Outcome] = {}
 
     def configure_train(
@@ -133,19 +154,46 @@ class ReviewedStrategy(FedAvg):
             update = self._take_in(reply, self.outcomes[site.name])
             if update is not None:
                 updates[site.name] = update
-        accepted = self._accept(server_round, updates)
-        model = self._aggregate({name: updates[name] for name in sorted(accepted)})
+        judged = self._judged(server_round, updates)
+        if judged.fallback and not isinstance(self._rule, PrivateMean):
+            # A median would hide nobody, where the plan promises that the mean does.
+            model = self._median(judged, updates)
+            accepted = {name: updates[name] for name in judged.fallback if name in updates}
+        else:
+            accepted = {
+                name: updates[name]
+                for name in sorted(updates)
+                if self.outcomes[name].outcome == Outcome.OUTCOME_AGGREGATED
+            }
+            model = self._aggregate(accepted, self._rule)
         if model is None:
             return None, None
         return to_arrays(model), MetricRecord({"accepted": len(accepted)})
 
-    def _aggregate(self, accepted: Mapping[str, Parameters]) -> Parameters | None:
+    def _median(self, judged: Judged, updates: Mapping[str, Parameters]) -> Parameters | None:
+        members = {name: updates[name] for name in sorted(judged.fallback) if name in updates}
+        others = [
+            name
+            for name, outcome in self.outcomes.items()
+            if outcome.outcome == Outcome.OUTCOME_AGGREGATED and name not in members
+        ]
+        self._mark(others, Outcome.OUTCOME_LEFT_OUT, "the model is the median of others")
+        self._mark(members, Outcome.OUTCOME_AGGREGATED, "one of those the model is the median of")
+        kept = self.state
+        model = self._aggregate(members, FedMedian(participants=1))
+        # What the plan's rule remembers is not about medians.
+        self.state = kept
+        if model is not None:
+            self.fallback = judged.why or "the review could not tell who the odd ones are"
+        return model
+
+    def _aggregate(self, accepted: Mapping[str, Parameters], rule: Rule) -> Parameters | None:
         if not accepted:
             return None
         # The weight must be ours: a site could claim a billion examples.
         examples = [self.outcomes[name].examples for name in accepted]
         try:
-            made = self._rule.aggregate(Updates.named(list(accepted.values()), examples))
+            made = rule.aggregate(Updates.named(list(accepted.values()), examples))
             with np.errstate(over="ignore", invalid="ignore"):
                 delta = parameters.unflatten(made.update, self._shapes)
                 model = parameters.add(self._base, delta)
@@ -191,18 +239,21 @@ class ReviewedStrategy(FedAvg):
         outcome.auc = _claimed(reply, "auc")
         return update
 
-    def _accept(self, server_round: int, updates: Mapping[str, Parameters]) -> set[str]:
+    def _judged(self, server_round: int, updates: dict[str, Parameters]) -> Judged:
+        """Notes what became of every update, and adds those that came another way to `updates`."""
         if self._gate is None:
-            for name in updates:
-                self.outcomes[name].outcome = Outcome.OUTCOME_AGGREGATED
-            return set(updates)
+            self._mark(updates, Outcome.OUTCOME_AGGREGATED, "")
+            return Judged({})
         encoded = {name: parameters.encode(update) for name, update in updates.items()}
-        verdicts = self._gate.judge(server_round, encoded) if encoded else {}
+        judged = self._gate.judge(server_round, encoded)
+        for name, data in judged.outside.items():
+            # Who was not drawn does not count, whatever it sends. The review let no other bytes in
+            # than those of an update of this model.
+            if name in self.outcomes:
+                updates[name] = parameters.decode(data, self._shapes)
         for name in updates:
-            _note(self.outcomes[name], verdicts.get(name))
-        return {
-            name for name in updates if self.outcomes[name].outcome == Outcome.OUTCOME_AGGREGATED
-        }
+            _note(self.outcomes[name], judged.verdicts.get(name))
+        return judged
 
 
 def _update_in(reply: Message, shapes: Shapes) -> Parameters:

@@ -15,8 +15,10 @@ import grpc
 import numpy as np
 import psycopg
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.blobs import blobs_in
 from tests.doors import DoorsFor
+from tests.reviewing import Making
 from tests.unit.review.factories import FAMILY, a_round
 
 from aegis.errors import AegisError, NotFound, from_rpc_error
@@ -30,10 +32,10 @@ from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, review_pb2, review_pb2_grpc
 from aegis_learning import parameters
 from aegis_learning.datasets import load
-from aegis_server.review.rounds import Rounds
-from aegis_server.review.service import ReviewService
-from aegis_server.review.updates import Base, Updates
-from aegis_server.workers import Workers
+from aegis_server.policy.decisions import Decisions
+from aegis_server.policy.revisions import Revisions
+from aegis_server.review.desks import Desks
+from aegis_server.review.updates import Base
 
 RUN = "run-1"
 COORDINATOR = Caller("service:coordinator", "spiffe://aegis.local/service/coordinator")
@@ -133,7 +135,11 @@ class Room:
         async with self.database.transaction() as connection:
             rows = await Store("aegis").stored_from(connection, start=0, limit=1000)
         records = [audit_pb2.AuditRecord.FromString(row[1]) for row in rows]
-        return [record for record in records if outcome in ("", record.outcome)]
+        return [
+            record
+            for record in records
+            if record.kind == audit_pb2.AUDIT_KIND_REVIEW and outcome in ("", record.outcome)
+        ]
 
     def stored_blobs(self) -> int:
         """Number of files in the blob store, the base model included."""
@@ -141,15 +147,15 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    started = Workers(1)
+def desks() -> Iterator[Desks]:
+    started = Desks(1)
     yield started
     started.close()
 
 
 @asynccontextmanager
 async def serving(
-    database: Database, folder: Path, workers: Workers, **limits: int
+    database: Database, folder: Path, desks: Desks, **limits: object
 ) -> AsyncIterator[Room]:
     def now() -> datetime:
         return datetime.now(UTC)
@@ -164,10 +170,13 @@ async def serving(
         load("breast-cancer"),
         CASE.family.name,
         await blobs.put(CASE.base),
-        examples={each.update_id: each.examples for each in CASE.submissions},
+        examples={each.update_id: each.examples for each in CASE.submissions} | {"s6": 50},
     )
-    shared = {"database": database, "audit": audit, "blobs": blobs, "runs": runs, "clock": now}
-    service = ReviewService(Updates(**shared, **limits), Rounds(**shared, workers=workers), deeds)
+    decisions = Decisions(database, cache=None, clock=now, registry=CollectorRegistry())
+    await Revisions(database, audit=audit, decisions=decisions, clock=now).ensure_first()
+    await decisions.open()
+    making = Making(database, audit, blobs, runs, decisions, now, desks, deeds, **limits)  # type: ignore[arg-type]
+    service = making.service()
     server = grpc.aio.server(interceptors=[DoorsFor(COORDINATOR, admit)])
     review_pb2_grpc.add_ReviewServiceServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{folder}/review.sock")
@@ -191,8 +200,8 @@ async def database(database_url: str, server_database_url: str) -> AsyncIterator
 
 
 @pytest.fixture
-async def room(database: Database, tmp_path: Path, workers: Workers) -> AsyncIterator[Room]:
-    async with serving(database, tmp_path, workers) as served:
+async def room(database: Database, tmp_path: Path, desks: Desks) -> AsyncIterator[Room]:
+    async with serving(database, tmp_path, desks) as served:
         yield served
 
 
@@ -224,7 +233,7 @@ async def test_update_is_taken_in_as_pending(room: Room):
     assert not update.HasField("review_time")
     (record,) = await room.records()
     assert (record.kind, record.outcome) == (audit_pb2.AUDIT_KIND_REVIEW, "received")
-    assert (record.actor, record.rule_id) == ("service:coordinator", "coordinators")
+    assert (record.actor, record.rule_id) == ("service:coordinator", "coordinator-submits-updates")
     assert record.subject_id == update.update_id
     assert record.details["sha256"] == parameters.digest(GOOD).hex()
 
@@ -328,10 +337,10 @@ async def test_update_larger_than_its_model_is_refused_before_it_is_read(room: R
 
 
 async def test_limit_of_the_server_holds_for_large_models(
-    database: Database, tmp_path: Path, workers: Workers
+    database: Database, tmp_path: Path, desks: Desks
 ):
     """Whatever the model, no update is larger than the setting."""
-    async with serving(database, tmp_path, workers, bytes_max=100) as room:
+    async with serving(database, tmp_path, desks, bytes_max=100) as room:
         with pytest.raises(AegisError) as refused:
             await room.submit(GOOD)
         assert refused.value.metadata["limit_bytes"] == "100"

@@ -15,6 +15,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from prometheus_client import CollectorRegistry
 from tests.blobs import blobs_in
+from tests.reviewing import Making, desks_for
 
 from aegis.channel import Identity, connect
 from aegis.local import pki
@@ -34,9 +35,6 @@ from aegis_server.objects.folder import Folder
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
 from aegis_server.privacy.ledger import Ledger
-from aegis_server.review.rounds import Rounds
-from aegis_server.review.service import ReviewService
-from aegis_server.review.updates import Updates
 from aegis_server.training.budget import Budget
 from aegis_server.training.coordination import CoordinatorService
 from aegis_server.training.coordinators import Coordinators, CoordinatorSettings
@@ -48,7 +46,6 @@ from aegis_server.training.service import TrainingService
 from aegis_server.training.states import Changes
 from aegis_server.training.tasks.news import News
 from aegis_server.training.tasks.tasks import Tasks
-from aegis_server.workers import Workers
 
 
 def small_plan(**changes: object) -> training_pb2.RunPlan:
@@ -193,7 +190,17 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
         ModelService(Models(database, blobs)), port.server
     )
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
-        _review(stack, database, audit, blobs, progress, deeds), port.server
+        Making(
+            database=database,
+            audit=audit,
+            blobs=blobs,
+            runs=progress,
+            decisions=decisions,
+            clock=_now,
+            desks=desks_for(stack),
+            deeds=deeds,
+        ).service(),
+        port.server,
     )
     address = await port.open("127.0.0.1:0")
     stack.push_async_callback(deeds.drain)
@@ -210,20 +217,4 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
         folder,
         stack,
         registry,
-    )
-
-
-def _review(
-    stack: AsyncExitStack,
-    database: Database,
-    audit: AuditLog,
-    blobs: BlobStore,
-    progress: Progress,
-    deeds: Deeds,
-) -> ReviewService:
-    parts = {"database": database, "audit": audit, "blobs": blobs, "clock": _now}
-    workers = Workers(1)
-    stack.callback(workers.close)
-    return ReviewService(
-        Updates(runs=progress, **parts), Rounds(runs=progress, workers=workers, **parts), deeds
     )

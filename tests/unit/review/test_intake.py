@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.review.factories import FAMILY, a_round
 
 from aegis.errors import InvalidArgument
-from aegis_server.review.updates import require_update
+from aegis_server.review.intake import require_update
 
 GOOD = a_round().submissions[0].data
 

@@ -49,7 +49,8 @@ async def _judge(review: Review) -> Any:
             gate = ReviewGate(
                 stub, asyncio.get_running_loop(), run_id="run-1", patience_seconds=1.5
             )
-            return await asyncio.to_thread(gate.judge, 1, {"site-1": b"one", "site-2": b"two"})
+            judged = await asyncio.to_thread(gate.judge, 1, {"site-1": b"one", "site-2": b"two"})
+            return judged.verdicts
     finally:
         await server.stop(None)
 

@@ -20,7 +20,7 @@ from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, flatten
 from aegis_server.training.grid import LocalGrid
 from aegis_server.training.sites import Site
-from aegis_server.training.strategy import ReviewedStrategy, to_arrays
+from aegis_server.training.strategy import Judged, ReviewedStrategy, to_arrays
 
 MODEL = family("logistic", 30, 2)
 Outcome = training_pb2.ParticipantRound
@@ -138,9 +138,9 @@ class _Verdicts:
         self.verdicts = verdicts
         self.asked: dict[str, bytes] = {}
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Mapping[str, Update | AegisError]:
+    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
         self.asked.update(updates)
-        return self.verdicts
+        return Judged(self.verdicts)
 
 
 def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:

@@ -10,6 +10,7 @@ from aegis_learning.datasets import load
 from aegis_learning.parameters import Parameters
 from aegis_server.review.vetting import Case, Submission, vet
 from aegis_server.training.plans import dealt
+from aegis_server.training.strategy import Judged
 
 Update = review_pb2.Update
 
@@ -24,14 +25,16 @@ class DirectGate:
         self._family = self._data.family(plan.model)
         self._examples = dealt(plan, self._data)
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> dict[str, Update]:
+    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
         """Returns the verdict on each participant's update."""
+        if not updates:
+            return Judged({})
         submissions = tuple(
             Submission(name, data, self._examples[name]) for name, data in updates.items()
         )
         base = parameters.encode(self.base)
         ruling = vet(Case(self._family, self._data.golden, base, submissions))
-        return {
+        verdicts = {
             judgement.update_id: Update(
                 update_id=judgement.update_id,
                 participant=judgement.update_id,
@@ -54,3 +57,4 @@ class DirectGate:
             )
             for judgement in ruling.judgements
         }
+        return Judged(verdicts, fallback=ruling.members if ruling.fallback else (), why=ruling.why)

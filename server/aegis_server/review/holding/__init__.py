@@ -1,0 +1,1 @@
+"""Held updates: who decides about them, until when, and what is decided otherwise."""

@@ -1,0 +1,1 @@
+"""The queue of rounds: examined here, or by workers on other machines."""

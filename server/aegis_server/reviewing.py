@@ -1,0 +1,137 @@
+"""The review in the control plane: updates in, verdicts out, people in between."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.database import Database
+from aegis.serving.port import Port
+from aegis.v1 import review_pb2_grpc
+from aegis_server.access import Access
+from aegis_server.entrance import Part
+from aegis_server.foundation import Base, Clock
+from aegis_server.identity.buckets import Bucket
+from aegis_server.objects.blobs import BlobStore
+from aegis_server.review.case import Verdict
+from aegis_server.review.cases import Cases, Rooms
+from aegis_server.review.desks import Desks
+from aegis_server.review.holding.deadline import Deadline
+from aegis_server.review.holding.overrides import Overrides
+from aegis_server.review.holding.terms import Terms
+from aegis_server.review.intake import Intake
+from aegis_server.review.isolation import Examining
+from aegis_server.review.judging import Judging, Metrics
+from aegis_server.review.queue.here import Here
+from aegis_server.review.queue.jobs import Jobs, opened
+from aegis_server.review.rounds import Queue, Rounds
+from aegis_server.review.service import ReviewService, Room
+from aegis_server.review.updates import RunLookup, Updates
+from aegis_server.review.uploads.senders import Senders
+from aegis_server.review.uploads.turns import Turns
+from aegis_server.review.uploads.uploads import Uploads
+from aegis_server.review.vetting import vet
+from aegis_server.settings import ReviewSettings, Settings
+
+# A second and at once, of what a participant sends by itself.
+_UPLOADS = Bucket("uploads", rate=1, burst=60)
+_EXAMINE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What examining stands on, in a server and in a worker of its own."""
+
+    settings: Settings
+    database: Database
+    audit: AuditLog
+    blobs: BlobStore
+    runs: RunLookup
+    clock: Clock
+    registry: CollectorRegistry
+
+
+def desks_of(settings: Settings, stack: AsyncExitStack) -> Desks:
+    """Returns the desks of this process: two at least, or a small round waits for a large one."""
+    count = max(2, (os.cpu_count() or 2) // 2 // settings.workers)
+    desks = Desks(count)
+    stack.callback(desks.close)
+    return desks
+
+
+def judging_of(ground: Ground, desks: Desks) -> Judging:
+    """Returns what judges rounds at these desks."""
+    return Judging(
+        database=ground.database,
+        audit=ground.audit,
+        blobs=ground.blobs,
+        cases=Cases(database=ground.database, blobs=ground.blobs, runs=ground.runs, rooms=Rooms()),
+        desks=desks,
+        examining=Examining(vet, _EXAMINE_SECONDS),
+        terms=_terms(ground.settings.review),
+        worker=f"{socket.gethostname()}/{os.getpid()}",
+        metrics=Metrics(ground.registry),
+        clock=ground.clock,
+    )
+
+
+async def serve_review(
+    base: Base,
+    port: Port,
+    runs: RunLookup,
+    stack: AsyncExitStack,
+    *,
+    registry: CollectorRegistry,
+) -> list[Part]:
+    """Serves ReviewService; returns what must run while it does."""
+    ground = Ground(
+        settings=base.settings,
+        database=base.database,
+        audit=base.audit,
+        blobs=base.blobs,
+        runs=runs,
+        clock=base.clock,
+        registry=registry,
+    )
+    desks = desks_of(base.settings, stack)
+    judging = judging_of(ground, desks)
+    queue: Queue = Here(judging, base.deeds, desks=desks.count)
+    if base.settings.review.workers == "queue":
+        app = await stack.enter_async_context(opened(base.settings.database_url))
+        queue = Jobs(app, base.database)
+    uploads = Uploads(base.database, base.deeds, clock=base.clock)
+    access = Access(base.decisions, base.audit)
+    database, audit, clock = base.database, base.audit, base.clock
+    room = Room(
+        senders=Senders(access, base.decisions),
+        turns=Turns(_rate_of(base)),
+        uploads=uploads,
+        intake=Intake(database=database, audit=audit, blobs=base.blobs, runs=runs, clock=clock),
+        rounds=Rounds(database=database, queue=queue, clock=clock),
+        overrides=Overrides(database=database, audit=audit, access=access, runs=runs, clock=clock),
+        updates=Updates(database=database, blobs=base.blobs),
+    )
+    review_pb2_grpc.add_ReviewServiceServicer_to_server(
+        ReviewService(room, base.deeds), port.server
+    )
+    deadline = Deadline(database=database, audit=audit, clock=clock)
+    return [judging.run(), uploads.run(), deadline.run()]
+
+
+def _terms(settings: ReviewSettings) -> Terms:
+    default = Verdict.ACCEPTED if settings.hold_default == "accept" else Verdict.REJECTED
+    return Terms(settings.hold_seconds, default)
+
+
+def _rate_of(base: Base) -> Callable[[str], Awaitable[float]]:
+    async def rate(of: str) -> float:
+        taken, seconds = await base.buckets.lease(_UPLOADS, of, 1)
+        return 0.0 if taken else seconds
+
+    return rate
