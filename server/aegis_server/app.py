@@ -149,7 +149,9 @@ async def assemble(
         learning = serve_learning(
             base, port, relay=relay, datasets=taking_part.datasets, registry=registry
         )
-        reviewing = await serve_review(base, port, learning.progress, stack, registry=registry)
+        reviewing = await serve_review(
+            base, port, learning.progress, stack, workers=workers, registry=registry
+        )
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, _DRAIN_SECONDS)
         address = await port.open(settings.listen, settings.token_listen)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
 from aegis.serving.port import Port
+from aegis.trust import load_private_key
 from aegis.v1 import review_pb2_grpc
 from aegis_server.access import Access
 from aegis_server.entrance import Part
@@ -22,6 +23,8 @@ from aegis_server.objects.blobs import BlobStore
 from aegis_server.review.case import Verdict
 from aegis_server.review.cases import Cases, Rooms
 from aegis_server.review.desks import Desks
+from aegis_server.review.evidence.downloads import Bundles
+from aegis_server.review.evidence.numbers import numbers
 from aegis_server.review.holding.deadline import Deadline
 from aegis_server.review.holding.overrides import Overrides
 from aegis_server.review.holding.terms import Terms
@@ -38,6 +41,7 @@ from aegis_server.review.uploads.turns import Turns
 from aegis_server.review.uploads.uploads import Uploads
 from aegis_server.review.vetting import vet
 from aegis_server.settings import ReviewSettings, Settings
+from aegis_server.workers import Workers
 
 # A second and at once, of what a participant sends by itself.
 _UPLOADS = Bucket("uploads", rate=1, burst=60)
@@ -73,7 +77,7 @@ def judging_of(ground: Ground, desks: Desks) -> Judging:
         blobs=ground.blobs,
         cases=Cases(database=ground.database, blobs=ground.blobs, runs=ground.runs, rooms=Rooms()),
         desks=desks,
-        examining=Examining(vet, _EXAMINE_SECONDS),
+        examining=Examining(vet, _EXAMINE_SECONDS, numbers),
         terms=_terms(ground.settings.review),
         worker=f"{socket.gethostname()}/{os.getpid()}",
         metrics=Metrics(ground.registry),
@@ -87,6 +91,7 @@ async def serve_review(
     runs: RunLookup,
     stack: AsyncExitStack,
     *,
+    workers: Workers,
     registry: CollectorRegistry,
 ) -> list[Part]:
     """Serves ReviewService; returns what must run while it does."""
@@ -116,12 +121,26 @@ async def serve_review(
         rounds=Rounds(database=database, queue=queue, clock=clock),
         overrides=Overrides(database=database, audit=audit, access=access, runs=runs, clock=clock),
         updates=Updates(database=database, blobs=base.blobs),
+        bundles=_bundles(base, runs, workers),
     )
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewService(room, base.deeds), port.server
     )
     deadline = Deadline(database=database, audit=audit, clock=clock)
     return [judging.run(), uploads.run(), deadline.run()]
+
+
+def _bundles(base: Base, runs: RunLookup, workers: Workers) -> Bundles:
+    key = base.settings.evidence_key
+    return Bundles(
+        database=base.database,
+        audit=base.audit,
+        blobs=base.blobs,
+        runs=runs,
+        workers=workers,
+        clock=base.clock,
+        key=load_private_key(key) if key is not None else None,
+    )
 
 
 def _terms(settings: ReviewSettings) -> Terms:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,9 +15,11 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from prometheus_client import CollectorRegistry
 from tests.auditing import START, Keys, Written, entry
 from tests.blobs import blobs_in
 from tests.doors import DoorsFor
+from tests.reviewing import Making
 from tests.unit.review.bundles import RUN, a_named_round, undrawn, undrawn_slowly
 from tests.unit.review.factories import DATASET
 from typer.testing import CliRunner
@@ -29,21 +31,26 @@ from aegis.evidence.archive import pack, unpack
 from aegis.evidence.verification import Check, verify_bundle
 from aegis.serving.database import Database, migrate
 from aegis.serving.deeds import Deeds
-from aegis.serving.doors import Context, Grant
+from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
 from aegis.trust import REVIEW_EVIDENCE, TrustBundle, TrustedKey
 from aegis.v1 import audit_pb2, review_pb2, review_pb2_grpc
 from aegis_server.objects.blobs import BlobStore
+from aegis_server.policy.decisions import Decisions
+from aegis_server.policy.revisions import Revisions
+from aegis_server.review.case import Submission
+from aegis_server.review.desks import Desks
 from aegis_server.review.evidence.bundle import drawn
-from aegis_server.review.evidence.downloads import Bundles, Draw
+from aegis_server.review.evidence.downloads import Draw
 from aegis_server.review.evidence.numbers import numbers
-from aegis_server.review.evidence.service import download
+from aegis_server.review.isolation import Examining
 from aegis_server.review.population import Population
+from aegis_server.review.service import ReviewService
 from aegis_server.review.updates import Base
 from aegis_server.review.vetting import vet
 from aegis_server.workers import Workers
 
-AUDITOR = Caller("user:vera", "spiffe://aegis.local/user/vera")
+CALLER = Caller("service:coordinator", "spiffe://aegis.local/service/coordinator")
 CASE = a_named_round(s3="sign-flip")
 RULING = vet(CASE)
 NUMBERS = numbers(CASE, RULING, Population(CASE))
@@ -62,21 +69,6 @@ class Runs:
         if run_id != RUN:
             raise NotFound("RESOURCE_NOT_FOUND", f"there is no run {run_id}", resource=run_id)
         return self._base
-
-
-class Downloads(review_pb2_grpc.ReviewServiceServicer):
-    """The one rpc."""
-
-    def __init__(self, bundles: Bundles, deeds: Deeds) -> None:
-        self._bundles = bundles
-        self._deeds = deeds
-
-    async def DownloadEvidence(
-        self, request: review_pb2.DownloadEvidenceRequest, context: Context
-    ) -> AsyncIterator[review_pb2.DownloadEvidenceResponse]:
-        """As ReviewService does."""
-        async for part in download(self._bundles, self._deeds, request):
-            yield part
 
 
 @dataclass
@@ -133,28 +125,45 @@ async def serving(
     key: Ed25519PrivateKey | None = KEY,
     draw: Draw = undrawn,
 ) -> AsyncIterator[Room]:
+    log, blobs, deeds = Written(database, keys=LOG), blobs_in(folder / "blobs"), Deeds()
+    decisions = Decisions(database, cache=None, clock=log.clock, registry=CollectorRegistry())
+    revisions = Revisions(database, audit=log.audit, decisions=decisions, clock=log.clock)
+    await revisions.ensure_first()
+    await decisions.open()
+    examples = {each.participant: each.examples for each in CASE.submissions}
+    base = Base(DATASET, CASE.family.name, await blobs.put(CASE.base), examples=examples)
+    with ExitStack() as stack:
+        desks = Desks(1)
+        stack.callback(desks.close)
+        making = Making(
+            *(database, log.audit, blobs, Runs(base), decisions, log.clock, desks, deeds),
+            examining=Examining(vet, 60.0, numbers),
+            workers=workers,
+            evidence_key=key,
+            draw=draw,
+        )
+        writer = asyncio.create_task(log.audit.run())
+        async with served(making.service(), folder) as stub:
+            yield Room(stub, log, blobs, folder)
+        await deeds.drain()
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+
+
+@asynccontextmanager
+async def served(
+    service: ReviewService, folder: Path
+) -> AsyncIterator[review_pb2_grpc.ReviewServiceStub]:
     async def admit(method: str, caller: Caller) -> Grant:
         return Grant(revision=7, rule_id="auditor-reads-evidence")
 
-    log, blobs, deeds = Written(database, keys=LOG), blobs_in(folder / "blobs"), Deeds()
-    bundles = Bundles(
-        database=database,
-        audit=log.audit,
-        blobs=blobs,
-        runs=Runs(Base(DATASET, CASE.family.name, await blobs.put(CASE.base))),
-        workers=workers,
-        clock=log.clock,
-        key=key,
-        draw=draw,
-    )
-    server = grpc.aio.server(interceptors=[DoorsFor(AUDITOR, admit)])
-    review_pb2_grpc.add_ReviewServiceServicer_to_server(Downloads(bundles, deeds), server)
+    server = grpc.aio.server(interceptors=[DoorsFor(CALLER, admit)])
+    review_pb2_grpc.add_ReviewServiceServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{folder}/evidence.sock")
     await server.start()
     async with grpc.aio.insecure_channel(f"unix:{folder}/evidence.sock") as channel:
-        yield Room(review_pb2_grpc.ReviewServiceStub(channel), log, blobs, folder)
+        yield review_pb2_grpc.ReviewServiceStub(channel)
     await server.stop(1)
-    await deeds.drain()
 
 
 @pytest.fixture
@@ -247,13 +256,49 @@ async def test_bundle_comes_in_pieces_and_verifies_against_update_and_log(
     assert b"mean radius" in unpack(data)["index.html"]
 
 
+async def test_evidence_of_a_round_from_submission_to_proof(
+    database: Database, tmp_path: Path, workers: Workers
+):
+    """What the examiners measured is recorded with the verdict, and comes back signed."""
+    async with serving(database, tmp_path, workers) as room:
+        for submission in CASE.submissions:
+            await submit(room, submission)
+        request = review_pb2.ReviewRoundRequest(run_id=RUN, round=1, attempt=1)
+        judged = (await room.stub.ReviewRound(request, timeout=60)).updates
+        update = judged[2]
+        data = await room.bundle(update.update_id)
+        copy = await copy_of(room)
+    result = verify_bundle(data, trust=trusted(), update=CASE.submissions[2].data, audit=copy)
+    assert result.findings == []
+    assert result.manifest is not None
+    assert result.manifest.evidence_sha256 == update.evidence_sha256
+    assert result.manifest.verdict == "rejected"
+
+
+async def submit(room: Room, submission: Submission) -> None:
+    """Sends an update."""
+    header = review_pb2.SubmitUpdateRequest.Header(
+        run_id=RUN,
+        round=1,
+        attempt=1,
+        participant=submission.participant,
+        sha256=hashlib.sha256(submission.data).digest(),
+        size_bytes=len(submission.data),
+    )
+    parts = [
+        review_pb2.SubmitUpdateRequest(header=header),
+        review_pb2.SubmitUpdateRequest(chunk=submission.data),
+    ]
+    await room.stub.SubmitUpdate(iter(parts), timeout=20)
+
+
 async def test_bundle_has_the_same_bytes_ever_after(room: Room):
     """Signed once, with one record of it, however often and whenever it is asked for."""
     together = await asyncio.gather(room.bundle(), room.bundle())
     room.log.clock.move(days=30)
     assert {*together, await room.bundle()} == {together[0]}
     (record,) = await room.records("sign_evidence")
-    assert (record.outcome, record.actor, record.subject_id) == ("signed", "user:vera", "s3")
+    assert (record.outcome, record.actor, record.subject_id) == ("signed", CALLER.subject, "s3")
     assert record.details["bundle_sha256"] == hashlib.sha256(together[0]).hexdigest()
     assert record.details["evidence_sha256"] == hashlib.sha256(NUMBERS["s3"]).hexdigest()
 

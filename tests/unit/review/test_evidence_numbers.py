@@ -13,8 +13,10 @@ from tests.unit.review.factories import DATASET, FAMILY, a_round
 
 from aegis_learning import models, parameters
 from aegis_server.review.case import Case, Verdict
+from aegis_server.review.desks import Examined, Stuck, Task
 from aegis_server.review.evidence import attribution
 from aegis_server.review.evidence.numbers import amended, digest_of, numbers
+from aegis_server.review.isolation import Examining
 from aegis_server.review.population import Population
 from aegis_server.review.vetting import vet
 
@@ -139,3 +141,23 @@ def test_probe_takes_as_many_rows_of_each_class():
     assert np.bincount(found.labels).tolist() == [8, 8]
     assert found.positions.tolist() == sorted(found.positions)
     assert found.rows[:, 0].tolist() == found.positions.tolist()
+
+
+class Halting:
+    """A desk at which one examiner comes to no end."""
+
+    async def do(self, task: Task, *, seconds: float) -> Examined:
+        """Examines without it only."""
+        if not task.without:
+            raise Stuck("outlier", "came to no end in 60 s")
+        ruling = task.vet(task.case, begin=lambda name: None, without=task.without)
+        return Examined(ruling, numbers(task.case, ruling, Population(task.case)))
+
+
+async def test_evidence_says_what_was_decided_without_an_examiner_that_failed():
+    """What the others accepted is held, and the evidence says so as well."""
+    examining = Examining(vet, 60.0, numbers)
+    examined = await examining.examine(Halting(), a_round())  # type: ignore[arg-type]
+    told = json.loads(examined.numbers["s1"])["judgement"]
+    assert examined.ruling.judgements[0].verdict == told["verdict"] == "held"
+    assert told["findings"][0]["measure"] == "failure"
