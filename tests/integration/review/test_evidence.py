@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ from tests.doors import DoorsFor
 from tests.reviewing import Making
 from tests.unit.review.bundles import RUN, a_named_round, undrawn, undrawn_slowly
 from tests.unit.review.factories import DATASET
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from aegis import algorithms
 from aegis.cli.main import app
@@ -450,3 +450,60 @@ class TestAgainstTheLog:
         assert bad.exit_code == 1
         (finding,) = json.loads(bad.output)["findings"]
         assert (finding["check"], finding["file"]) == ("files", "index.html")
+
+
+class TestCommand:
+    """`aegis update evidence`, over another way to the same server."""
+
+    @pytest.fixture
+    def command(
+        self, room: Room, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., Awaitable[Result]]:
+        @asynccontextmanager
+        async def channel() -> AsyncIterator[grpc.aio.Channel]:
+            async with grpc.aio.insecure_channel(f"unix:{room.folder}/evidence.sock") as opened:
+                yield opened
+
+        monkeypatch.setattr("aegis.cli.evidence.channel", channel)
+        trust = room.folder / "trust.json"
+        trust.write_bytes(trusted().to_json())
+
+        async def run(*arguments: str) -> Result:
+            words = ["update", "evidence", *arguments, "--trust", str(trust)]
+            return await asyncio.to_thread(CliRunner().invoke, app, words)
+
+        return run
+
+    async def test_bundle_is_brought_verified_and_unpacked(
+        self, room: Room, command: Callable[..., Awaitable[Result]]
+    ):
+        """The file is the server's, the folder is for reading."""
+        file, folder = room.folder / "s3.zip", room.folder / "s3"
+        done = await command("s3", "--to", str(file), "--open-dir", str(folder))
+        assert done.exit_code == 0, done.output
+        assert file.read_bytes() == await room.bundle()
+        found = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert found == unpack(file.read_bytes())
+
+    async def test_folder_that_is_there_is_left_alone(
+        self, room: Room, command: Callable[..., Awaitable[Result]]
+    ):
+        """Nothing is mixed with what somebody has."""
+        file = room.folder / "s3.zip"
+        done = await command("s3", "--to", str(file), "--open-dir", str(room.folder))
+        assert (done.exit_code, file.exists()) == (2, False)
+
+    async def test_bundle_that_does_not_verify_is_not_unpacked(
+        self, room: Room, command: Callable[..., Awaitable[Result]]
+    ):
+        """A page that nobody vouches for is not put where people open it."""
+        (room.folder / "trust.json").write_bytes(LOG.trust().to_json())
+        folder = room.folder / "s3"
+        done = await command("s3", "--to", str(room.folder / "s3.zip"), "--open-dir", str(folder))
+        assert (done.exit_code, folder.exists()) == (1, False)
+
+    async def test_refusal_has_its_reason(self, command: Callable[..., Awaitable[Result]]):
+        """As everywhere."""
+        done = await command("upd-0")
+        assert done.exit_code == 1
+        assert "RESOURCE_NOT_FOUND" in done.output
