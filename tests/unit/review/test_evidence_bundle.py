@@ -129,6 +129,7 @@ def test_hostile_text_and_odd_numbers_are_shown_for_what_they_are(draft: Draft):
     evidence = json.loads(draft.evidence)
     evidence["judgement"]["findings"][0]["text"] = nasty
     evidence["judgement"]["would_change"] = [nasty]
+    evidence["judgement"]["false_positive_rate"] = 1e-9
     evidence["attribution"]["update"][0] = [None, None]
     evidence["probe"]["update"][0] = [None] * len(evidence["probe"]["features"])
     evidence["layers"][0]["norm"] = None
@@ -144,6 +145,7 @@ def test_hostile_text_and_odd_numbers_are_shown_for_what_they_are(draft: Draft):
     assert b"<script>" not in files["index.html"]
     assert b"&lt;script&gt;" in files["index.html"]
     assert b"1e+06" in files["index.html"]
+    assert b"fewer than 0.01% are expected" in files["index.html"]
     for name in PICTURES:
         assert ElementTree.fromstring(files[f"{name}.svg"]).find(".//script") is None
 

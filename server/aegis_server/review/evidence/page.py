@@ -21,6 +21,8 @@ _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none';"
     " form-action 'none'"
 )
+# Below this a share is read as none.
+_RARE = 0.0001
 _MEANS = {
     "accepted": "It may become part of the next model.",
     "rejected": "It does not become part of the next model.",
@@ -95,7 +97,8 @@ def _scored(judgement: Mapping[str, Any]) -> str:
     text = f"Its score is {say(judgement['score'])}; rejection begins at 1."
     rate = judgement["false_positive_rate"]
     if rate is not None and rate < 1:
-        text += f" Of honest updates, about {rate:.2%} are expected to score as high."
+        share = f"about {rate:.2%}" if rate >= _RARE else f"fewer than {_RARE:.2%}"
+        text += f" Of honest updates, {share} are expected to score as high."
     return text
 
 
