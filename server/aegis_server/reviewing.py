@@ -26,9 +26,9 @@ from aegis_server.review.case import Verdict
 from aegis_server.review.cases import Cases, Rooms
 from aegis_server.review.desks import Desks
 from aegis_server.review.detectors.current import Current
-from aegis_server.review.golden.sets import GoldenSets
 from aegis_server.review.evidence.downloads import Bundles
 from aegis_server.review.evidence.numbers import numbers
+from aegis_server.review.golden.sets import GoldenSets
 from aegis_server.review.holding.deadline import Deadline
 from aegis_server.review.holding.overrides import Overrides
 from aegis_server.review.holding.terms import Terms
@@ -169,9 +169,7 @@ async def serve_review(
     return [judging.run(), uploads.run(), deadline.run()]
 
 
-def _bundles(
-    base: Base, runs: RunLookup, workers: Workers, datasets: Datasets
-) -> Bundles:
+def _bundles(base: Base, runs: RunLookup, workers: Workers, datasets: Datasets) -> Bundles:
     key = base.settings.evidence_key
     return Bundles(
         database=base.database,

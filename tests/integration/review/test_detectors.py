@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from aegis_server.review.detection import Detector, builtin
-from aegis_server.review.detection.measures import NAMES
-from aegis_server.review.detection.observing import SO_FAR
 from tests.judged import Judged, judge
 from tests.office import Office, answer, opened, refusal
 
@@ -26,6 +23,9 @@ from aegis.v1 import detector_pb2 as pb
 from aegis_policy.baseline import baseline_csv
 from aegis_server.policy.revisions import Change
 from aegis_server.review.case import Judgement, Ruling, Verdict
+from aegis_server.review.detection import Detector, builtin
+from aegis_server.review.detection.measures import NAMES
+from aegis_server.review.detection.observing import SO_FAR
 from aegis_server.review.detectors import lessons, store
 from aegis_server.review.detectors.jobs import School
 from aegis_server.review.detectors.lessons import Exam, Learnt, Lesson
