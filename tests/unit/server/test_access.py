@@ -80,10 +80,12 @@ def test_stranger_may_call_nothing_but_what_concerns_only_themselves():
         "/aegis.v1.UserService/UpdateProfile",
         "/aegis.v1.UserService/ChangePassword",
         "/aegis.v1.ExecutionService/CancelAction",
-        # Their handlers ask the policy: about whose update it is, and from which verdict to which.
+        # Their handlers ask the policy: about whose update it is, from which verdict to which, and
+        # what is decided about whom.
         "/aegis.v1.ReviewService/SubmitUpdate",
         "/aegis.v1.ReviewService/GetUpload",
         "/aegis.v1.ReviewService/OverrideVerdict",
+        "/aegis.v1.StandingService/DecideQuarantine",
     }
 
 
