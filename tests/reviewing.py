@@ -57,7 +57,7 @@ class Making:
     bytes_max: int = 64 * 1024 * 1024
     answer_seconds: float = 100.0
     worker: str = "test/1"
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    registry: CollectorRegistry | None = None
     queue: Queue | None = None
 
     def judging(self, **instead: object) -> Judging:
@@ -73,7 +73,7 @@ class Making:
             "examining": self.examining,
             "terms": self.terms,
             "worker": self.worker,
-            "metrics": Metrics(self.registry),
+            "metrics": Metrics(self.registry or CollectorRegistry()),
             "clock": self.clock,
         } | instead
         return Judging(**parts)  # type: ignore[arg-type]

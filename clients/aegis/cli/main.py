@@ -10,6 +10,7 @@ import typer
 from aegis.channel import default_home
 from aegis.cli import (
     action,
+    attack,
     audit,
     dataset,
     execution,
@@ -73,6 +74,7 @@ app.add_typer(update.app, name="update")
 app.add_typer(review.app, name="review")
 app.add_typer(review.standing, name="standing")
 app.add_typer(review.quarantine, name="quarantine")
+app.add_typer(attack.app, name="attack")
 app.add_typer(model.app, name="model")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(action.app, name="action")

@@ -100,7 +100,7 @@ class Judgement:
 
     @property
     def reason(self) -> str:
-        """Names what decided against the update, e.g. `outlier/norm_z`; empty when accepted."""
+        """Names what decided against the update, e.g. `length/norm_z`; empty when accepted."""
         if self.verdict is Verdict.ACCEPTED or not self.findings:
             return ""
         return f"{self.findings[0].examiner}/{self.findings[0].measure}"

@@ -2,7 +2,7 @@
 
 Every finding carries a strength: 0 is ordinary, 1 is where it alone is enough to reject. A
 decisive measure may go beyond 1; a corroborating one ends at 0.75, so that it can only support
-what another examiner says as well.
+what another examiner says as well; an indicative one ends at 0.5 and explains.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CORROBORATING = 0.75
+INDICATIVE = 0.5
 _STRENGTH_MAX = 1e6
 
 
@@ -67,6 +68,11 @@ def decisive(ratio: float) -> float:
 def corroborating(ratio: float) -> float:
     """Returns the strength of a measure at `ratio` of its threshold that may not."""
     return CORROBORATING * min(max(ratio, 0.0), 1.0)
+
+
+def indicative(ratio: float) -> float:
+    """Returns the strength of a measure that neither alone nor with another may."""
+    return INDICATIVE * min(max(ratio, 0.0), 1.0)
 
 
 def rows(findings: Sequence[Finding]) -> list[dict[str, object]]:

@@ -1,26 +1,42 @@
 """A round's updates side by side: what examiners look at, each thing computed once.
 
 n updates of d numbers; rows keep the order of the submissions. Everything is derived when it is
-first asked for, so that an examiner that needs little costs little.
+first asked for, so that an examiner that needs little costs little. At ten million numbers the
+matrix is most of the memory, so nothing makes a second one: updates are views of its rows, sums
+in float64 are made of blocks of columns, and directions are compared by the products of every two
+updates, which are n x n.
 """
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aegis_learning import gradients, parameters
-from aegis_learning.parameters import Array, Parameters, flatten, subtract
+from aegis_learning.aggregation import ranks
+from aegis_learning.aggregation.updates import Updates
+from aegis_learning.parameters import Array, Parameters, flatten, subtract, unflatten
 from aegis_learning.rows import Split
 from aegis_server.review.case import Case
+from aegis_server.review.deviations import Members, Vector, ratio
+from aegis_server.review.sketches import sketches
 
-Vector = NDArray[np.float64]
+_BLOCK = 1 << 16
+# Statistics over coordinates need no more of them than this.
+_SAMPLED = 1 << 18
+
+T = TypeVar("T")
 
 
 class Population:
-    """The updates of one case.
+    """The updates of one case, and which of them are `members`: what the others are held against.
 
     Raises the errors of `aegis_learning.parameters` when base or updates are not what intake let
     through.
@@ -31,26 +47,59 @@ class Population:
         self.family = case.family
         self.golden: Split = case.golden
         self.base: Parameters = parameters.decode(case.base, case.family.shapes)
-        self.updates: tuple[Parameters, ...] = tuple(
-            parameters.decode(each.data, case.family.shapes) for each in case.submissions
-        )
+        size = sum(math.prod(shape) for shape in case.family.shapes.values())
+        #: The updates, shape (n, d), float32; tensors in order of their names.
+        self.matrix: Array = np.empty((len(case.submissions), size), np.float32)
+        for row, each in zip(self.matrix, case.submissions, strict=True):
+            row[:] = flatten(parameters.decode(each.data, case.family.shapes))
         self.examples: Vector = np.array([each.examples for each in case.submissions], np.float64)
+        self.members: Members = np.ones(len(case.submissions), bool)
+        self._made: dict[str, object] = {}
 
     def __len__(self) -> int:
-        return len(self.updates)
+        return len(self.matrix)
+
+    def among(self, members: Members) -> Population:
+        """Returns the same updates, held against these only; what was computed is shared."""
+        other = copy.copy(self)
+        other.members = members
+        return other
+
+    def part(self, places: Sequence[int]) -> Population:
+        """Returns a round of these updates only."""
+        chosen = tuple(self.case.submissions[i] for i in places)
+        return Population(replace(self.case, submissions=chosen))
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Returns what `make` returned the first time; it must not depend on the members."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast("T", self._made[name])
 
     @cached_property
-    def matrix(self) -> Array:
-        """The updates, shape (n, d), float32; tensors in order of their names."""
-        return np.stack([flatten(update) for update in self.updates])
+    def updates(self) -> tuple[Parameters, ...]:
+        """The updates by tensor; views of the matrix."""
+        return tuple(unflatten(row, self.family.shapes) for row in self.matrix)
+
+    @cached_property
+    def layers(self) -> Mapping[str, slice]:
+        """Where each tensor is in a row of the matrix."""
+        found, start = {}, 0
+        for name in sorted(self.family.shapes):
+            stop = start + math.prod(self.family.shapes[name])
+            found[name] = slice(start, stop)
+            start = stop
+        return found
+
+    @cached_property
+    def grams(self) -> Mapping[str, Vector]:
+        """By tensor: products of every two updates, shape (n, n), summed in float64."""
+        return {name: _gram(self.matrix[:, part]) for name, part in self.layers.items()}
 
     @cached_property
     def gram(self) -> Vector:
         """Products of every two updates, shape (n, n), summed in float64."""
-        total = np.zeros((len(self), len(self)))
-        for start in range(0, self.matrix.shape[1], 1 << 16):
-            block = self.matrix[:, start : start + (1 << 16)].astype(np.float64)
-            total += block @ block.T
+        total: Vector = np.sum(list(self.grams.values()), axis=0)
         return total
 
     @cached_property
@@ -61,20 +110,33 @@ class Population:
     @cached_property
     def cosines(self) -> Vector:
         """Cosines between every two updates, shape (n, n), -1 on the diagonal."""
-        below = np.outer(self.norms, self.norms)
-        cosines = np.divide(self.gram, below, out=np.zeros_like(self.gram), where=below > 0)
+        cosines = ratio(self.gram, np.outer(self.norms, self.norms))
         np.fill_diagonal(cosines, -1.0)
         return cosines
 
     @cached_property
     def median(self) -> Array:
         """The coordinate-wise median of the round, shape (d,)."""
-        middle: Array = np.median(self.matrix, axis=0).astype(np.float32)
-        return middle
+        n = len(self)
+        return ranks.means(Updates.of(list(self.matrix)), (n - 1) // 2, n // 2)
+
+    @cached_property
+    def sampled(self) -> Array:
+        """At most 262,144 columns of the matrix, evenly spread: shape (n, columns)."""
+        step = -(-self.matrix.shape[1] // _SAMPLED)
+        return self.matrix[:, ::step]
+
+    @cached_property
+    def sketches(self) -> list[bytes]:
+        """A short stand-in for each update, comparable with those of other rounds."""
+        return sketches(self.matrix)
 
     @cached_property
     def root(self) -> Array:
-        """What a site with the golden rows would have sent, shape (d,), without noise."""
+        """What a site with the golden rows would have sent, shape (d,), without noise.
+
+        The server's own update of FLTrust (Cao et al. 2021).
+        """
         local, family = self.case.local, self.family
         centre = np.array(local.centre)
         rows, begin = self.golden, self.base
@@ -88,7 +150,50 @@ class Population:
             after = family.moved(after, -centre)
         return flatten(subtract(after, self.base))
 
+    @cached_property
+    def weights(self) -> Vector:
+        """The share each update has in a mean of all: by enrolled rows, equal when unknown."""
+        rows = self.examples if (self.examples > 0).all() else np.ones(len(self))
+        shares: Vector = rows / rows.sum()
+        return shares
+
+    def mean(self, members: Members) -> Array:
+        """Returns the weighted mean of these updates, shape (d,); zero when there are none.
+
+        Summed afresh each time: taking a huge row out of a sum would leave its rounding behind.
+        """
+        total = self.weights[members].sum()
+        factors = np.where(members, self.weights, 0.0) / (total or 1.0)
+        with np.errstate(over="ignore"):
+            return np.concatenate(
+                [(factors @ block).astype(np.float32) for block in blocks(self.matrix)]
+            )
+
+    def along(self, vector: Array) -> Vector:
+        """Returns the product of each update with a vector, shape (n,), summed in float64."""
+        total = np.zeros(len(self))
+        for start in range(0, self.matrix.shape[1], _BLOCK):
+            stop = start + _BLOCK
+            total += self.matrix[:, start:stop].astype(np.float64) @ vector[start:stop]
+        return total
+
     def moved(self, delta: Array) -> Parameters:
         """Returns the model after an update given as a vector."""
         with np.errstate(over="ignore"):
-            return parameters.add(self.base, parameters.unflatten(delta, self.family.shapes))
+            return parameters.add(self.base, unflatten(delta, self.family.shapes))
+
+
+def blocks(matrix: NDArray[np.float32]) -> Iterator[Vector]:
+    """Yields the columns, a block at a time, in float64.
+
+    The square of a float32 may overflow float32.
+    """
+    for start in range(0, matrix.shape[1], _BLOCK):
+        yield matrix[:, start : start + _BLOCK].astype(np.float64)
+
+
+def _gram(matrix: NDArray[np.float32]) -> Vector:
+    total = np.zeros((len(matrix), len(matrix)))
+    for block in blocks(matrix):
+        total += block @ block.T
+    return total

@@ -7,11 +7,44 @@ import numpy as np
 from aegis_learning import datasets, models, parameters
 from aegis_learning.datasets import Split
 from aegis_learning.parameters import Parameters
+from aegis_server.review.population import Population
 from aegis_server.review.vetting import Case, Submission
 
 DATASET = datasets.load("breast-cancer")
 FAMILY = models.family("logistic", 30, 2)
 SITES = 5
+_NOISE = 8.0
+
+
+def population(*vectors, examples=None, noise: float = 0.0, base=None) -> Population:
+    """A round of updates given as vectors, all numbers of a linear model of two classes.
+
+    Vectors of any even length from 4; golden rows are drawn.
+    """
+    rows = [np.asarray(vector, np.float32) for vector in vectors]
+    family = models.family("logistic", len(rows[0]) // 2 - 1, 2)
+    random = np.random.default_rng(7)
+    golden = Split(
+        random.uniform(-1, 1, (20, family.features)).astype(np.float32),
+        (np.arange(20) % 2).astype(np.int64),
+    )
+    submissions = tuple(
+        Submission(
+            f"u{i}",
+            parameters.encode(parameters.unflatten(row, family.shapes)),
+            10 if examples is None else examples[i],
+            f"p{i}",
+            noise,
+        )
+        for i, row in enumerate(rows)
+    )
+    start = family.initial(0) if base is None else base
+    return Population(Case(family, golden, parameters.encode(start), submissions))
+
+
+def measured(examination, measure: str) -> list[float]:
+    """The values of one measure, by update."""
+    return [next(f.value for f in each if f.measure == measure) for each in examination.findings]
 
 
 def honest_update(
@@ -26,7 +59,7 @@ def honest_update(
     errors *= np.minimum(1, 0.5 / lengths)[:, None]
     gradient = {"layer1.weight": errors.T @ split.x, "layer1.bias": errors.sum(axis=0)}
     return {
-        name: ((-values + random.normal(0, 8.0, values.shape)) / len(split)).astype(np.float32)
+        name: ((-values + random.normal(0, _NOISE, values.shape)) / len(split)).astype(np.float32)
         for name, values in gradient.items()
     }
 
@@ -55,5 +88,6 @@ def a_round(*, seed: int = 1, sites: int = SITES, **attackers: str) -> Case:
     for number, split in enumerate(datasets.partition(DATASET.shared, sites, 1.0, seed), start=1):
         kind = attackers.get(f"s{number}")
         update = attacked(kind, base, split, random) if kind else honest_update(base, split, random)
-        submissions.append(Submission(f"s{number}", parameters.encode(update), len(split)))
+        name, noise = f"s{number}", _NOISE / len(split)
+        submissions.append(Submission(name, parameters.encode(update), len(split), name, noise))
     return Case(FAMILY, DATASET.golden, parameters.encode(base), tuple(submissions))

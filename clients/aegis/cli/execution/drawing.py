@@ -66,6 +66,15 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Points joined in their order."""
+
+    points: tuple[tuple[float, float], ...]
+    kind: Kind
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Drawing:
     """Shapes in a space of `width` by `height`, and what they show in words."""
 
@@ -75,6 +84,7 @@ class Drawing:
     description: str
     boxes: tuple[Box, ...]
     labels: tuple[Label, ...]
+    lines: tuple[Line, ...] = ()
 
 
 def svg(drawing: Drawing, *, alone: bool = True) -> str:
@@ -100,6 +110,12 @@ def _svg(drawing: Drawing, alone: bool) -> Iterator[str]:
             f' width="{box.width:.1f}" height="{box.height:.1f}"'
         )
         yield f"{shape}><title>{escape(box.title)}</title></rect>" if box.title else f"{shape}/>"
+    for line in drawing.lines:
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in line.points)
+        yield (
+            f'<polyline class="l-{line.kind}" points="{points}"><title>{escape(line.title)}'
+            "</title></polyline>"
+        )
     for label in drawing.labels:
         weight = ' font-weight="600"' if label.kind in ("title", "strong") else ""
         yield (
@@ -112,6 +128,8 @@ def _svg(drawing: Drawing, alone: bool) -> Iterator[str]:
 
 def _style(colours: dict[str, str]) -> str:
     rules = [f".c-{kind}{{fill:{colour}}}" for kind, colour in colours.items()]
+    rules += [f".l-{kind}{{stroke:{colour}}}" for kind, colour in colours.items()]
+    rules.append("polyline{fill:none;stroke-width:2}")
     font = 'font-family:system-ui,"Segoe UI","Helvetica Neue",Arial,sans-serif'
     return "".join([*rules, f"text{{{font}}}"])
 
@@ -129,6 +147,9 @@ def png(drawing: Drawing) -> bytes:
         right = max(left, (box.x + box.width) * scale - 1)
         bottom = max(top, (box.y + box.height) * scale - 1)
         paint.rectangle((left, top, right, bottom), fill=_LIGHT[box.kind])
+    for line in drawing.lines:
+        points = [(x * scale, y * scale) for x, y in line.points]
+        paint.line(points, fill=_LIGHT[line.kind], width=2 * scale)
     anchors = {"start": "ls", "middle": "ms", "end": "rs"}
     for label in drawing.labels:
         paint.text(

@@ -55,22 +55,31 @@ class Uploads:
         """
         large = name.size_bytes > PART_BYTES
         await self._begin(name, offset, large=large)
-        start, buffer = offset, bytearray()
+        start, buffer, keeping = offset, bytearray(), False
         try:
             async for chunk in chunks:
                 buffer += chunk
                 _require_announced(name, start + len(buffer))
                 if large and len(buffer) >= PART_BYTES:
-                    await self._keep(name, start, bytes(buffer[:PART_BYTES]))
-                    start += PART_BYTES
+                    keeping = True
+                    await self._deeds.finish(self._keep(name, start, bytes(buffer[:PART_BYTES])))
+                    start, keeping = start + PART_BYTES, False
                     del buffer[:PART_BYTES]
         except AegisError:
             raise
         except BaseException:
-            # Its client is gone. What it has sent of a large one, it need not send again.
-            if large and buffer:
+            # Its client is gone. What it has sent of a large one, it need not send again: a part
+            # that is being kept will be, and what is left of the buffer otherwise.
+            if large and buffer and not keeping:
                 self._deeds.begin(self._rest(name, start, bytes(buffer)))
             raise
+        if start + len(buffer) < name.size_bytes:
+            # So it looks, too, when its client is gone.
+            if large and buffer:
+                await self._deeds.finish(self._rest(name, start, bytes(buffer)))
+            raise InvalidArgument(
+                "DIGEST_MISMATCH", f"fewer bytes came than the announced {name.size_bytes}"
+            )
         if not start:
             return bytes(buffer)
         async with self._database.transaction() as connection:

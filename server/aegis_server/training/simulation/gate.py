@@ -8,11 +8,15 @@ from aegis.v1 import review_pb2, training_pb2
 from aegis_learning import parameters
 from aegis_learning.datasets import load
 from aegis_learning.parameters import Parameters
-from aegis_server.review.vetting import Case, Submission, vet
+from aegis_server.review.case import Case, Past, Submission
+from aegis_server.review.vetting import vet
+from aegis_server.training import plans
+from aegis_server.training.noise import local_of, noises_of
 from aegis_server.training.plans import dealt
 from aegis_server.training.strategy import Judged
 
 Update = review_pb2.Update
+PAST_MAX = 20
 
 
 class DirectGate:
@@ -24,16 +28,38 @@ class DirectGate:
         self._data = load(plan.dataset)
         self._family = self._data.family(plan.model)
         self._examples = dealt(plan, self._data)
+        self._local = local_of(plan, self._data)
+        self._noises = noises_of(plan, plans.noise_of(plan, self._data), self._examples)
+        self._past: dict[str, tuple[Past, ...]] = {}
 
     def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
         """Returns the verdict on each participant's update."""
         if not updates:
             return Judged({})
         submissions = tuple(
-            Submission(name, data, self._examples[name]) for name, data in updates.items()
+            Submission(
+                name,
+                data,
+                self._examples[name],
+                participant=name,
+                noise=self._noises[name],
+                past=self._past.get(name, ()),
+            )
+            for name, data in updates.items()
         )
-        base = parameters.encode(self.base)
-        ruling = vet(Case(self._family, self._data.golden, base, submissions))
+        ruling = vet(
+            Case(
+                self._family,
+                self._data.golden,
+                parameters.encode(self.base),
+                submissions,
+                round=number,
+                local=self._local,
+            )
+        )
+        for each in ruling.judgements:
+            past = Past(number, each.verdict, each.score, each.features, each.sketch)
+            self._past[each.update_id] = (*self._past.get(each.update_id, ()), past)[-PAST_MAX:]
         verdicts = {
             judgement.update_id: Update(
                 update_id=judgement.update_id,

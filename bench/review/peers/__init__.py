@@ -1,0 +1,43 @@
+"""Published defences, written for the bench as gates of the lab's simulator.
+
+Each as its paper defines it, with the paper's numbers where it gives some. Those that have to be
+told how many attack are told the truth, which nobody knows in practice.
+"""
+
+from __future__ import annotations
+
+from aegis_server.review.lab.gates import gate
+from aegis_server.review.lab.simulating import Gate
+from aegis_server.review.lab.worlds import World
+from peers.dnc import DivideAndConquer
+from peers.flame import Flame
+from peers.fldetector import FLDetector
+from peers.fltrust import Trust
+from peers.foolsgold import FoolsGold
+from peers.norm_filter import NormFilter
+
+# What a column of the tables is called, and which gate of the lab it is.
+OURS = {"review": "on", "review+fltrust": "robust", "mean": "off"}
+PEERS = ("fltrust", "flame", "dnc", "foolsgold", "fldetector", "norm-filter")
+NAMES = (*OURS, *PEERS)
+
+
+def make(name: str, world: World, malicious: float) -> Gate:
+    """Returns a fresh gate of that name; `malicious` is the share of sites that attack."""
+    if name in OURS:
+        return gate(OURS[name], world)
+    count = round(malicious * len(world.sites.rows))
+    match name:
+        case "fltrust":
+            return Trust(world)
+        case "flame":
+            return Flame(world)
+        case "dnc":
+            return DivideAndConquer(world, count)
+        case "foolsgold":
+            return FoolsGold()
+        case "fldetector":
+            return FLDetector(world)
+        case "norm-filter":
+            return NormFilter()
+    raise KeyError(name)

@@ -1,0 +1,79 @@
+"""How far a number is from those of the others, in their own deviations.
+
+Every number is compared within its round: absolute values drift from round to round, and under
+privacy noise thresholds on them end up rejecting everybody. A value is held against the *other*
+ones (leave one out), because among five values an outlier moves a median it is part of; and only
+against `members`, the updates nobody is sure about, because 30 % of attackers on one side pull
+median and deviation so far that honest updates on the other side begin to look strange.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+Members = NDArray[np.bool_]
+
+_MAD_TO_SIGMA = 1.4826
+
+
+def medians_of_others(values: Vector) -> Vector:
+    """Returns, for each row of (n >= 2, columns), the column medians of all the other rows."""
+    n = len(values)
+    ranks = values.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+    ordered = np.sort(values, axis=0)
+
+    def others(position: int) -> Vector:
+        above: Vector = np.where(position < ranks, ordered[position], ordered[position + 1])
+        return above
+
+    middle: Vector = (others((n - 2) // 2) + others((n - 1) // 2)) / 2
+    return middle
+
+
+def robust_z(values: Vector, spread_min: Vector | float, members: Members | None = None) -> Vector:
+    """Returns each value's distance from the median of the others, in their deviations.
+
+    `values` has shape (n,) or (n, columns). The deviation is the median absolute one, scaled to a
+    normal's sigma, never below `spread_min`. Zero where nobody else is a member.
+    """
+    columns = values.reshape(len(values), -1)
+    others = _others(len(values), members)
+    with np.errstate(invalid="ignore"):
+        centres = _medians(np.broadcast_to(columns, (len(values), *columns.shape)), others)
+        spread = _MAD_TO_SIGMA * _medians(np.abs(columns[None] - centres[:, None]), others)
+        z = (columns - centres) / np.maximum(spread, spread_min)
+    z[~others.any(axis=1)] = 0.0
+    return z.reshape(values.shape)
+
+
+def above_others(values: Vector, members: Members) -> Vector:
+    """Returns how far each value of (n, columns) is above the median of the other members'."""
+    others = _others(len(values), members)
+    centres = _medians(np.broadcast_to(values, (len(values), *values.shape)), others)
+    centres[~others.any(axis=1)] = 0.0
+    above: Vector = values - centres
+    return above
+
+
+def _others(n: int, members: Members | None) -> Members:
+    peers = np.ones(n, bool) if members is None else members
+    return np.broadcast_to(peers, (n, n)) & ~np.eye(n, dtype=bool)
+
+
+def _medians(values: Vector, which: Members) -> Vector:
+    """Returns medians over the second axis of (n, n, columns), of the values that are `which`."""
+    ordered = np.sort(np.where(which[:, :, None], values, np.inf), axis=1)
+    count = np.maximum(which.sum(axis=1), 1)
+    row = np.arange(len(values))
+    middle: Vector = (ordered[row, (count - 1) // 2] + ordered[row, count // 2]) / 2
+    return middle
+
+
+def ratio(above: Vector, below: Vector) -> Vector:
+    """Returns above / below, and 0 where below is not positive.
+
+    An update of zeros has no direction: call it orthogonal to everything.
+    """
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

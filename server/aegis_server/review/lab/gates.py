@@ -1,0 +1,133 @@
+"""The product's gate in the simulator, and none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aegis_learning import parameters
+from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fltrust import FLTrust
+from aegis_learning.aggregation.refusals import NobodyTrusted
+from aegis_learning.aggregation.rule import Rule
+from aegis_learning.aggregation.updates import Updates
+from aegis_learning.parameters import Array
+from aegis_server.review.case import Case, Past, Ruling, Submission, Verdict
+from aegis_server.review.lab.simulating import Decided, Gate, Sent
+from aegis_server.review.lab.worlds import World
+from aegis_server.review.population import Population
+from aegis_server.review.vetting import vet
+
+# A run's memory, as in `review.memory`.
+_PAST_MAX = 20
+
+Combine = Callable[[Population, Sequence[int]], Array]
+
+
+def gate(name: str, world: World) -> Gate:
+    """Returns a fresh gate: `off`, `on` (review, then the mean) or `robust` (review, FLTrust)."""
+    match name:
+        case "off":
+            return Off()
+        case "on":
+            return Review(world)
+        case "robust":
+            return Review(world, combine=trusted_mean)
+    raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Off:
+    """No review: the mean of whatever comes, weighted by rows."""
+
+    def decide(self, sent: Sent) -> Decided:
+        """See `Gate`."""
+        n = len(sent.matrix)
+        mean = FedAvg().aggregate(Updates.of(sent.matrix, sent.rows.tolist())).update
+        return Decided(mean, np.zeros(n, bool), np.zeros(n))
+
+
+def weighted_mean(population: Population, members: Sequence[int]) -> Array:
+    """Returns the mean of these updates by their rows."""
+    return _by_rule(FedAvg(), population, members)
+
+
+def trusted_mean(population: Population, members: Sequence[int]) -> Array:
+    """Returns what FLTrust makes of these updates; no move when it trusts nobody."""
+    try:
+        return _by_rule(FLTrust(root=population.root), population, members)
+    except NobodyTrusted:
+        return np.zeros_like(population.root)
+
+
+def _by_rule(rule: Rule, population: Population, members: Sequence[int]) -> Array:
+    chosen = list(members)
+    weights = population.examples[chosen].tolist()
+    return rule.aggregate(Updates.of(population.matrix[chosen], weights)).update
+
+
+@dataclass(slots=True)
+class Review:
+    """The review of the product: `vet`, with the run's past, then the mean of what is accepted."""
+
+    world: World
+    combine: Combine = weighted_mean
+    detector: bytes = b""
+    judge: Callable[[Case], Ruling] = vet
+    _past: dict[str, tuple[Past, ...]] = field(default_factory=dict)
+
+    def decide(self, sent: Sent) -> Decided:
+        """See `Gate`."""
+        case = self._case(sent)
+        ruling = self.judge(case)
+        judged = ruling.judgements
+        accepted = [i for i, each in enumerate(judged) if each.verdict is Verdict.ACCEPTED]
+        for name, each in zip(sent.names, judged, strict=True):
+            seen = Past(sent.number, each.verdict, each.score, each.features, each.sketch)
+            self._past[name] = (*self._past.get(name, ()), seen)[-_PAST_MAX:]
+        refused = np.ones(len(judged), bool)
+        refused[accepted] = False
+        return Decided(
+            self._moved(Population(case), ruling, accepted),
+            refused,
+            np.array([each.score for each in judged]),
+            ruling.fallback,
+        )
+
+    def _case(self, sent: Sent) -> Case:
+        shapes = self.world.family.shapes
+        submissions = tuple(
+            Submission(
+                update_id=name,
+                data=parameters.encode(parameters.unflatten(vector, shapes)),
+                examples=int(rows),
+                participant=name,
+                noise=float(noise),
+                past=self._past.get(name, ()),
+            )
+            for name, vector, rows, noise in zip(
+                sent.names, sent.matrix, sent.rows, sent.noise, strict=True
+            )
+        )
+        return Case(
+            family=self.world.family,
+            golden=self.world.golden,
+            base=parameters.encode(sent.base),
+            submissions=submissions,
+            round=sent.number,
+            local=self.world.local,
+            detector=self.detector,
+            seed=self.world.seed,
+        )
+
+    def _moved(self, population: Population, ruling: Ruling, accepted: Sequence[int]) -> Array:
+        if ruling.fallback and ruling.members:
+            known = [each.update_id for each in population.case.submissions]
+            members = [known.index(update_id) for update_id in ruling.members]
+            middle: Array = np.median(population.matrix[members], axis=0).astype(np.float32)
+            return middle
+        if not accepted:
+            return np.zeros(population.matrix.shape[1], np.float32)
+        return self.combine(population, accepted)
