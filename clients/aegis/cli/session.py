@@ -98,6 +98,9 @@ _HINTS = {
     "PRIVACY_BUDGET_EXHAUSTED": "see what has spent it: `aegis privacy show DATASET`; or choose a"
     " smaller epsilon or fewer rounds",
     "CERTIFICATE_UNAVAILABLE": "`aegis privacy show DATASET` has the figure that holds",
+    "SECOND_PERSON_NEEDED": "ask somebody else to run the same `aegis update override`",
+    "UPDATE_BASE_MISMATCH": "train from the model the round starts from: `aegis model list`",
+    "REVIEW_BUSY": "nothing is lost: see where it stands with `aegis update queue`",
     "PARTICIPANTS_MISSING": "see who is enrolled: `aegis participant list`",
 }
 

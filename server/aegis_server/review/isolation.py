@@ -114,7 +114,7 @@ def failed(update_id: str, findings: Iterable[Finding]) -> Judgement:
         Verdict.HELD,
         0.0,
         tuple(findings),
-        would_change=("every examiner comes to an end with it",),
+        would_change=("It is judged once every examiner comes to an end with it.",),
     )
 
 
@@ -149,7 +149,10 @@ def _unseen(ruling: Ruling, stuck: Stuck) -> Ruling:
             each,
             verdict=Verdict.HELD if each.verdict is Verdict.ACCEPTED else each.verdict,
             findings=(finding, *each.findings),
-            would_change=(f"{stuck.examiner} comes to an end", *each.would_change),
+            would_change=(
+                f"It is judged once {stuck.examiner} comes to an end with it.",
+                *each.would_change,
+            ),
         )
         for each in ruling.judgements
     )

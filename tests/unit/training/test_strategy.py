@@ -12,9 +12,11 @@ from flwr.clientapp import ClientApp
 
 from aegis.errors import AegisError, InvalidArgument
 from aegis.v1 import review_pb2, training_pb2
+from aegis_learning import parameters
 from aegis_learning.aggregation.fedavg import FedAvg
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.krum import Krum
+from aegis_learning.aggregation.private_mean import PrivateMean
 from aegis_learning.aggregation.rule import Rule
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, flatten
@@ -213,3 +215,66 @@ def test_site_that_never_answers_is_missing() -> None:
     strategy.configure_train(1, to_arrays(_constant(0)), ConfigRecord(), grid)
     assert strategy.aggregate_train(1, []) == (None, None)
     assert strategy.outcomes["site-1"].outcome == Outcome.OUTCOME_MISSING
+
+
+class _Says:
+    """A gate that says what a test tells it to."""
+
+    attempt = 1
+
+    def __init__(self, judged: Judged) -> None:
+        self.judged = judged
+
+    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+        return self.judged
+
+
+def _updates(*verdicts: Update.Verdict.ValueType) -> dict[str, Update | AegisError]:
+    return {
+        f"site-{n}": Update(update_id=f"u{n}", verdict=verdict)
+        for n, verdict in enumerate(verdicts, start=1)
+    }
+
+
+def test_update_that_came_another_way_counts_with_its_enrolled_weight() -> None:
+    """For a participant that was asked in vain; instead of the answer of one that was not."""
+    verdicts = _updates(Update.VERDICT_ACCEPTED, Update.VERDICT_ACCEPTED)
+    outside = {"site-2": parameters.encode(_constant(-1)), "site-9": b"of somebody not drawn"}
+    gate = _Says(Judged(verdicts, outside))
+    broken = _sender({})
+    model, outcomes = _round([_sender(_constant(1)), broken], [30, 10], gate)
+    assert model is not None
+    assert np.allclose(flatten(model), 10.5)
+    assert outcomes["site-2"].outcome == Outcome.OUTCOME_AGGREGATED
+    assert "site-9" not in outcomes
+
+
+def test_fallback_makes_the_median_of_those_it_names() -> None:
+    """Nobody knows who the odd ones are: each coordinate stays among the honest ones."""
+    held = Update.VERDICT_HELD
+    gate = _Says(
+        Judged(
+            _updates(held, held, held, Update.VERDICT_ACCEPTED),
+            fallback=("site-1", "site-2", "site-3"),
+            why="three of four",
+        )
+    )
+    senders = [_sender(_constant(value)) for value in (1.0, 2.0, 900.0, -5.0)]
+    model, outcomes = _round(senders, [10, 10, 1000, 10], gate)
+    assert model is not None
+    assert np.allclose(flatten(model), 12)
+    told = [outcome.outcome for outcome in outcomes.values()]
+    assert told == [Outcome.OUTCOME_AGGREGATED] * 3 + [Outcome.OUTCOME_LEFT_OUT]
+    assert "median" in outcomes["site-1"].reason
+
+
+def test_plan_that_hides_participants_falls_back_on_nothing() -> None:
+    """A median has no noise: what is accepted is averaged with it, or there is no model."""
+    held = Update.VERDICT_HELD
+    gate = _Says(Judged(_updates(held, held), fallback=("site-1", "site-2"), why="two of two"))
+    rule = PrivateMean(clip_norm=1.0, noise_multiplier=1.0, noise=lambda n: np.zeros(n, np.float32))
+    model, outcomes = _round(
+        [_sender(_constant(1)), _sender(_constant(2))], [1, 1], gate, rule=rule
+    )
+    assert model is None
+    assert {each.outcome for each in outcomes.values()} == {Outcome.OUTCOME_HELD}
