@@ -36,7 +36,6 @@ class Found:
             return sorted(rows, key=lambda row: row.key)
         return sorted(rows, key=lambda row: (-row.judged, row.key))
 
-
     @property
     def total(self) -> CountRow:
         """All of it: every update was judged on one day."""
