@@ -88,7 +88,7 @@ class Desk:
         return self._process.pid if self._process is not None else None
 
     async def do(self, task: Task, *, seconds: float) -> Examined:
-        """Returns what came of it within so many seconds, or kills the process and raises `Stuck`."""
+        """Returns what came of it, or kills the process after so long and raises `Stuck`."""
         work = asyncio.get_running_loop().run_in_executor(self._threads, self._do, task, seconds)
         try:
             return await asyncio.shield(work)
