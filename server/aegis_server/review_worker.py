@@ -17,7 +17,7 @@ from aegis_server.app import LOG_ID
 from aegis_server.foundation import blobs_of, utc_now
 from aegis_server.participants.datasets.catalogue import Datasets
 from aegis_server.review.queue.jobs import Jobs, Worker, opened
-from aegis_server.reviewing import Ground, desks_of, judging_of, standings_of
+from aegis_server.reviewing import Ground, desks_of, judging_of, standings_of, worker_name
 from aegis_server.settings import Settings
 from aegis_server.training.progress import Progress
 from aegis_server.training.states import Changes
@@ -55,5 +55,5 @@ async def work(settings: Settings, *, registry: CollectorRegistry = REGISTRY) ->
         if settings.metrics_listen is not None:
             host, _, port = settings.metrics_listen.rpartition(":")
             start_http_server(int(port), host, registry=registry)
-        announce(settings.ready_file)
+        announce(settings.ready_file, worker_name())
         await run_until_stopped(audit.run(), judging.run(), worker.run())

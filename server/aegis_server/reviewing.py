@@ -66,6 +66,11 @@ class Ground:
     registry: CollectorRegistry
 
 
+def worker_name() -> str:
+    """Returns how this process is called in the queue."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
 def desks_of(settings: Settings, stack: AsyncExitStack) -> Desks:
     """Returns the desks of this process: two at least, or a small round waits for a large one."""
     count = max(2, (os.cpu_count() or 2) // 2 // settings.workers)
@@ -96,7 +101,7 @@ def judging_of(ground: Ground, desks: Desks, standings: Standings) -> Judging:
         desks=desks,
         examining=Examining(vet, _EXAMINE_SECONDS),
         terms=_terms(ground.settings.review),
-        worker=f"{socket.gethostname()}/{os.getpid()}",
+        worker=worker_name(),
         metrics=Metrics(ground.registry),
         clock=clock,
     )

@@ -15,7 +15,6 @@ most about four times the time of one examination.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -78,20 +77,21 @@ class Examining:
     async def _alone(self, desk: Desk, case: Case, stuck: Stuck) -> dict[str, Stuck]:
         """Returns the updates that come to no end alone, and why.
 
-        Stops when the time of one examination is over; those it did not get to count as well.
+        Once those that do not have taken the time of one examination, the others count as well:
+        a round of nothing but such updates must not keep a desk for ever.
         """
-        end = time.monotonic() + self.seconds
+        left = self.seconds
+        alone = max(_ALONE_SECONDS_MIN, _ALONE_SHARE * self.seconds)
         faults: dict[str, Stuck] = {}
         for submission in case.submissions:
-            left = end - time.monotonic()
-            seconds = min(left, max(_ALONE_SECONDS_MIN, _ALONE_SHARE * self.seconds))
-            if seconds <= 0:
+            if left <= 0:
                 faults[submission.update_id] = stuck
                 continue
             try:
-                await self._try(desk, replace(case, submissions=(submission,)), seconds=seconds)
+                await self._try(desk, replace(case, submissions=(submission,)), seconds=alone)
             except Stuck as fault:
                 faults[submission.update_id] = fault
+                left -= alone
         return faults
 
     async def _try(
