@@ -138,7 +138,12 @@ async def measure(url: str, owner: str, updates: int, times: int) -> None:
         ruling = Ruling(
             tuple(
                 Judgement(
-                    f"{key.run_id}-{name}", Verdict.ACCEPTED, 0.1, (), features=features, sketch=each
+                    f"{key.run_id}-{name}",
+                    Verdict.ACCEPTED,
+                    0.1,
+                    (),
+                    features=features,
+                    sketch=each,
                 )
                 for name, each in zip(names, sketched, strict=True)
             )

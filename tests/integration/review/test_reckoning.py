@@ -145,6 +145,15 @@ async def test_attacker_of_three_judged_rounds_is_proposed_and_the_honest_are_no
             "select subject_id from aegis.audit_record where subject_id like 'qua-%'"
         )
         assert len(await cursor.fetchall()) == 1
+        # What examiners saw is remembered as they saw it.
+        cursor = await connection.execute(
+            """
+            select count(*), bool_and(features <> '{}' and length(sketch) = 4096),
+                   bool_and(looks_like <> '') filter (where participant = 's3')
+            from aegis.review_memory
+            """
+        )
+        assert await cursor.fetchone() == (15, True, True)
 
 
 async def test_second_person_who_agrees_gives_reputation_back(house: House):

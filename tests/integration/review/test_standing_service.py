@@ -23,9 +23,10 @@ from aegis.serving.database import Database, migrate
 from aegis.serving.deeds import Deeds
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, review_pb2, standing_pb2, standing_pb2_grpc
+from aegis_policy.baseline import baseline_csv
 from aegis_server.access import Access
 from aegis_server.policy.decisions import Decisions
-from aegis_server.policy.revisions import Revisions
+from aegis_server.policy.revisions import Change, Revisions
 from aegis_server.review import sketches
 from aegis_server.review.analytics.analytics import Analytics
 from aegis_server.review.case import Verdict
@@ -39,6 +40,11 @@ from aegis_server.review.store import RoundKey
 
 Quarantine = standing_pb2.Quarantine
 Decide = standing_pb2.DecideQuarantineRequest
+_LIFTS = "ctx.decision == 'lift' and ctx.participant == 'north'"
+OTTO = f"""
+p, user:otto, *, /review/quarantines, decide, {_LIFTS}, allow, otto-lifts-north
+p, user:otto, *, /review/standings, read, , allow, otto-reads-standings
+"""
 BAD = Judged(Verdict.REJECTED, 1.6)
 """An update that three in a row of are proposed for."""
 
@@ -150,8 +156,11 @@ async def room(database: Database, tmp_path: Path, subject: str) -> AsyncIterato
     audit = AuditLog(database, log_id="test", clock=lambda: datetime.now(UTC))
     writer = asyncio.create_task(audit.run())
     decisions = Decisions(database, cache=None, clock=now, registry=registry)
-    await Revisions(database, audit=audit, decisions=decisions, clock=now).ensure_first()
+    revisions = Revisions(database, audit=audit, decisions=decisions, clock=now)
+    await revisions.ensure_first()
     await decisions.open()
+    change = Change(baseline_csv() + OTTO, "user:admin", "Otto may let North back in")
+    await revisions.import_rules(change)
     access, deeds, counts = Access(decisions, audit), Deeds(), Counts(registry)
     standings = Standings(database, clock=now, counts=counts)
     service = StandingService(
@@ -319,6 +328,25 @@ async def test_decision_that_is_not_due_is_a_conflict(room: Room):
         for decision in {ENFORCE, REFUSE, LIFT} - next_ones:
             request = Decide(quarantine_id=found.quarantine_id, decision=decision, reason="late")
             assert await room.refusal("DecideQuarantine", request) == "STATE_CONFLICT"
+
+
+@pytest.mark.parametrize("subject", ["user:otto"])
+async def test_rule_may_let_somebody_lift_and_not_enforce(room: Room):
+    """Conditions see what is decided, and about whom."""
+    north = await proposed(room)
+    south = await proposed(room, "east", first=4)
+    enforce = Decide(quarantine_id=north.quarantine_id, decision=ENFORCE, reason="seen")
+    assert await room.refusal("DecideQuarantine", enforce) == "POLICY_DENIED"
+    async with room.database.transaction() as connection:
+        await connection.execute(
+            "update aegis.review_quarantine set state = 'in_force', decided_at = now()"
+        )
+    lifted = await room.decide(north.quarantine_id, LIFT)
+    assert (lifted.state, lifted.decided_by) == (Quarantine.STATE_LIFTED, "user:otto")
+    lift = Decide(quarantine_id=south.quarantine_id, decision=LIFT, reason="seen")
+    assert await room.refusal("DecideQuarantine", lift) == "POLICY_DENIED"
+    (record,) = await room.records("lift_quarantine")
+    assert record.rule_id == "otto-lifts-north"
 
 
 async def test_quarantine_that_is_not_there_is_not_found(room: Room):

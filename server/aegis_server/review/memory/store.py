@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg.types.json import Jsonb
 
 from aegis.serving.database import Connection
 from aegis_server.review.case import Judgement, Past, Ruling, Verdict
+from aegis_server.review.detection import Recorded
 from aegis_server.review.findings import Severity
 from aegis_server.review.memory.likeness import alike
 from aegis_server.review.store import RoundKey
@@ -19,16 +19,6 @@ from aegis_server.review.store import RoundKey
 # Of each participant in a run.
 _ROUNDS_MAX = 20
 _RECORDED_MAX = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """An update that was accepted, as a detector is trained on it."""
-
-    run_id: str
-    round: int
-    participant: str
-    features: Mapping[str, float]
 
 
 async def remember(
