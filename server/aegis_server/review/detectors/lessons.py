@@ -87,12 +87,9 @@ async def recorded_of(connection: Connection, dataset: str) -> list[Recorded]:
     Only what this program can learn from.
     """
     names = [dataset] if dataset else await store.datasets(connection)
-    found = (
-        Recorded(each.run_id, each.round, each.participant, each.features)
-        for name in names
-        for each in await recorded(connection, name)
-    )
-    return [each for each in found if complete(each)]
+    found = [each for name in names for each in await recorded(connection, name)]
+    rows = (Recorded(each.run_id, each.round, each.participant, each.features) for each in found)
+    return [each for each in rows if complete(each)]
 
 
 def learn(lesson: Lesson) -> Learnt:
