@@ -120,7 +120,8 @@ class DetectorServiceServicer:
         """Makes a detector the champion: from now on it decides. The former champion is
         RETIRED and stays what a roll-back goes to.
 
-        Who: as ShadowDetector; conditions see ctx.fpr and ctx.tpr, as measured.
+        Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
+        only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; STATE_CONFLICT unless it is TRAINED,
         SHADOW or RETIRED, or its measured rates are worse than the request allows.
         """

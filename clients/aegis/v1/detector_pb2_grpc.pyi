@@ -49,7 +49,8 @@ class DetectorServiceStub:
     """Makes a detector the champion: from now on it decides. The former champion is
     RETIRED and stays what a roll-back goes to.
 
-    Who: as ShadowDetector; conditions see ctx.fpr and ctx.tpr, as measured.
+    Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
+    only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
     Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; STATE_CONFLICT unless it is TRAINED,
     SHADOW or RETIRED, or its measured rates are worse than the request allows.
     """
@@ -125,7 +126,8 @@ class DetectorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a detector the champion: from now on it decides. The former champion is
         RETIRED and stays what a roll-back goes to.
 
-        Who: as ShadowDetector; conditions see ctx.fpr and ctx.tpr, as measured.
+        Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
+        only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; STATE_CONFLICT unless it is TRAINED,
         SHADOW or RETIRED, or its measured rates are worse than the request allows.
         """

@@ -39,36 +39,38 @@ def robust_z(values: Vector, spread_min: Vector | float, members: Members | None
     normal's sigma, never below `spread_min`. Zero where nobody else is a member.
     """
     columns = values.reshape(len(values), -1)
-    others = _others(len(values), members)
-    with np.errstate(invalid="ignore"):
-        centres = _medians(np.broadcast_to(columns, (len(values), *columns.shape)), others)
-        spread = _MAD_TO_SIGMA * _medians(np.abs(columns[None] - centres[:, None]), others)
-        z = (columns - centres) / np.maximum(spread, spread_min)
-    z[~others.any(axis=1)] = 0.0
+    peers = np.ones(len(values), bool) if members is None else members
+    centres, known = _centres(columns, peers)
+    # Distances of all from each one's own centre, and which of them count: shape (n, n, columns).
+    counted = peers & ~np.eye(len(values), dtype=bool)
+    distances = np.abs(columns[None] - centres[:, None])
+    ordered = np.sort(np.where(counted[:, :, None], distances, np.inf), axis=1)
+    row, count = np.arange(len(values)), np.maximum(counted.sum(axis=1), 1)
+    spread = _MAD_TO_SIGMA * (ordered[row, (count - 1) // 2] + ordered[row, count // 2]) / 2
+    z = np.where(known[:, None], (columns - centres) / np.maximum(spread, spread_min), 0.0)
     return z.reshape(values.shape)
 
 
 def above_others(values: Vector, members: Members) -> Vector:
-    """Returns how far each value of (n, columns) is above the median of the other members'."""
-    others = _others(len(values), members)
-    centres = _medians(np.broadcast_to(values, (len(values), *values.shape)), others)
-    centres[~others.any(axis=1)] = 0.0
-    above: Vector = values - centres
+    """Returns how far each value of (n, columns) is above the median of the other members'.
+
+    Above 0, where nobody else is one.
+    """
+    above: Vector = values - _centres(values, members)[0]
     return above
 
 
-def _others(n: int, members: Members | None) -> Members:
-    peers = np.ones(n, bool) if members is None else members
-    return np.broadcast_to(peers, (n, n)) & ~np.eye(n, dtype=bool)
-
-
-def _medians(values: Vector, which: Members) -> Vector:
-    """Returns medians over the second axis of (n, n, columns), of the values that are `which`."""
-    ordered = np.sort(np.where(which[:, :, None], values, np.inf), axis=1)
-    count = np.maximum(which.sum(axis=1), 1)
-    row = np.arange(len(values))
-    middle: Vector = (ordered[row, (count - 1) // 2] + ordered[row, count // 2]) / 2
-    return middle
+def _centres(values: Vector, members: Members) -> tuple[Vector, Members]:
+    """Returns the medians of the other members for each row, and whether there are any."""
+    count = int(members.sum())
+    centres = np.zeros(values.shape)
+    if count:
+        centres[~members] = np.median(values[members], axis=0)
+    if count > 1:
+        centres[members] = medians_of_others(values[members])
+    known: Members = count - members > 0
+    centres[~known] = 0.0
+    return centres, known
 
 
 def ratio(above: Vector, below: Vector) -> Vector:

@@ -190,7 +190,7 @@ def test_row_without_its_numbers_is_refused(broken: float | None):
         train(rows, target_fpr=0.05, seed=1, version="v")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_damaged_file_is_refused_or_the_same(data: st.DataObject):
     """One changed byte anywhere: no other error, and never another detector."""

@@ -54,16 +54,16 @@ def test_equal_lengths_of_unequal_sites_are_ordinary():
 
 def test_without_noise_a_long_update_needs_to_be_longer_to_be_rejected():
     """Lengths then follow the labels of a site: the threshold says so."""
-    vectors = noisy(0, 6) * np.array([1, 1, 1, 1, 1, 2.3])[:, None]
+    vectors = noisy(0, 8) * np.array([1, 1, 1, 1, 1, 1, 1, 3])[:, None]
     private = length.examine(population(*vectors, noise=0.5))
     open_ = length.examine(population(*vectors))
-    assert strengths(private, "norm_z")[5] > 1 > strengths(open_, "norm_z")[5]
+    assert strengths(private, "norm_z")[7] > 1 > strengths(open_, "norm_z")[7]
 
 
 def test_layer_that_stands_out_is_named():
     """A backdoor often lives in one layer: the finding says which."""
     vectors = noisy(3, 5, size=402)
-    vectors[4, :2] *= 1000  # the bias: names are in order
+    vectors[4, :2] *= 1e5  # the bias: names are in order
     found = length.examine(population(*vectors))
     finding = next(f for f in found.findings[4] if f.measure == "layer_norm_z")
     assert "is layer1.bias:" in finding.text

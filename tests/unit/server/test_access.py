@@ -88,7 +88,6 @@ def test_stranger_may_call_nothing_but_what_concerns_only_themselves():
         "/aegis.v1.ReviewService/SubmitUpdate",
         "/aegis.v1.ReviewService/GetUpload",
         "/aegis.v1.ReviewService/OverrideVerdict",
-        "/aegis.v1.StandingService/DecideQuarantine",
     }
 
 

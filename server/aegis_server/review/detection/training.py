@@ -9,6 +9,7 @@ is looked at with what was learned from the other.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from aegis_server.review.detection.regimes import (
 from aegis_server.review.detection.tails import table
 from aegis_server.review.deviations import Vector
 
+_ABOUT = ("round/core", "round/remembered", "round/private", "round/classes")
 ROWS_MIN = 200
 
 
@@ -129,6 +131,15 @@ def _calibration(
 
 def _rows(rounds: Sequence[Observation]) -> int:
     return sum(len(seen.now) for seen in rounds)
+
+
+def complete(row: Recorded) -> bool:
+    """Says whether a row has every number there is to learn from.
+
+    Earlier programs recorded others, and what no examiner could look at has none.
+    """
+    names = (*NAMES, *(SO_FAR + name for name in NAMES), *_ABOUT)
+    return all(math.isfinite(row.features.get(name, math.nan)) for name in names)
 
 
 def rounds_of(rows: Sequence[Recorded]) -> list[tuple[list[Recorded], Observation]]:

@@ -67,8 +67,9 @@ class Jobs:
             try:
                 while await self._next():
                     pass
-            except AegisError as error:
-                log.warning("no detector can be trained: %s", error.message)
+            except (AegisError, OSError) as error:
+                # The job stays: later, here or at another server, it is begun with anew.
+                log.warning("no detector can be trained: %s", error)
                 pause = _AGAIN_SECONDS
             await asyncio.sleep(pause)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from aegis.serving.database import Connection
 from aegis_server.review.detection import Detector, Recorded, train
 from aegis_server.review.detection.observing import UPDATES_MIN
-from aegis_server.review.detection.training import ROWS_MIN, rounds_of
+from aegis_server.review.detection.training import ROWS_MIN, complete, rounds_of
 from aegis_server.review.detectors import store
 from aegis_server.review.detectors.records import HELD_BACK, RATES, Measured, mean
 from aegis_server.review.lab.measuring import measure
@@ -82,13 +82,14 @@ def shortage(rows: Sequence[Recorded]) -> Shortage | None:
 
 
 async def recorded_of(connection: Connection, dataset: str) -> list[Recorded]:
-    """Returns what was recorded of accepted updates, of one data set or (empty) of all."""
+    """Returns what was recorded of accepted updates, of one data set or (empty) of all.
+
+    Only what this program can learn from.
+    """
     names = [dataset] if dataset else await store.datasets(connection)
-    return [
-        Recorded(each.run_id, each.round, each.participant, each.features)
-        for name in names
-        for each in await recorded(connection, name)
-    ]
+    found = [each for name in names for each in await recorded(connection, name)]
+    rows = (Recorded(each.run_id, each.round, each.participant, each.features) for each in found)
+    return [each for each in rows if complete(each)]
 
 
 def learn(lesson: Lesson) -> Learnt:

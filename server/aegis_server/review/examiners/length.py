@@ -24,8 +24,10 @@ NAME = "length"
 # 99 % stay below 1 where noise dominates, below 2.8 where the signal does (few parameters). With
 # hardly any noise (epsilon 100), some 7 % are above.
 NORM_Z = 3.0
-# Without noise lengths follow the labels a site has; 4 % of honest ones reach 3, none 6.
-NORM_Z_OPEN = 6.0
+# Without noise lengths follow the labels a site has: more deviations, and never less than five
+# times the usual length.
+NORM_Z_OPEN = 4.0
+_SPREAD_MIN_OPEN = 0.4
 # Where few are there to compare with, nothing else would find it.
 UPDATES_FEW = 8
 LAYER_NORM_Z = 5.0
@@ -52,31 +54,36 @@ def examine(population: Population) -> Examination:
     }
     if n < 2:
         return Examination([[] for _ in range(n)], features)
-    private = any(each.noise > 0 for each in population.case.submissions)
-    threshold = NORM_Z if private or n < UPDATES_FEW else NORM_Z_OPEN
-    norm_z = _z(logs, population.matrix.shape[1], population.members)
+    norms = _norm_findings(logs, population)
     layer_z = np.stack(
         [
             _z(
-                _corrected(layers[:, k], population.examples, population.members),
-                part.stop - part.start,
-                population.members,
+                _corrected(column, population.examples, population.members),
+                _SPREAD_MIN,
+                size,
+                population,
             )
-            for k, part in enumerate(population.layers.values())
+            for column, size in zip(layers.T, _sizes(population), strict=True)
         ],
         axis=1,
     )
     worst = layer_z.argmax(axis=1)
     return Examination(
-        [
-            [
-                _norm_finding(float(norm_z[i]), threshold),
-                _layer_finding(float(layer_z[i].max()), names[worst[i]]),
-            ]
-            for i in range(n)
-        ],
+        [[norms[i], _layer_finding(float(layer_z[i].max()), names[worst[i]])] for i in range(n)],
         features,
     )
+
+
+def _norm_findings(logs: Vector, population: Population) -> list[Finding]:
+    private = any(each.noise > 0 for each in population.case.submissions)
+    known = private or len(population) < UPDATES_FEW
+    threshold, floor = (NORM_Z, _SPREAD_MIN) if known else (NORM_Z_OPEN, _SPREAD_MIN_OPEN)
+    z = _z(logs, floor, population.matrix.shape[1], population)
+    return [_norm_finding(each, threshold) for each in z.tolist()]
+
+
+def _sizes(population: Population) -> list[int]:
+    return [part.stop - part.start for part in population.layers.values()]
 
 
 def _layer_logs(population: Population, name: str) -> Vector:
@@ -88,9 +95,9 @@ def _log(lengths: Vector) -> Vector:
     return logs
 
 
-def _z(logs: Vector, dimensions: int, members: Members) -> Vector:
+def _z(logs: Vector, floor: float, dimensions: int, population: Population) -> Vector:
     # The length of pure noise in d dimensions varies by 1 / sqrt(2 d): short layers vary more.
-    return robust_z(logs, max(_SPREAD_MIN, math.sqrt(2 / max(dimensions, 1))), members)
+    return robust_z(logs, max(floor, math.sqrt(2 / max(dimensions, 1))), population.members)
 
 
 def _corrected(logs: Vector, examples: Vector, members: Members) -> Vector:
