@@ -16,7 +16,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
@@ -43,6 +42,7 @@ from aegis.v1 import (
 from aegis_learning.datasets import SCHEMA, Split, load, partition
 from aegis_learning.pinning import app_digest
 from aegis_participant.workers import flower_run_id
+from tests.commands import aegis, command
 from tests.processes import until
 
 Result = TypeVar("Result")
@@ -51,7 +51,6 @@ Run = training_pb2.Run
 DATASET = "breast-cancer"
 WARD = Path(__file__).parent / "apps" / "ward"
 ENDED = (Run.STATE_COMPLETED, Run.STATE_STOPPED, Run.STATE_FAILED)
-_COMMAND = [sys.executable, "-c", "from aegis.cli.main import main; main()"]
 
 
 def dealt(sites: int, *, seed: int = 7) -> list[Split]:
@@ -86,7 +85,7 @@ class Hospital:
         """Starts the program as its operator would."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*_COMMAND, "participant", "run", "--dir", str(self.folder)],
+                aegis("participant", "run", "--dir", str(self.folder)),
                 stdout=output,
                 stderr=output,
             )
@@ -255,14 +254,7 @@ class House:
 
     def aegis(self, *arguments: str, text: str = "") -> dict[str, Any]:
         """A command of `aegis` as user:admin, and what it answers."""
-        done = subprocess.run(
-            [*_COMMAND, "--home", str(self.home), *arguments, "--output", "json"],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = command("--home", self.home, *arguments, "--output", "json", stdin=text)
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
