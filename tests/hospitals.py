@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import grpc
 import psycopg
 from google.protobuf.duration_pb2 import Duration
 
@@ -50,6 +51,7 @@ Run = training_pb2.Run
 
 DATASET = "breast-cancer"
 WARD = Path(__file__).parent / "apps" / "ward"
+_LOOK = 0.1  # seconds; whoever asks a server keeps it busy
 ENDED = (Run.STATE_COMPLETED, Run.STATE_STOPPED, Run.STATE_FAILED)
 
 
@@ -189,6 +191,7 @@ class House:
         self._over = asyncio.Event()
         self._up: Future[None] = Future()
         self._serving: Future[None] | None = None
+        self._channel: grpc.aio.Channel | None = None
 
     def __enter__(self) -> Self:
         self.metrics.mkdir()
@@ -214,6 +217,7 @@ class House:
 
     def _end(self) -> None:
         assert self._serving is not None
+        self.run(self._hang_up())
         self._loop.call_soon_threadsafe(self._over.set)
         try:
             self._serving.result(60)
@@ -239,11 +243,17 @@ class House:
         """Calls the server as user:admin; what is streamed comes as a list."""
 
         async def ask() -> Any:
-            async with connect(self.stack.address, self.stack.identity("admin")) as channel:
-                called = getattr(stub(channel), method)(request, timeout=30)
-                return [each async for each in called] if hasattr(called, "read") else await called
+            if self._channel is None:
+                self._channel = connect(self.stack.address, self.stack.identity("admin"))
+            called = getattr(stub(self._channel), method)(request, timeout=30)
+            return [each async for each in called] if hasattr(called, "read") else await called
 
         return self.run(ask())
+
+    async def _hang_up(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
 
     def forget_rule(self, name: str) -> None:
         """Takes a rule out of the policy."""
@@ -317,7 +327,7 @@ class House:
 
     def until_round(self, run_id: str, number: int) -> None:
         """Waits until that round is stored."""
-        until(lambda: self.look(run_id).rounds_completed >= number, self.words, 90)
+        until(lambda: self.look(run_id).rounds_completed >= number, self.words, 90, every=_LOOK)
 
     def until_state(self, run_id: str, *states: int, seconds: float = 120) -> training_pb2.Run:
         """Waits until the run is in one of those states, and returns it."""
@@ -327,7 +337,7 @@ class House:
             assert run.state in states or run.state not in ENDED, run.reason
             return run if run.state in states else None
 
-        run: training_pb2.Run = until(there, self.words, seconds)
+        run: training_pb2.Run = until(there, self.words, seconds, every=_LOOK)
         return run
 
     def coordinator(self, run_id: str) -> int:
@@ -350,6 +360,7 @@ class House:
     def kill_server(self) -> None:
         """kill -9 of the server, which takes its coordinators along."""
         self.stack.kill("server")
+        self.run(self._hang_up())
 
     def restart_server(self) -> None:
         """Starts it where it was."""

@@ -22,7 +22,7 @@ from tests.unit.review.factories import FAMILY, a_round
 from aegis.errors import AegisError, NotFound, from_rpc_error
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.store import Store
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Grant
 from aegis.serving.pages import encode_token
@@ -182,8 +182,7 @@ async def serving(
 
 
 @pytest.fixture
-async def database(database_url: str, server_database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url, "aegis_server", "aegis")
+async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
     opened = Database(server_database_url, application="test")
     await opened.open()
     yield opened
