@@ -29,7 +29,7 @@ from aegis.cli.main import app
 from aegis.errors import AegisError, NotFound, from_rpc_error
 from aegis.evidence.archive import pack, unpack
 from aegis.evidence.verification import Check, verify_bundle
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Grant
 from aegis.spiffe import Caller
@@ -167,8 +167,7 @@ async def served(
 
 
 @pytest.fixture
-async def database(database_url: str, server_database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url, "aegis_server", "aegis")
+async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
     opened = Database(server_database_url, application="test")
     await opened.open()
     yield opened
