@@ -284,8 +284,9 @@ def _note(outcome: Outcome, verdict: Update | AegisError | None) -> None:
         Update.VERDICT_REJECTED: Outcome.OUTCOME_REJECTED,
     }.get(verdict.verdict, Outcome.OUTCOME_HELD)
     if outcome.outcome != Outcome.OUTCOME_AGGREGATED and verdict.findings:
+        # Participants read this, and a finding's figures would tell them how far they may go.
         worst = max(verdict.findings, key=lambda finding: finding.severity)
-        outcome.reason = worst.text[:200]
+        outcome.reason = f"the review's {worst.examiner} spoke against it"[:200]
 
 
 def _claimed(reply: Message, metric: str) -> float:

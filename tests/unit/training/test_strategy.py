@@ -147,7 +147,9 @@ class _Verdicts:
 
 def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:
     """Rejected, held, pending, refused and unmentioned updates are all left out."""
-    finding = review_pb2.Finding(severity=review_pb2.Finding.SEVERITY_CRITICAL, text="too far")
+    finding = review_pb2.Finding(
+        examiner="length", severity=review_pb2.Finding.SEVERITY_CRITICAL, text="8.4 deviations"
+    )
     gate = _Verdicts(
         {
             "site-1": Update(update_id="u1", verdict=Update.VERDICT_ACCEPTED),
@@ -169,7 +171,23 @@ def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:
         Outcome.OUTCOME_FAILED,
         Outcome.OUTCOME_FAILED,
     ]
-    assert (outcomes["site-2"].update_id, outcomes["site-2"].reason) == ("u2", "too far")
+    assert outcomes["site-2"].update_id == "u2"
+    assert outcomes["site-2"].reason == "the review's length spoke against it"
+
+
+def test_what_is_told_of_a_round_has_no_figure_of_the_review() -> None:
+    """Participants read runs: a figure beside a verdict would tell them how far they may go."""
+    finding = review_pb2.Finding(
+        examiner="direction",
+        measure="root_cosine",
+        value=-0.31,
+        severity=review_pb2.Finding.SEVERITY_CRITICAL,
+        text="it points away from where the golden rows lead (cosine -0.31)",
+    )
+    rejected = Update(update_id="u1", verdict=Update.VERDICT_REJECTED, findings=[finding])
+    _, outcomes = _round([_sender(_constant(1))], [10], _Verdicts({"site-1": rejected}))
+    assert "direction" in outcomes["site-1"].reason
+    assert not any(letter.isdigit() for letter in outcomes["site-1"].reason)
 
 
 def test_updates_the_rule_does_not_choose_are_left_out_of_the_model() -> None:
