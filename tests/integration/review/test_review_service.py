@@ -175,6 +175,18 @@ async def test_update_for_an_unknown_run_is_refused(room: Room):
     assert [record.outcome for record in await room.records()] == ["refused"]
 
 
+async def test_update_for_a_try_that_nobody_began_is_refused(room: Room):
+    """Each name keeps other bytes, so a sender that makes names up would fill the store."""
+    assert room.runs.base is not None
+    room.runs.base = replace(room.runs.base, attempts=2)
+    await room.submit(GOOD, by="participant:s1")
+    stored = room.stored_blobs()
+    with pytest.raises(AegisError) as refused:
+        await room.submit(GOOD, by="participant:s1", attempt=3)
+    assert refused.value.reason == "RESOURCE_NOT_FOUND"
+    assert room.stored_blobs() == stored
+
+
 async def test_client_that_leaves_half_way_leaves_nothing_behind(room: Room):
     """A broken stream is neither an update nor a refusal."""
 
