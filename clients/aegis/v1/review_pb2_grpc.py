@@ -127,7 +127,8 @@ class ReviewServiceServicer:
 
     def ReviewRound(self, request, context):
         """Judges every update of a round together and returns the verdicts. A round
-        is judged once; repeating the call returns the verdicts as they stand.
+        is judged once; repeating the call returns the verdicts as they stand, and the
+        participants of the first call count.
 
         Who: subjects with action "judge" on /review/updates.
         Errors: RESOURCE_NOT_FOUND when the round has no update; REVIEW_BUSY when it

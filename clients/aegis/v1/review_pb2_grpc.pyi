@@ -44,7 +44,8 @@ class ReviewServiceStub:
     """
     ReviewRound: _aio.UnaryUnaryMultiCallable[_review_pb2.ReviewRoundRequest, _review_pb2.ReviewRoundResponse]
     """Judges every update of a round together and returns the verdicts. A round
-    is judged once; repeating the call returns the verdicts as they stand.
+    is judged once; repeating the call returns the verdicts as they stand, and the
+    participants of the first call count.
 
     Who: subjects with action "judge" on /review/updates.
     Errors: RESOURCE_NOT_FOUND when the round has no update; REVIEW_BUSY when it
@@ -151,7 +152,8 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_review_pb2.ReviewRoundRequest, _abc.Awaitable[_review_pb2.ReviewRoundResponse]],
     ) -> _abc.Awaitable[_review_pb2.ReviewRoundResponse]:
         """Judges every update of a round together and returns the verdicts. A round
-        is judged once; repeating the call returns the verdicts as they stand.
+        is judged once; repeating the call returns the verdicts as they stand, and the
+        participants of the first call count.
 
         Who: subjects with action "judge" on /review/updates.
         Errors: RESOURCE_NOT_FOUND when the round has no update; REVIEW_BUSY when it

@@ -8,7 +8,7 @@ sender.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -83,8 +83,13 @@ class Gate(Protocol):
 
     attempt: int
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
-        """Returns what became of them, and of those that came another way."""
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
+        """Returns what became of them, and of those that came another way.
+
+        Those of others than were `asked` have no say; without any, everybody was.
+        """
 
 
 class ReviewedStrategy(FedAvg):
@@ -245,7 +250,7 @@ class ReviewedStrategy(FedAvg):
             self._mark(updates, Outcome.OUTCOME_AGGREGATED, "")
             return Judged({})
         encoded = {name: parameters.encode(update) for name, update in updates.items()}
-        judged = self._gate.judge(server_round, encoded)
+        judged = self._gate.judge(server_round, encoded, tuple(self.outcomes))
         for name, data in judged.outside.items():
             # Who was not drawn does not count, whatever it sends. The review let no other bytes in
             # than those of an update of this model.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pytest
@@ -139,9 +139,13 @@ class _Verdicts:
     def __init__(self, verdicts: Mapping[str, Update | AegisError]) -> None:
         self.verdicts = verdicts
         self.asked: dict[str, bytes] = {}
+        self.drawn: set[str] = set()
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
         self.asked.update(updates)
+        self.drawn = set(asked)
         return Judged(self.verdicts)
 
 
@@ -188,6 +192,14 @@ def test_what_is_told_of_a_round_has_no_figure_of_the_review() -> None:
     _, outcomes = _round([_sender(_constant(1))], [10], _Verdicts({"site-1": rejected}))
     assert "direction" in outcomes["site-1"].reason
     assert not any(letter.isdigit() for letter in outcomes["site-1"].reason)
+
+
+def test_gate_is_told_who_was_asked() -> None:
+    """Who answered in vain and who did not, so that nobody else has a say in the round."""
+    gate = _Verdicts({})
+    _round([_sender(_constant(1)), _sender({})], [10, 10], gate)
+    assert set(gate.asked) == {"site-1"}
+    assert gate.drawn == {"site-1", "site-2"}
 
 
 def test_updates_the_rule_does_not_choose_are_left_out_of_the_model() -> None:
@@ -243,7 +255,9 @@ class _Says:
     def __init__(self, judged: Judged) -> None:
         self.judged = judged
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
         return self.judged
 
 
