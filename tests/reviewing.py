@@ -110,7 +110,11 @@ class Making:
                 bytes_max=self.bytes_max,
             ),
             rounds=Rounds(
-                database=database, queue=queue, clock=clock, answer_seconds=self.answer_seconds
+                database=database,
+                audit=audit,
+                queue=queue,
+                clock=clock,
+                answer_seconds=self.answer_seconds,
             ),
             overrides=Overrides(
                 database=database,

@@ -147,7 +147,7 @@ async def serve_review(
         turns=Turns(_rate_of(base)),
         uploads=uploads,
         intake=Intake(database=database, audit=audit, blobs=base.blobs, runs=runs, clock=clock),
-        rounds=Rounds(database=database, queue=queue, clock=clock),
+        rounds=Rounds(database=database, audit=audit, queue=queue, clock=clock),
         overrides=Overrides(
             database=database,
             audit=audit,

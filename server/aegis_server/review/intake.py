@@ -22,6 +22,7 @@ from aegis.errors import (
     FailedPrecondition,
     Internal,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     ResourceExhausted,
     Unavailable,
@@ -78,7 +79,7 @@ class Intake:
         """Decides from the announcement alone whether to read on.
 
         Returns the update these very bytes made before, which nobody has to send again. Raises
-        `NotFound` for an unknown run or round, `PermissionDenied` (PARTICIPANT_UNKNOWN),
+        `NotFound` for an unknown run, round or try, `PermissionDenied` (PARTICIPANT_UNKNOWN),
         `ResourceExhausted` (REQUEST_TOO_LARGE) for more bytes than the limit, or than any update of
         this model can have, `FailedPrecondition` (UPDATE_BASE_MISMATCH, STATE_CONFLICT) and
         `AlreadyExists` (REQUEST_ID_REUSED).
@@ -89,6 +90,7 @@ class Intake:
             round_row = await store.round_of(connection, claim.key)
         if earlier is not None:
             return earlier
+        _require_begun(claim.key, base.attempts)
         _require_room(claim, min(self._bytes_max, _largest(base.family.shapes)))
         _require_open(claim.key, round_row)
         if not base.open or base.made:
@@ -164,6 +166,16 @@ async def _earlier(connection: Connection, claim: Claim) -> Update | None:
             update_id=row.update_id,
         )
     return update_of(row)
+
+
+def _require_begun(key: store.RoundKey, attempts: int) -> None:
+    """A participant has one update in each try: it must not be able to make tries up."""
+    if key.attempt > attempts:
+        raise NotFound(
+            "RESOURCE_NOT_FOUND",
+            f"round {key.round} of {key.run_id} was not tried {key.attempt} times",
+            resource=f"{RESOURCE}/{key.run_id}/{key.round}/{key.attempt}",
+        )
 
 
 def _require_room(claim: Claim, limit: int) -> None:

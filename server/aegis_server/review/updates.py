@@ -18,6 +18,7 @@ from aegis_server.review.findings import Finding, from_rows
 from aegis_server.review.holding.store import OverrideRow, overrides_of
 
 RESOURCE = "/review/updates"
+_ATTEMPTS_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Base:
     `examples` are the rows each participant enrolled, never what it claims in a round; who is not
     listed takes no part. `noises` are the standard deviations each number of their updates has at
     least, where they promised noise. `open` is false once the run has ended, `made` true once the
-    model this round makes is stored.
+    model this round makes is stored. `attempts` are the tries the round may have had by now.
     """
 
     data: Dataset
@@ -36,6 +37,7 @@ class Base:
     examples: Mapping[str, int] = field(default_factory=dict)
     open: bool = True
     made: bool = False
+    attempts: int = _ATTEMPTS_MAX
     local: Local = field(default_factory=Local)
     noises: Mapping[str, float] = field(default_factory=dict)
 
