@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from aegis.errors import AegisError, NotFound, from_rpc_error
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.store import Store
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, review_pb2, review_pb2_grpc
@@ -219,8 +219,7 @@ async def serving(
 
 
 @pytest.fixture
-async def database(database_url: str, server_database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url, "aegis_server", "aegis")
+async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
     opened = Database(server_database_url, application="test")
     await opened.open()
     yield opened

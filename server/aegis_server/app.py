@@ -152,7 +152,13 @@ async def assemble(
         )
         datasets = taking_part.datasets
         reviewing = await serve_review(
-            base, port, learning.progress, stack, datasets=datasets, registry=registry
+            base,
+            port,
+            learning.progress,
+            stack,
+            datasets=datasets,
+            workers=workers,
+            registry=registry,
         )
         governed = serve_governed(base, port, datasets, registry=registry)
         stack.push_async_callback(base.deeds.drain)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
 from aegis.serving.port import Port
+from aegis.trust import load_private_key
 from aegis.v1 import review_pb2_grpc, standing_pb2_grpc
 from aegis_server.access import Access
 from aegis_server.entrance import Part
@@ -25,6 +26,8 @@ from aegis_server.review.case import Verdict
 from aegis_server.review.cases import Cases, Rooms
 from aegis_server.review.desks import Desks
 from aegis_server.review.detectors.current import Current
+from aegis_server.review.evidence.downloads import Bundles
+from aegis_server.review.evidence.numbers import numbers
 from aegis_server.review.golden.sets import GoldenSets
 from aegis_server.review.holding.deadline import Deadline
 from aegis_server.review.holding.overrides import Overrides
@@ -46,6 +49,7 @@ from aegis_server.review.uploads.turns import Turns
 from aegis_server.review.uploads.uploads import Uploads
 from aegis_server.review.vetting import vet
 from aegis_server.settings import ReviewSettings, Settings
+from aegis_server.workers import Workers
 
 # A second and at once, of what a participant sends by itself.
 _UPLOADS = Bucket("uploads", rate=1, burst=60)
@@ -99,7 +103,7 @@ def judging_of(ground: Ground, desks: Desks, standings: Standings) -> Judging:
         blobs=blobs,
         cases=Cases(database=database, blobs=blobs, runs=ground.runs, rooms=rooms),
         desks=desks,
-        examining=Examining(vet, _EXAMINE_SECONDS),
+        examining=Examining(vet, _EXAMINE_SECONDS, numbers),
         terms=_terms(ground.settings.review),
         worker=worker_name(),
         metrics=Metrics(ground.registry),
@@ -114,6 +118,7 @@ async def serve_review(
     stack: AsyncExitStack,
     *,
     datasets: Datasets,
+    workers: Workers,
     registry: CollectorRegistry,
 ) -> list[Part]:
     """Serves ReviewService and StandingService; returns what must run while it does."""
@@ -152,6 +157,7 @@ async def serve_review(
             memory=standings,
         ),
         updates=Updates(database=database, blobs=base.blobs),
+        bundles=_bundles(base, runs, workers, datasets),
     )
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewService(room, base.deeds), port.server
@@ -166,6 +172,20 @@ async def serve_review(
     standing_pb2_grpc.add_StandingServiceServicer_to_server(service, port.server)
     deadline = Deadline(database=database, audit=audit, clock=clock, memory=standings)
     return [judging.run(), uploads.run(), deadline.run()]
+
+
+def _bundles(base: Base, runs: RunLookup, workers: Workers, datasets: Datasets) -> Bundles:
+    key = base.settings.evidence_key
+    return Bundles(
+        database=base.database,
+        audit=base.audit,
+        blobs=base.blobs,
+        runs=runs,
+        golden=GoldenSets(base.database, base.audit, base.blobs, datasets, clock=base.clock),
+        workers=workers,
+        clock=base.clock,
+        key=load_private_key(key) if key is not None else None,
+    )
 
 
 def _terms(settings: ReviewSettings) -> Terms:

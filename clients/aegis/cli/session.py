@@ -87,6 +87,7 @@ _HINTS = {
     "ATTEMPTS_EXHAUSTED": "a person has to look; what was tried: `aegis action list --incident`",
     "BREAK_GLASS_UNREVIEWED": "two others have to answer for it: `aegis action review ACTION`",
     "DATA_DAMAGED": "bring back the object, or the key that wraps it, from a copy",
+    "EVIDENCE_UNAVAILABLE": "whoever runs the server adds what is missing: docs/evidence.md",
     "STORAGE_FULL": "make room where the server keeps its blobs, then try again",
     "INVITATION_INVALID": "ask whoever invited you for another token",
     "ENROLMENT_UNAVAILABLE": "docs/participants.md says what the server needs for that",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aegis.cli import update_holding, update_sending
+from aegis.cli import evidence, update_holding, update_sending
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -31,6 +31,8 @@ for command in (
     update_holding.queue,
 ):
     app.command()(command)
+app.command("evidence")(evidence.evidence)
+app.command("verify-evidence")(evidence.verify_evidence)
 
 
 @app.command("list")

@@ -186,6 +186,7 @@ def server_environment(
         **({"AEGIS_REDIS_URL": redis_url} if redis_url is not None else {}),
         "AEGIS_DECISION_KEY": str(pki / "decision.key"),
         "AEGIS_APPROVAL_KEY": str(pki / "approval.key"),
+        "AEGIS_EVIDENCE_KEY": str(pki / "evidence.key"),
         "AEGIS_CACHE_KEY": str(pki / "cache.key"),
         **_blob_key(pki, given),
         "AEGIS_TOKEN_KEYS": str(pki / "token-keys.json"),

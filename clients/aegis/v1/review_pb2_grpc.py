@@ -200,7 +200,8 @@ class ReviewServiceServicer:
         `aegis update verify-evidence`. The first call draws the pictures.
 
         Who: subjects with action "read" on /review/evidence.
-        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while it is PENDING; DATA_DAMAGED.
+        Errors: RESOURCE_NOT_FOUND, also when it was judged before evidence was kept;
+        STATE_CONFLICT while it is PENDING; DATA_DAMAGED; EVIDENCE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -93,7 +93,8 @@ class ReviewServiceStub:
     `aegis update verify-evidence`. The first call draws the pictures.
 
     Who: subjects with action "read" on /review/evidence.
-    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while it is PENDING; DATA_DAMAGED.
+    Errors: RESOURCE_NOT_FOUND, also when it was judged before evidence was kept;
+    STATE_CONFLICT while it is PENDING; DATA_DAMAGED; EVIDENCE_UNAVAILABLE.
     """
     GetReviewQueue: _aio.UnaryUnaryMultiCallable[_review_pb2.GetReviewQueueRequest, _review_pb2.GetReviewQueueResponse]
     """Says which rounds wait for examiners, which are being examined, and how long.
@@ -235,7 +236,8 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         `aegis update verify-evidence`. The first call draws the pictures.
 
         Who: subjects with action "read" on /review/evidence.
-        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT while it is PENDING; DATA_DAMAGED.
+        Errors: RESOURCE_NOT_FOUND, also when it was judged before evidence was kept;
+        STATE_CONFLICT while it is PENDING; DATA_DAMAGED; EVIDENCE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from aegis_server.review.case import Case, Judgement, Ruling, Verdict
 from aegis_server.review.desks import Desk, Examined, Numbers, Stuck, Task, Vet
+from aegis_server.review.evidence.numbers import amended
 from aegis_server.review.findings import CORROBORATING, Finding
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Examining:
             log.warning("round %d: %s; all its updates are held", case.round, again)
             everything = {each.update_id: again for each in case.submissions}
             return _joined(case, Examined(Ruling(())), everything)
-        return replace(without, ruling=_unseen(without.ruling, stuck))
+        return _amended(without, _unseen(without.ruling, stuck))
 
     async def _alone(self, desk: Desk, case: Case, stuck: Stuck) -> dict[str, Stuck]:
         """Returns the updates that come to no end alone, and why.
@@ -139,6 +140,16 @@ def _joined(case: Case, rest: Examined, faults: dict[str, Stuck]) -> Examined:
     judged |= {name: failed(name, [_finding(stuck)]) for name, stuck in faults.items()}
     inorder = tuple(judged[each.update_id] for each in case.submissions)
     return replace(rest, ruling=replace(rest.ruling, judgements=inorder))
+
+
+def _amended(examined: Examined, ruling: Ruling) -> Examined:
+    """Evidence says what was decided in the end."""
+    judged = {each.update_id: each for each in ruling.judgements}
+    numbers = {
+        update_id: amended(made, ruling, judged[update_id])
+        for update_id, made in examined.numbers.items()
+    }
+    return Examined(ruling, numbers)
 
 
 def _unseen(ruling: Ruling, stuck: Stuck) -> Ruling:

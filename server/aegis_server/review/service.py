@@ -11,6 +11,8 @@ from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Call, Context, current_call
 from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import review_pb2, review_pb2_grpc
+from aegis_server.review.evidence.downloads import Bundles
+from aegis_server.review.evidence.service import download
 from aegis_server.review.holding.overrides import Overrides
 from aegis_server.review.intake import Intake
 from aegis_server.review.messages import (
@@ -42,6 +44,7 @@ class Room:
     rounds: Rounds
     overrides: Overrides
     updates: Updates
+    bundles: Bundles
 
 
 class ReviewService(review_pb2_grpc.ReviewServiceServicer):
@@ -155,6 +158,13 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         async for piece in self._room.updates.pieces(request.update_id):
             for start in range(0, len(piece), _CHUNK):
                 yield review_pb2.DownloadUpdateResponse(chunk=piece[start : start + _CHUNK])
+
+    async def DownloadEvidence(
+        self, request: review_pb2.DownloadEvidenceRequest, context: Context
+    ) -> AsyncIterator[review_pb2.DownloadEvidenceResponse]:
+        """The bundle, in pieces."""
+        async for part in download(self._room.bundles, self._deeds, request):
+            yield part
 
     async def OverrideVerdict(
         self, request: review_pb2.OverrideVerdictRequest, context: Context

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from tests.office import Office, opened
 
-from aegis.serving.database import migrate
 from aegis_server.workers import Workers
 
 
@@ -21,9 +20,8 @@ def office_workers() -> Iterator[Workers]:
 
 
 @pytest.fixture
-async def office_url(database_url: str, server_database_url: str) -> str:
+async def office_url(server_tables: str, server_database_url: str) -> str:
     """A migrated database, as servers see it."""
-    await migrate(database_url, "aegis_server", "aegis")
     return server_database_url
 
 

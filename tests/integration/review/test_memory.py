@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.judged import Judged, judge
 
-from aegis.serving.database import Connection, Database, migrate
+from aegis.serving.database import Connection, Database
 from aegis_server.review import sketches
 from aegis_server.review.case import Verdict
 from aegis_server.review.memory.store import past_of, recorded
@@ -18,8 +18,7 @@ SKETCH = sketches.sketch(np.ones(10, np.float32))
 
 
 @pytest.fixture
-async def connection(database_url: str, server_database_url: str) -> AsyncIterator[Connection]:
-    await migrate(database_url, "aegis_server", "aegis")
+async def connection(server_tables: str, server_database_url: str) -> AsyncIterator[Connection]:
     opened = Database(server_database_url, application="test")
     await opened.open()
     async with opened.transaction() as lent:

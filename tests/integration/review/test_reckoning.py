@@ -15,7 +15,7 @@ from tests.reviewing import Making, desks_for
 from tests.unit.review.factories import a_round
 
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Call, Grant
 from aegis.spiffe import Caller
@@ -84,12 +84,11 @@ def by(subject: str) -> Call:
 
 @pytest.fixture
 async def house(
-    database_url: str, server_database_url: str, tmp_path: Path
+    server_tables: str, server_database_url: str, tmp_path: Path
 ) -> AsyncIterator[House]:
     def now() -> datetime:
         return datetime.now(UTC)
 
-    await migrate(database_url, "aegis_server", "aegis")
     async with AsyncExitStack() as stack:
         database = Database(server_database_url, application="test")
         await database.open()

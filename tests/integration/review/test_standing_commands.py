@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from aegis.cli.main import app
 from aegis.local import pki
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
@@ -64,9 +64,8 @@ class Room:
 
 
 @pytest.fixture
-async def room(database_url: str, server_database_url: str, tmp_path: Path) -> AsyncIterator[Room]:
+async def room(server_tables: str, server_database_url: str, tmp_path: Path) -> AsyncIterator[Room]:
     """Three rounds were judged; north is proposed for quarantine."""
-    await migrate(database_url, "aegis_server", "aegis")
     pki.ensure(tmp_path / "pki")
     async with AsyncExitStack() as stack:
         database = Database(server_database_url, application="test")

@@ -20,7 +20,7 @@ from tests.reviewing import Making, desks_for
 from aegis.channel import Identity, connect
 from aegis.local import pki
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
@@ -127,9 +127,8 @@ def plan() -> Callable[..., training_pb2.RunPlan]:
 
 
 @pytest.fixture
-async def room(database_url: str, server_database_url: str, tmp_path: Path) -> AsyncIterator[Room]:
+async def room(server_tables: str, server_database_url: str, tmp_path: Path) -> AsyncIterator[Room]:
     """A serving training room on a fresh database; no coordinator is started."""
-    await migrate(database_url, "aegis_server", "aegis")
     pki.ensure(tmp_path / "pki")
     async with AsyncExitStack() as stack:
         yield await _assemble(stack, server_database_url, tmp_path)
