@@ -125,9 +125,9 @@ class Intake:
         await asyncio.to_thread(require_update, data, base.family.shapes)
         # Before the row: a row must never name bytes that are not there.
         await self._blobs.put(data)
-        return await self._insert(claim, by)
+        return await self._insert(claim, by, enrolled=base.enrolled)
 
-    async def _insert(self, claim: Claim, by: Call) -> Update:
+    async def _insert(self, claim: Claim, by: Call, *, enrolled: bool) -> Update:
         update_id = f"upd-{uuid.uuid4().hex[:20]}"
         async with self._database.transaction() as connection:
             await store.open_round(connection, claim.key)
@@ -142,6 +142,7 @@ class Intake:
                 claim.key,
                 update_id=update_id,
                 participant=claim.participant,
+                enrolled=enrolled,
                 sha256=claim.sha256,
                 size_bytes=claim.size_bytes,
                 now=self._clock(),
