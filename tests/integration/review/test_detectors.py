@@ -128,7 +128,7 @@ async def shadow(office: Office, version: str, by: str = "user:olga") -> pb.Dete
 
 
 async def promote(
-    office: Office, version: str, by: str = "user:olga", fpr_max: float = 0.0
+    office: Office, version: str, by: str = "user:otto", fpr_max: float = 0.0
 ) -> pb.Detector:
     stub = await office.scoring(by)
     request = pb.PromoteDetectorRequest(
@@ -369,11 +369,22 @@ async def test_promoted_detector_is_what_rounds_are_given(
         assert here == there != b""
     assert await states(office) == {"builtin": "retired", version: "champion"}
     (record,) = await office.records("promote")
-    assert (record.outcome, record.actor) == ("champion", "user:olga")
+    assert (record.outcome, record.actor) == ("champion", "user:otto")
     assert record.details["former"] == "builtin"
     assert (record.details["fpr"], record.details["reason"]) == ("0.0300", "better")
-    assert (await promote(office, "builtin", by="user:otto")).state == CHAMPION
+    assert (await promote(office, "builtin", by="user:olga")).state == CHAMPION
     assert await office.current.champion() == b""
+
+
+async def test_who_had_a_detector_trained_does_not_promote_it(office: Office):
+    """One that counts nobody out is quickly made; with it in place everything is accepted."""
+    version = await a_trained(office, fpr=0.0, tpr=0.0)
+    error = await refusal(promote(office, version, by="user:olga"))
+    assert (error.reason, error.metadata["first"]) == ("SECOND_PERSON_NEEDED", "user:olga")
+    (record,) = await office.records("promote")
+    assert (record.outcome, record.reason) == ("refused", "SECOND_PERSON_NEEDED")
+    assert await states(office) == {"builtin": "champion", version: "trained"}
+    assert (await promote(office, version, by="user:otto")).state == CHAMPION
 
 
 async def test_detector_that_was_measured_to_err_is_not_promoted(office: Office):
@@ -641,10 +652,10 @@ async def test_detector_comes_into_use_from_a_shell(office: Office):
     assert "sign-flip" in shown.out
     assert "learnt from 320 updates" in shown.out
     assert "shadow" in (await office.aegis("detector", "shadow", "v1")).out
-    promoted = await office.aegis(
-        "detector", "promote", "v1", "--reason", "try", "--fpr-max", "0.2"
-    )
-    assert "champion" in promoted.out
+    promoting = ("detector", "promote", "v1", "--reason", "try", "--fpr-max", "0.2")
+    alone = await office.aegis(*promoting)
+    assert (alone.status, "SECOND_PERSON_NEEDED" in alone.err) == (1, True)
+    assert (await promote(office, "v1", fpr_max=0.2)).state == CHAMPION
     listed = await office.aegis("detector", "list", "-o", "json")
     assert [each["version"] for each in json.loads(listed.out)] == ["v1", "builtin"]
     compared = await office.aegis("detector", "compare", "builtin")
