@@ -24,7 +24,8 @@ import psycopg
 from prometheus_client import CollectorRegistry
 
 from aegis.local.postgres import DATABASE, SERVER, Postgres
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
+from aegis_server.migrating import migrate
 from aegis_server.review import sketches, store
 from aegis_server.review.analytics.analytics import Analytics
 from aegis_server.review.case import Judgement, Ruling, Verdict
@@ -101,7 +102,7 @@ async def measured(name: str, deed: Callable[[], Awaitable[object]], times: int)
 
 async def measure(url: str, owner: str, updates: int, times: int) -> None:
     """Prints every figure."""
-    await migrate(owner, "aegis_server", "aegis")
+    await migrate(owner)
     database = Database(url, application="bench")
     await database.open()
     began = time.perf_counter()

@@ -17,7 +17,6 @@ from prometheus_client import start_http_server
 
 from aegis.errors import AegisError
 from aegis.secretfiles import tell_weak, text_of
-from aegis.serving.database import migrate
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis_server.parent import program as parent
 from aegis_server.parent.worker import end_with_parent
@@ -58,7 +57,10 @@ async def bring_up_to_date() -> None:
     url = text_of(os.environ, "AEGIS_MIGRATION_URL") or text_of(os.environ, "AEGIS_DATABASE_URL")
     if not url:
         raise SettingsError("set AEGIS_MIGRATION_URL or AEGIS_DATABASE_URL")
-    for name in await migrate(url, "aegis_server", "aegis"):
+    # Only this command is for the queue's tables, which their package has to be loaded for.
+    from aegis_server.migrating import migrate
+
+    for name in await migrate(url):
         log.info("applied %s", name)
 
 

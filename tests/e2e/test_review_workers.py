@@ -14,8 +14,8 @@ import pytest
 from aegis.channel import Identity, connect
 from aegis.local import pki
 from aegis.local.programs import server_environment
-from aegis.serving.database import migrate
 from aegis.v1 import review_pb2, review_pb2_grpc, training_pb2, training_pb2_grpc
+from aegis_server.migrating import migrate
 from tests.integration.training.conftest import small_plan
 from tests.processes import Process
 
@@ -29,7 +29,7 @@ async def environment(
     tmp_path: Path, database_url: str, server_database_url: str
 ) -> dict[str, str]:
     """What a server and its workers are told."""
-    await migrate(database_url, "aegis_server", "aegis")
+    await migrate(database_url)
     pki.ensure(tmp_path / "pki")
     (tmp_path / "blobs").mkdir()
     told = server_environment(

@@ -94,9 +94,14 @@ class ReviewGate:
             return Judged(refused)
         verdicts = {each.participant: each for each in judged.updates}
         held = any(each.verdict == Update.VERDICT_HELD for each in judged.updates)
-        fallback = tuple(judged.review.fallback_participants) if held else ()
+        # Whom a person has rejected meanwhile is not unknown any more.
+        fallback = tuple(
+            name
+            for name in judged.review.fallback_participants
+            if held and name in verdicts and verdicts[name].verdict != Update.VERDICT_REJECTED
+        )
         counting = {n for n, each in verdicts.items() if each.verdict == Update.VERDICT_ACCEPTED}
-        wanted = (counting | set(fallback)) & verdicts.keys()
+        wanted = counting | set(fallback)
         outside = {
             name: await persistent(partial(self._download, verdicts[name]), seconds=self._patience)
             for name in sorted(wanted - taken)

@@ -37,7 +37,7 @@ from aegis_server.training.flower import (
     MetricRecord,
     RecordDict,
 )
-from aegis_server.training.words import kind_of, one_line
+from aegis_server.training.words import failure_of, one_line
 
 Outcome = training_pb2.ParticipantRound
 Update = review_pb2.Update
@@ -227,7 +227,7 @@ class ReviewedStrategy(FedAvg):
                 outcome.outcome = Outcome.OUTCOME_REFUSED
                 outcome.reason = one_line(f"it refused: {reply.error.reason}")
                 return None
-            outcome.reason = f"its training failed: {kind_of(reply.error.reason or '')}"
+            outcome.reason = failure_of(reply.error.code, reply.error.reason or "")
             return None
         try:
             update = _update_in(reply, self._shapes)
