@@ -235,7 +235,7 @@ class Judging:
             false_positive_rate=judgement.false_positive_rate,
             would_change=judgement.would_change,
             hold_until=now + timedelta(seconds=self._terms.seconds) if held else None,
-            hold_default=self._terms.default.value if held else None,
+            hold_default=self._terms.default_of(judgement.score).value if held else None,
             detector=ruling.detector,
             golden_sha256=prepared.golden_sha256,
             evidence_sha256=evidence.get(judgement.update_id, b""),

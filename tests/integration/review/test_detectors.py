@@ -91,7 +91,7 @@ async def shadow(office: Office, version: str, by: str = "user:olga") -> pb.Dete
 
 
 async def promote(
-    office: Office, version: str, by: str = "user:olga", fpr_max: float = 0.0
+    office: Office, version: str, by: str = "user:otto", fpr_max: float = 0.0
 ) -> pb.Detector:
     stub = await office.scoring(by)
     request = pb.PromoteDetectorRequest(
@@ -332,11 +332,22 @@ async def test_promoted_detector_is_what_rounds_are_given(
         assert here == there != b""
     assert await states(office) == {"builtin": "retired", version: "champion"}
     (record,) = await office.records("promote")
-    assert (record.outcome, record.actor) == ("champion", "user:olga")
+    assert (record.outcome, record.actor) == ("champion", "user:otto")
     assert record.details["former"] == "builtin"
     assert (record.details["fpr"], record.details["reason"]) == ("0.0300", "better")
-    assert (await promote(office, "builtin", by="user:otto")).state == CHAMPION
+    assert (await promote(office, "builtin", by="user:olga")).state == CHAMPION
     assert await office.current.champion() == b""
+
+
+async def test_who_had_a_detector_trained_does_not_promote_it(office: Office):
+    """One that counts nobody out is quickly made; with it in place everything is accepted."""
+    version = await a_trained(office, fpr=0.0, tpr=0.0)
+    error = await refusal(promote(office, version, by="user:olga"))
+    assert (error.reason, error.metadata["first"]) == ("SECOND_PERSON_NEEDED", "user:olga")
+    (record,) = await office.records("promote")
+    assert (record.outcome, record.reason) == ("refused", "SECOND_PERSON_NEEDED")
+    assert await states(office) == {"builtin": "champion", version: "trained"}
+    assert (await promote(office, version, by="user:otto")).state == CHAMPION
 
 
 async def test_detector_that_was_measured_to_err_is_not_promoted(office: Office):
@@ -604,13 +615,14 @@ async def test_detector_comes_into_use_from_a_shell(office: Office):
     assert "sign-flip" in shown.stdout
     assert "learnt from 320 updates" in shown.stdout
     assert "shadow" in (await office.aegis("detector", "shadow", "v1")).stdout
-    promoted = await office.aegis(
-        "detector", "promote", "v1", "--reason", "try", "--fpr-max", "0.2"
-    )
-    assert "champion" in promoted.stdout
+    promoting = ("detector", "promote", "--reason", "try", "--fpr-max", "0.2")
+    alone = await office.aegis(*promoting, "v1")
+    assert (alone.returncode, "SECOND_PERSON_NEEDED" in alone.stderr) == (1, True)
+    assert (await promote(office, "v1", fpr_max=0.2)).state == CHAMPION
     listed = await office.aegis("detector", "list", "-o", "json")
     assert [each["version"] for each in json.loads(listed.stdout)] == ["v1", "builtin"]
     compared = await office.aegis("detector", "compare", "builtin")
     assert "both scored 0 updates" in compared.stdout
+    assert "champion" in (await office.aegis(*promoting, "builtin")).stdout
     missing = await office.aegis("detector", "train", "--dataset", "nobody")
     assert (missing.returncode, "TRAINING_DATA_MISSING" in missing.stderr) == (1, True)
