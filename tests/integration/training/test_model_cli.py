@@ -41,13 +41,13 @@ class Done:
     err: str
 
 
-async def aegis(room: Any, *arguments: str, address: str = "") -> Done:
-    """Runs `aegis` as admin."""
+async def aegis(room: Any, *arguments: str, address: str = "", by: str = "admin") -> Done:
+    """Runs `aegis` as admin, or as whose certificate it is."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         "from aegis.cli.main import main; main()",
-        *("--home", str(room.folder), "--address", address or room.address, "--as", "admin"),
+        *("--home", str(room.folder), "--address", address or room.address, "--as", by),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
