@@ -49,16 +49,17 @@ _ROWS = """
     insert into aegis.review_round (run_id, round, attempt, closed_at, judged_at)
     select run_id, round, 1, min(at) - interval '0.8 seconds' * random(), min(at)
     from numbered group by run_id, round;
-    insert into aegis.review_update (update_id, run_id, round, attempt, participant, sha256,
-                                     size_bytes, created_at, verdict, score, findings, reviewed_at)
-    select 'upd-' || n, run_id, round, 1, participant, sha256(n::text::bytea), 10000, at, verdict,
-           random(), %(findings)s, at
+    insert into aegis.review_update (update_id, run_id, round, attempt, participant, enrolled,
+                                     sha256, size_bytes, created_at, verdict, score, findings,
+                                     reviewed_at)
+    select 'upd-' || n, run_id, round, 1, participant, true, sha256(n::text::bytea), 10000, at,
+           verdict, random(), %(findings)s, at
     from numbered;
-    insert into aegis.review_memory (update_id, run_id, round, attempt, participant, dataset,
-                                     verdict, score, features, sketch, against, looks_like,
-                                     created_at)
-    select 'upd-' || n, run_id, round, 1, participant, 'digits', verdict, random(), %(features)s,
-           %(sketch)s,
+    insert into aegis.review_memory (update_id, run_id, round, attempt, participant, enrolled,
+                                     dataset, verdict, score, features, sketch, against,
+                                     looks_like, created_at)
+    select 'upd-' || n, run_id, round, 1, participant, true, 'digits', verdict, random(),
+           %(features)s, %(sketch)s,
            case when verdict = 'accepted' then '{}' else array['direction', 'golden-set'] end,
            case when verdict = 'accepted' then '' else
                (array['sign-flip', 'label-flip', 'free-rider', 'scaling'])[1 + n %% 4] end,
@@ -129,6 +130,7 @@ async def measure(url: str, owner: str, updates: int, times: int) -> None:
                     key,
                     update_id=f"{key.run_id}-{name}",
                     participant=name,
+                    enrolled=True,
                     sha256=bytes(32),
                     size_bytes=1,
                     now=NOW,

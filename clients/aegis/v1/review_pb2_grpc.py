@@ -109,7 +109,8 @@ class ReviewServiceServicer:
         model or an attempt that nobody began; PARTICIPANT_UNKNOWN for one that takes no
         part in the run; REQUEST_ID_REUSED for other bytes under the same name;
         UPDATE_BASE_MISMATCH; UPLOADS_TOO_MANY; STATE_CONFLICT when the round is
-        being or has been judged, or the run has ended.
+        being or has been judged, the run has ended, or a participant sends for itself
+        while it is in quarantine (state QUARANTINED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

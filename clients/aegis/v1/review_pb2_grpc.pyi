@@ -34,7 +34,8 @@ class ReviewServiceStub:
     model or an attempt that nobody began; PARTICIPANT_UNKNOWN for one that takes no
     part in the run; REQUEST_ID_REUSED for other bytes under the same name;
     UPDATE_BASE_MISMATCH; UPLOADS_TOO_MANY; STATE_CONFLICT when the round is
-    being or has been judged, or the run has ended.
+    being or has been judged, the run has ended, or a participant sends for itself
+    while it is in quarantine (state QUARANTINED).
     """
     GetUpload: _aio.UnaryUnaryMultiCallable[_review_pb2.GetUploadRequest, _review_pb2.GetUploadResponse]
     """Says how many bytes of an upload that broke off are here.
@@ -130,7 +131,8 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         model or an attempt that nobody began; PARTICIPANT_UNKNOWN for one that takes no
         part in the run; REQUEST_ID_REUSED for other bytes under the same name;
         UPDATE_BASE_MISMATCH; UPLOADS_TOO_MANY; STATE_CONFLICT when the round is
-        being or has been judged, or the run has ended.
+        being or has been judged, the run has ended, or a participant sends for itself
+        while it is in quarantine (state QUARANTINED).
         """
 
     @_abc_1.abstractmethod

@@ -247,6 +247,7 @@ async def insert(
     *,
     update_id: str,
     participant: str,
+    enrolled: bool,
     sha256: bytes,
     size_bytes: int,
     now: datetime,
@@ -255,12 +256,13 @@ async def insert(
     await connection.execute(
         """
         insert into aegis.review_update
-            (update_id, run_id, round, attempt, participant, sha256, size_bytes, created_at)
-        values (%s, %s, %s, %s, %s, %s, %s, %s)
+            (update_id, run_id, round, attempt, participant, enrolled, sha256, size_bytes,
+             created_at)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         (
             *(update_id, key.run_id, key.round, key.attempt),
-            *(participant, sha256, size_bytes, now),
+            *(participant, enrolled, sha256, size_bytes, now),
         ),
     )
 

@@ -26,7 +26,8 @@ class Base:
     """What a round starts from: data set and model family, the model's blob, and enrolment.
 
     `examples` are the rows each participant enrolled, never what it claims in a round; who is not
-    listed takes no part. `noises` are the standard deviations each number of their updates has at
+    listed takes no part. They are `enrolled`, or sites of a simulation that have no identity beyond
+    their run. `noises` are the standard deviations each number of their updates has at
     least, where they promised noise. `open` is false once the run has ended, `made` true once the
     model this round makes is stored. `attempts` are the tries the round may have had by now.
     """
@@ -40,6 +41,7 @@ class Base:
     attempts: int = _ATTEMPTS_MAX
     local: Local = field(default_factory=Local)
     noises: Mapping[str, float] = field(default_factory=dict)
+    enrolled: bool = True
 
     @property
     def dataset(self) -> str:

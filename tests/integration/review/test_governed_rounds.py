@@ -79,6 +79,7 @@ async def test_round_is_judged_with_what_is_in_use(office: Office):
                     key,
                     update_id=f"upd-{each.update_id}",
                     participant=each.update_id,
+                    enrolled=True,
                     sha256=digest(each.data),
                     size_bytes=len(each.data),
                     now=office.clock(),

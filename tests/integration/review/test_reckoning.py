@@ -65,6 +65,7 @@ class House:
                     key,
                     update_id=f"upd-{number}-{each.update_id}",
                     participant=each.update_id,
+                    enrolled=True,
                     sha256=digest(each.data),
                     size_bytes=len(each.data),
                     now=now,

@@ -60,6 +60,17 @@ async def test_update_is_taken_in_as_pending(room: Room):
     assert record.details["sha256"] == parameters.digest(GOOD).hex()
 
 
+async def test_taken_in_is_written_down_whether_its_participant_has_enrolled(room: Room):
+    """A simulation's site has a participant's name at most."""
+    assert room.runs.base is not None
+    for enrolled, participant in ((True, "s1"), (False, "s2")):
+        room.runs.base = replace(room.runs.base, enrolled=enrolled)
+        await room.submit(GOOD, participant)
+    async with room.database.transaction() as connection:
+        cursor = await connection.execute("select participant, enrolled from aegis.review_update")
+        assert dict(await cursor.fetchall()) == {"s1": True, "s2": False}
+
+
 async def test_same_bytes_again_return_the_stored_update(room: Room):
     """A retry of a submission whose answer was lost changes nothing."""
     first = await room.submit(GOOD)

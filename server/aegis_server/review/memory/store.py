@@ -29,24 +29,25 @@ async def remember(
     Returns whose updates they were. Features that are no finite numbers are left out: JSON has
     none.
     """
-    participants = await _participants(connection, key)
-    names = [participants[each.update_id] for each in ruling.judgements]
+    senders = await _senders(connection, key)
+    names = [senders[each.update_id][0] for each in ruling.judgements]
     likes = await asyncio.to_thread(alike, [each.sketch for each in ruling.judgements])
     async with connection.cursor() as cursor:
         await cursor.executemany(
             """
             insert into aegis.review_memory
-                (update_id, run_id, round, attempt, participant, dataset, verdict, score, features,
-                 sketch, alike, against, looks_like, created_at)
-            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                (update_id, run_id, round, attempt, participant, enrolled, dataset, verdict, score,
+                 features, sketch, alike, against, looks_like, created_at)
+            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             """,
             [
                 (
-                    *(each.update_id, key.run_id, key.round, key.attempt, name, dataset),
+                    *(each.update_id, key.run_id, key.round, key.attempt),
+                    *(*senders[each.update_id], dataset),
                     *(each.verdict.value, each.score, _finite(each.features), each.sketch),
                     *([names[other] for other in others], _against(each), _looks_like(each), now),
                 )
-                for each, name, others in zip(ruling.judgements, names, likes, strict=True)
+                for each, others in zip(ruling.judgements, likes, strict=True)
             ],
         )
     return names
@@ -130,12 +131,13 @@ def _looks_like(judgement: Judgement) -> str:
     return next((each.text for each in judgement.findings if each.measure == "looks_like"), "")
 
 
-async def _participants(connection: Connection, key: RoundKey) -> dict[str, str]:
+async def _senders(connection: Connection, key: RoundKey) -> dict[str, tuple[str, bool]]:
+    """Returns whose each update of a round is, and whether that one has enrolled."""
     cursor = await connection.execute(
         """
-        select update_id, participant from aegis.review_update
+        select update_id, participant, enrolled from aegis.review_update
         where run_id = %s and round = %s and attempt = %s
         """,
         (key.run_id, key.round, key.attempt),
     )
-    return {str(update_id): str(participant) for update_id, participant in await cursor.fetchall()}
+    return {update_id: (name, enrolled) for update_id, name, enrolled in await cursor.fetchall()}
