@@ -138,10 +138,7 @@ async def serve_review(
     desks = desks_of(base.settings.workers, stack)
     standings, counts = standings_of(ground)
     judging = judging_of(ground, desks, standings)
-    queue: Queue = Here(judging, base.deeds, desks=desks.count)
-    if base.settings.review.workers == "queue":
-        app = await stack.enter_async_context(opened(base.settings.database_url))
-        queue = Jobs(app, base.database)
+    queue, parts = await _queue_of(base, judging, desks, stack)
     uploads = Uploads(base.database, base.deeds, clock=base.clock)
     access = Access(base.decisions, base.audit)
     database, audit, clock = base.database, base.audit, base.clock
@@ -174,7 +171,18 @@ async def serve_review(
     )
     standing_pb2_grpc.add_StandingServiceServicer_to_server(service, port.server)
     deadline = Deadline(database=database, audit=audit, clock=clock, memory=standings)
-    return [judging.run(), uploads.run(), deadline.run()]
+    return [judging.run(), uploads.run(), deadline.run(), *parts]
+
+
+async def _queue_of(
+    base: Base, judging: Judging, desks: Desks, stack: AsyncExitStack
+) -> tuple[Queue, list[Part]]:
+    """Returns who has rounds judged, and what must run for it: workers look for what waits."""
+    if base.settings.review.workers == "queue":
+        app = await stack.enter_async_context(opened(base.settings.database_url))
+        return Jobs(app, base.database), []
+    here = Here(judging, base.deeds, base.database, desks=desks.count)
+    return here, [here.run()]
 
 
 def _bundles(base: Base, runs: RunLookup, workers: Workers, datasets: Datasets) -> Bundles:

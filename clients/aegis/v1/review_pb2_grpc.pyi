@@ -80,8 +80,8 @@ class ReviewServiceStub:
     OverrideVerdict: _aio.UnaryUnaryMultiCallable[_review_pb2.OverrideVerdictRequest, _review_pb2.OverrideVerdictResponse]
     """A person decides otherwise, or decides what is HELD. Of REJECTED updates it
     takes two persons to make one ACCEPTED: the first call proposes it, the same
-    call by somebody else does it. A model that was made meanwhile stays as it is,
-    and the answer says so.
+    call by somebody else does it. So it does of a HELD one for who sent it. A model
+    that was made meanwhile stays as it is, and the answer says so.
 
     Who: subjects with action "override" on /review/updates, where conditions see
     ctx.from, ctx.to (verdicts in lower case) and ctx.run.
@@ -219,8 +219,8 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_review_pb2.OverrideVerdictResponse]:
         """A person decides otherwise, or decides what is HELD. Of REJECTED updates it
         takes two persons to make one ACCEPTED: the first call proposes it, the same
-        call by somebody else does it. A model that was made meanwhile stays as it is,
-        and the answer says so.
+        call by somebody else does it. So it does of a HELD one for who sent it. A model
+        that was made meanwhile stays as it is, and the answer says so.
 
         Who: subjects with action "override" on /review/updates, where conditions see
         ctx.from, ctx.to (verdicts in lower case) and ctx.run.

@@ -158,6 +158,7 @@ class Intake:
                 enrolled=enrolled,
                 sha256=claim.sha256,
                 size_bytes=claim.size_bytes,
+                by=by.caller.subject,
                 now=self._clock(),
             )
             stored = await store.find(connection, update_id)

@@ -100,6 +100,7 @@ class Update:
     golden_sha256: bytes = b""
     evidence_sha256: bytes = b""
     overrides: tuple[OverrideRow, ...] = ()
+    sent_by: str = ""
 
 
 class Updates:
@@ -178,6 +179,7 @@ def update_of(row: store.UpdateRow, overrides: tuple[OverrideRow, ...] = ()) -> 
         golden_sha256=row.golden_sha256,
         evidence_sha256=row.evidence_sha256,
         overrides=overrides,
+        sent_by=row.sent_by,
     )
 
 

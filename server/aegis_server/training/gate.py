@@ -93,12 +93,14 @@ class ReviewGate:
         if judged is None:
             return Judged(refused)
         verdicts = {each.participant: each for each in judged.updates}
-        held = any(each.verdict == Update.VERDICT_HELD for each in judged.updates)
+        open_ones = {name for name, each in verdicts.items() if _nobody_decided(each)}
         # Whom a person has rejected meanwhile is not unknown any more.
         fallback = tuple(
             name
             for name in judged.review.fallback_participants
-            if held and name in verdicts and verdicts[name].verdict != Update.VERDICT_REJECTED
+            if open_ones
+            and name in verdicts
+            and (name in open_ones or verdicts[name].verdict != Update.VERDICT_REJECTED)
         )
         counting = {n for n, each in verdicts.items() if each.verdict == Update.VERDICT_ACCEPTED}
         wanted = counting | set(fallback)
@@ -189,3 +191,9 @@ class ReviewGate:
         yield review_pb2.SubmitUpdateRequest(header=header)
         for start in range(0, len(update), _CHUNK):
             yield review_pb2.SubmitUpdateRequest(chunk=update[start : start + _CHUNK])
+
+
+def _nobody_decided(update: Update) -> bool:
+    """Says whether no examiner and no person could: it is HELD, or was until its deadline."""
+    decided = [each for each in update.overrides if each.effective]
+    return update.verdict == Update.VERDICT_HELD or bool(decided and not decided[-1].by)

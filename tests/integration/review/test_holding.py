@@ -122,6 +122,20 @@ async def test_one_person_decides_about_a_held_update(room: Room):
     assert (record.details["from"], record.details["to"]) == ("held", "accepted")
 
 
+async def test_who_sent_a_held_update_does_not_accept_it_alone(room: Room):
+    """Or one operator could send in a site's name what nobody but that operator looks at."""
+    for submission in CASE.submissions[1:3]:
+        await room.submit(submission.data, submission.update_id, by="user:olga")
+    update_id = (await room.review())[0].update_id
+    own = await room.override(update_id, ACCEPTED, "user:olga")
+    assert (own.update.verdict, own.needs_second_person) == (HELD, True)
+    with pytest.raises(AegisError) as refused:
+        await room.override(update_id, ACCEPTED, "user:olga")
+    assert refused.value.reason == "SECOND_PERSON_NEEDED"
+    other = await room.override(update_id, ACCEPTED, "user:otto")
+    assert (other.update.verdict, other.needs_second_person) == (ACCEPTED, False)
+
+
 async def test_one_person_rejects_what_was_accepted(room: Room):
     """The careful way needs nobody else."""
     updates = await judged(room)

@@ -247,6 +247,23 @@ async def test_round_people_have_decided_needs_no_fallback() -> None:
     assert judged.fallback == ()
 
 
+async def test_deadline_takes_the_fallback_from_no_round() -> None:
+    """It says no more of who the odd ones are than before; a person's word stands."""
+
+    class Late(Room):
+        def _updates(self, state: dict[str, Any]) -> list[Update]:
+            updates = super()._updates(state)
+            for each in updates:
+                by = "user:olga" if each.participant == "site-1" else ""
+                each.overrides.add(to=each.verdict, by=by, effective=True)
+            return updates
+
+    names = ("site-1", "site-2", "site-3")
+    judged = await judged_by(Late(dict.fromkeys(names, REJECTED), fallback=names))
+    assert judged.fallback == ("site-2", "site-3")
+    assert judged.outside == {"site-2": THEIRS, "site-3": THEIRS}
+
+
 async def test_review_that_is_busy_is_asked_again() -> None:
     """It decides nothing and loses nothing; the round is no participant's fault."""
 
