@@ -16,7 +16,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
@@ -24,6 +23,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import grpc
 import psycopg
 from google.protobuf.duration_pb2 import Duration
 
@@ -43,6 +43,7 @@ from aegis.v1 import (
 from aegis_learning.datasets import SCHEMA, Split, load, partition
 from aegis_learning.pinning import app_digest
 from aegis_participant.workers import flower_run_id
+from tests.commands import aegis, command
 from tests.processes import until
 
 Result = TypeVar("Result")
@@ -50,8 +51,8 @@ Run = training_pb2.Run
 
 DATASET = "breast-cancer"
 WARD = Path(__file__).parent / "apps" / "ward"
+_LOOK = 0.1  # seconds; whoever asks a server keeps it busy
 ENDED = (Run.STATE_COMPLETED, Run.STATE_STOPPED, Run.STATE_FAILED)
-_COMMAND = [sys.executable, "-c", "from aegis.cli.main import main; main()"]
 
 
 def dealt(sites: int, *, seed: int = 7) -> list[Split]:
@@ -86,7 +87,7 @@ class Hospital:
         """Starts the program as its operator would."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*_COMMAND, "participant", "run", "--dir", str(self.folder)],
+                aegis("participant", "run", "--dir", str(self.folder)),
                 stdout=output,
                 stderr=output,
             )
@@ -178,11 +179,12 @@ class Hospital:
 
 
 class House:
-    """The control plane of `aegis up`, in a folder of its own."""
+    """The control plane of `aegis up`, in a folder of its own; `given` is what its user says."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **given: str) -> None:
         self.folder = folder
         self.home = folder / "home"
+        self._given = given
         self.metrics = folder / "metrics"
         self.hospitals: dict[str, Hospital] = {}
         self._loop = asyncio.new_event_loop()
@@ -190,6 +192,7 @@ class House:
         self._over = asyncio.Event()
         self._up: Future[None] = Future()
         self._serving: Future[None] | None = None
+        self._channel: grpc.aio.Channel | None = None
 
     def __enter__(self) -> Self:
         self.metrics.mkdir()
@@ -215,6 +218,7 @@ class House:
 
     def _end(self) -> None:
         assert self._serving is not None
+        self.run(self._hang_up())
         self._loop.call_soon_threadsafe(self._over.set)
         try:
             self._serving.result(60)
@@ -223,7 +227,7 @@ class House:
             self._thread.join(10)
 
     async def _serve(self) -> None:
-        given = {**os.environ, "AEGIS_METRICS": str(self.metrics)}
+        given = {**os.environ, "AEGIS_METRICS": str(self.metrics), **self._given}
         async with Stack(self.home, sandbox=True, given=given) as self.stack:
             self._up.set_result(None)
             await self._over.wait()
@@ -240,11 +244,17 @@ class House:
         """Calls the server as user:admin; what is streamed comes as a list."""
 
         async def ask() -> Any:
-            async with connect(self.stack.address, self.stack.identity("admin")) as channel:
-                called = getattr(stub(channel), method)(request, timeout=30)
-                return [each async for each in called] if hasattr(called, "read") else await called
+            if self._channel is None:
+                self._channel = connect(self.stack.address, self.stack.identity("admin"))
+            called = getattr(stub(self._channel), method)(request, timeout=30)
+            return [each async for each in called] if hasattr(called, "read") else await called
 
         return self.run(ask())
+
+    async def _hang_up(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
 
     def forget_rule(self, name: str) -> None:
         """Takes a rule out of the policy."""
@@ -255,14 +265,7 @@ class House:
 
     def aegis(self, *arguments: str, text: str = "") -> dict[str, Any]:
         """A command of `aegis` as user:admin, and what it answers."""
-        done = subprocess.run(
-            [*_COMMAND, "--home", str(self.home), *arguments, "--output", "json"],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = command("--home", self.home, *arguments, "--output", "json", stdin=text)
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -325,7 +328,7 @@ class House:
 
     def until_round(self, run_id: str, number: int) -> None:
         """Waits until that round is stored."""
-        until(lambda: self.look(run_id).rounds_completed >= number, self.words, 90)
+        until(lambda: self.look(run_id).rounds_completed >= number, self.words, 90, every=_LOOK)
 
     def until_state(self, run_id: str, *states: int, seconds: float = 120) -> training_pb2.Run:
         """Waits until the run is in one of those states, and returns it."""
@@ -335,7 +338,7 @@ class House:
             assert run.state in states or run.state not in ENDED, run.reason
             return run if run.state in states else None
 
-        run: training_pb2.Run = until(there, self.words, seconds)
+        run: training_pb2.Run = until(there, self.words, seconds, every=_LOOK)
         return run
 
     def coordinator(self, run_id: str) -> int:
@@ -358,6 +361,7 @@ class House:
     def kill_server(self) -> None:
         """kill -9 of the server, which takes its coordinators along."""
         self.stack.kill("server")
+        self.run(self._hang_up())
 
     def restart_server(self) -> None:
         """Starts it where it was."""

@@ -70,11 +70,13 @@ def until(
     true: Callable[[], Any],
     message: Callable[[], str] = lambda: "never came true",
     seconds: float = _SECONDS,
+    *,
+    every: float = 0.02,
 ) -> Any:
-    """Waits until it is true and returns it."""
+    """Waits until it is true and returns it; looks `every` so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := true():
             return found
-        time.sleep(0.02)
+        time.sleep(every)
     raise AssertionError(message())

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 
 from aegis.serving.auditlog import AuditLog
@@ -17,6 +18,7 @@ from aegis_server.objects.blobs import BlobStore
 from aegis_server.policy.decisions import Decisions
 from aegis_server.review.cases import Cases, Rooms
 from aegis_server.review.desks import Desks
+from aegis_server.review.evidence.downloads import Bundles, Draw
 from aegis_server.review.holding.deadline import Deadline
 from aegis_server.review.holding.overrides import Overrides
 from aegis_server.review.holding.terms import Terms
@@ -31,6 +33,8 @@ from aegis_server.review.uploads.senders import Senders
 from aegis_server.review.uploads.turns import Turns
 from aegis_server.review.uploads.uploads import Uploads
 from aegis_server.review.vetting import vet
+from aegis_server.workers import Workers
+from tests.unit.review.bundles import undrawn
 
 
 async def unlimited(of: str) -> float:
@@ -59,6 +63,10 @@ class Making:
     worker: str = "test/1"
     registry: CollectorRegistry | None = None
     queue: Queue | None = None
+    # Started by the first bundle.
+    workers: Workers = field(default_factory=lambda: Workers(1))
+    evidence_key: Ed25519PrivateKey | None = None
+    draw: Draw = undrawn
 
     def judging(self, **instead: object) -> Judging:
         """What judges rounds."""
@@ -80,13 +88,15 @@ class Making:
 
     def deadline(self) -> Deadline:
         """What decides about held updates."""
-        return Deadline(database=self.database, audit=self.audit, clock=self.clock)
+        return Deadline(
+            database=self.database, audit=self.audit, clock=self.clock, memory=self.rooms.memory
+        )
 
     def room(self) -> Room:
         """All of it."""
         database, audit, clock, runs = self.database, self.audit, self.clock, self.runs
         access = Access(self.decisions, audit)
-        queue = self.queue or Here(self.judging(), self.deeds, desks=self.desks.count)
+        queue = self.queue or Here(self.judging(), self.deeds, database, desks=self.desks.count)
         return Room(
             senders=Senders(access, self.decisions),
             turns=Turns(self.rate),  # type: ignore[arg-type]
@@ -100,12 +110,31 @@ class Making:
                 bytes_max=self.bytes_max,
             ),
             rounds=Rounds(
-                database=database, queue=queue, clock=clock, answer_seconds=self.answer_seconds
+                database=database,
+                audit=audit,
+                queue=queue,
+                clock=clock,
+                answer_seconds=self.answer_seconds,
             ),
             overrides=Overrides(
-                database=database, audit=audit, access=access, runs=runs, clock=clock
+                database=database,
+                audit=audit,
+                access=access,
+                runs=runs,
+                clock=clock,
+                memory=self.rooms.memory,
             ),
             updates=Updates(database=database, blobs=self.blobs),
+            bundles=Bundles(
+                database=database,
+                audit=audit,
+                blobs=self.blobs,
+                runs=runs,
+                workers=self.workers,
+                clock=clock,
+                key=self.evidence_key,
+                draw=self.draw,
+            ),
         )
 
     def service(self) -> ReviewService:

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from aegis.errors import AegisError, NotFound, from_rpc_error
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.store import Store
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2, review_pb2, review_pb2_grpc
@@ -128,9 +128,11 @@ class Room:
         for submission in CASE.submissions:
             await self.submit(submission.data, submission.update_id)
 
-    async def review(self, attempt: int = 1) -> list[review_pb2.Update]:
-        """Has round 1 judged; raises the server's error."""
-        request = review_pb2.ReviewRoundRequest(run_id=RUN, round=1, attempt=attempt)
+    async def review(self, attempt: int = 1, *asked: str) -> list[review_pb2.Update]:
+        """Has round 1 judged, of these or (empty) of all; raises the server's error."""
+        request = review_pb2.ReviewRoundRequest(
+            run_id=RUN, round=1, attempt=attempt, participants=asked
+        )
         try:
             return list((await self.stub.ReviewRound(request, timeout=60)).updates)
         except grpc.RpcError as error:
@@ -219,8 +221,7 @@ async def serving(
 
 
 @pytest.fixture
-async def database(database_url: str, server_database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url, "aegis_server", "aegis")
+async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
     opened = Database(server_database_url, application="test")
     await opened.open()
     yield opened

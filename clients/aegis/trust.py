@@ -45,6 +45,8 @@ APPROVAL_ATTESTATION = "approval-attestation"
 # Of the log whose owner is "log:LOG_ID", and of the witness "witness:NAME".
 AUDIT_CHECKPOINT = "audit-checkpoint"
 AUDIT_WITNESS = "audit-witness"
+# Of the server, under the evidence of its reviews.
+REVIEW_EVIDENCE = "review-evidence"
 USAGES = (
     ACTION_REQUEST,
     POLICY_DECISION,
@@ -52,6 +54,7 @@ USAGES = (
     APPROVAL_ATTESTATION,
     AUDIT_CHECKPOINT,
     AUDIT_WITNESS,
+    REVIEW_EVIDENCE,
 )
 BUNDLE_TYPE = "application/vnd.aegis.trust-bundle.v1+json"
 # Signed notes know Ed25519 only; and what everybody could forge decides nothing.
@@ -62,6 +65,7 @@ _ALGORITHMS_OF = {
     APPROVAL_ATTESTATION: (ED25519, algorithms.ECDSA_P256),
     AUDIT_CHECKPOINT: (ED25519,),
     AUDIT_WITNESS: (ED25519,),
+    REVIEW_EVIDENCE: (ED25519,),
 }
 
 

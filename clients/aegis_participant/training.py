@@ -97,6 +97,9 @@ class GhostNoise(StreamNoise, DPOptimizerFastGradientClipping):  # type: ignore[
 
 def train(task: Task, base: Parameters, data: Split, stream: KeyStream) -> Result:
     """Trains `steps` private steps from `base` on the site's rows."""
+    # Asked, a thread takes over the process' number; before, its first products use every core,
+    # add up in another order, and a run that is repeated ends elsewhere.
+    torch.get_num_threads()
     model = task.model
     module = model.torch_module()
     centre = np.array(task.centre)

@@ -6,13 +6,13 @@ The decision itself is the policy's, like every other decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from aegis.errors import PermissionDenied
 from aegis.serving.auditlog import AuditLog, Entry
-from aegis.serving.doors import Grant
+from aegis.serving.doors import Call, Grant
 from aegis.spiffe import Caller
 from aegis.v1 import audit_pb2
 from aegis_policy import matches
@@ -33,6 +33,8 @@ class Open:
 
 
 OPEN = Open()
+# Asks the policy, given what its conditions see; raises `PermissionDenied`.
+Permit = Callable[[Mapping[str, object]], Awaitable[Grant]]
 
 # None: everybody who proved who they are, by a certificate of the trust domain or a token.
 ACCESS: dict[str, Needs | Open | None] = {
@@ -142,18 +144,21 @@ ACCESS: dict[str, Needs | Open | None] = {
     "/aegis.v1.DetectorService/GetDetector": Needs("/review/detectors", "read"),
     "/aegis.v1.DetectorService/ListDetectors": Needs("/review/detectors", "read"),
     "/aegis.v1.DetectorService/ShadowDetector": Needs("/review/detectors", "promote"),
-    "/aegis.v1.DetectorService/PromoteDetector": Needs("/review/detectors", "promote"),
+    # Conditions see how it was measured.
+    "/aegis.v1.DetectorService/PromoteDetector": None,
     "/aegis.v1.DetectorService/CompareDetectors": Needs("/review/detectors", "read"),
     "/aegis.v1.GoldenSetService/CreateGoldenSet": Needs("/review/golden-sets", "create"),
     "/aegis.v1.GoldenSetService/FreezeGoldenSet": Needs("/review/golden-sets", "freeze"),
-    "/aegis.v1.GoldenSetService/PromoteGoldenSet": Needs("/review/golden-sets", "promote"),
+    # Conditions see how many rows, of which data set.
+    "/aegis.v1.GoldenSetService/PromoteGoldenSet": None,
     "/aegis.v1.GoldenSetService/CompareGoldenSets": Needs("/review/golden-sets", "read"),
     "/aegis.v1.GoldenSetService/GetGoldenSet": Needs("/review/golden-sets", "read"),
     "/aegis.v1.GoldenSetService/ListGoldenSets": Needs("/review/golden-sets", "read"),
     "/aegis.v1.StandingService/GetStanding": Needs("/review/standings", "read"),
     "/aegis.v1.StandingService/ListStandings": Needs("/review/standings", "read"),
     "/aegis.v1.StandingService/ListQuarantines": Needs("/review/standings", "read"),
-    "/aegis.v1.StandingService/DecideQuarantine": Needs("/review/quarantines", "decide"),
+    # Conditions see what is decided, and about whom.
+    "/aegis.v1.StandingService/DecideQuarantine": None,
     "/aegis.v1.StandingService/GetReviewAnalytics": Needs("/review/analytics", "read"),
     "/aegis.v1.ExecutionService/PlanAction": Needs("/execution/actions", "plan"),
     "/aegis.v1.ExecutionService/SubmitAction": Needs("/execution/actions", "submit"),
@@ -263,6 +268,16 @@ class Access:
                 self._askers.clear()
             self._askers[caller.subject, method] = snapshot, held, grant
         return grant
+
+    def permit(self, call: Call, needs: Needs) -> Permit:
+        """Returns what asks the newest rules for a permission of this call, given attributes."""
+
+        async def ask(attributes: Mapping[str, object]) -> Grant:
+            return await self.require(
+                call.caller, needs, method=call.method, attributes=attributes, current=True
+            )
+
+        return ask
 
 
 def in_scope(scopes: Iterable[str], needs: Needs) -> bool:

@@ -46,6 +46,7 @@ from aegis_server.foundation import (
     provider_of,
     utc_now,
 )
+from aegis_server.governing import serve_governed
 from aegis_server.identity.directory import Directory
 from aegis_server.identity.machines.verification import Uses
 from aegis_server.identity.service import IdentityService
@@ -149,7 +150,17 @@ async def assemble(
         learning = serve_learning(
             base, port, relay=relay, datasets=taking_part.datasets, registry=registry
         )
-        reviewing = await serve_review(base, port, learning.progress, stack, registry=registry)
+        datasets = taking_part.datasets
+        reviewing = await serve_review(
+            base,
+            port,
+            learning.progress,
+            stack,
+            datasets=datasets,
+            workers=workers,
+            registry=registry,
+        )
+        governed = serve_governed(base, port, datasets, registry=registry)
         stack.push_async_callback(base.deeds.drain)
         stack.push_async_callback(port.close, _DRAIN_SECONDS)
         address = await port.open(settings.listen, settings.token_listen)
@@ -168,6 +179,7 @@ async def assemble(
             _attend(base, port, relay),
             *remedying,
             *reviewing,
+            *governed,
             learning.coordinators(address),
             *superlinks(settings, participants),
             _watch_health(base, port),

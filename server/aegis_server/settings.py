@@ -196,6 +196,8 @@ class Settings:
     decision_log: DecisionLogSettings
     storage: StorageSettings
     flower: FlowerSettings | None = None
+    # Signs the evidence of reviews; without it none is handed out.
+    evidence_key: Path | None = None
     # Who signs for participants, and how sites reach us where that is not how we are bound.
     participants_certificate: Path | None = None
     participants_key: Path | None = None
@@ -272,6 +274,7 @@ class Settings:
             decision_log=DecisionLogSettings.read(environment, missing),
             storage=StorageSettings.read(environment, missing),
             flower=FlowerSettings.read(environment, missing),
+            evidence_key=optional_file("AEGIS_EVIDENCE_KEY"),
             participants_certificate=optional_file("AEGIS_PARTICIPANTS_CA_CERT"),
             participants_key=optional_file("AEGIS_PARTICIPANTS_CA_KEY"),
             advertise=environment.get("AEGIS_ADVERTISE") or None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from aegis.channel import Identity, connect
 from aegis.local.state import server_address
+from tests.commands import aegis
 
 START_SECONDS = 60
 
@@ -47,11 +47,6 @@ def _wait_until_up(process: subprocess.Popen[str], home: Path) -> None:
             process.kill()
             raise RuntimeError(f"aegis up did not come up:\n{process.communicate()[0]}")
         time.sleep(0.1)
-
-
-def aegis(*arguments: str) -> list[str]:
-    """The command line of `aegis`, in this environment."""
-    return [sys.executable, "-c", "from aegis.cli.main import main; main()", *arguments]
 
 
 def left_behind(home: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import stat
 import subprocess
 from pathlib import Path
@@ -16,20 +15,13 @@ from aegis.channel import Identity, connect
 from aegis.errors import from_rpc_error
 from aegis.local.state import token_address
 from aegis.v1 import identity_pb2, identity_pb2_grpc
-from tests.e2e.conftest import aegis
+from tests.commands import command
 from tests.e2e.test_people import answer, run
 
 
 def with_key(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a command as whoever the key in the environment belongs to."""
-    return subprocess.run(
-        aegis("--home", str(home), *arguments),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, **environment},
-    )
+    return command("--home", home, *arguments, environment=environment)
 
 
 async def who(channel: grpc.aio.Channel) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import aegis, left_behind
+from tests.commands import aegis
+from tests.e2e.conftest import left_behind
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import _wait_until_up, aegis, left_behind
+from tests.commands import aegis
+from tests.e2e.conftest import _wait_until_up, left_behind
 from tests.e2e.test_people import answer, run
 from tests.idp.provider import IdentityProvider, confirm, install, refuse
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis.cli.main import app
-from tests.e2e.conftest import aegis
+from tests.commands import command
 from tests.e2e.test_cli import answer, run
 
 ROWS = [f"{'ill' if number % 3 == 0 else 'well'},{number}" for number in range(40)]
@@ -26,14 +25,7 @@ schema:
 
 def on_site(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     """A command on the site's machine, which knows nothing but its folder."""
-    return subprocess.run(
-        aegis("participant", *arguments, "--output", "json"),
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return command("participant", *arguments, "--output", "json", stdin=text)
 
 
 def test_site_is_invited_joins_adds_rows_and_is_revoked(home: Path, tmp_path: Path):
@@ -119,13 +111,9 @@ def test_site_is_told_what_to_do_first(tmp_path: Path, arguments: tuple[str, ...
 )
 def test_description_that_is_none_is_refused_here(tmp_path: Path, content: str | None, words: str):
     """Without a server: the file is at fault."""
-    from typer.testing import CliRunner
-
     file = tmp_path / "ward.yaml"
     if content is not None:
         file.write_text(content)
-    done = CliRunner().invoke(
-        app, ["dataset", "register", str(file), "--evaluation", str(tmp_path / "rows.csv")]
-    )
-    assert done.exit_code == 2
-    assert words.replace(" ", "") in "".join(done.output.split())
+    done = command("dataset", "register", file, "--evaluation", tmp_path / "rows.csv")
+    assert done.returncode == 2
+    assert words.replace(" ", "") in "".join(done.stderr.split())

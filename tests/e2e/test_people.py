@@ -24,7 +24,7 @@ from aegis.v1 import (
     user_pb2,
     user_pb2_grpc,
 )
-from tests.e2e.conftest import aegis
+from tests.commands import aegis, command
 
 ADA = ("ada@example.org", "seven purple otters")
 BOB = ("bob@example.org", "nine green herons")
@@ -34,14 +34,7 @@ def run(
     home: Path, *arguments: str, stdin: str = "", as_: str = ""
 ) -> subprocess.CompletedProcess[str]:
     who = ("--as", as_) if as_ else ()
-    return subprocess.run(
-        aegis("--home", str(home), *who, *arguments),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        input=stdin,
-    )
+    return command("--home", home, *who, *arguments, stdin=stdin)
 
 
 def answer(home: Path, *arguments: str, stdin: str = "", as_: str = "") -> dict[str, object]:

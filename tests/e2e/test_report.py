@@ -7,15 +7,14 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.e2e.conftest import aegis
+from tests.commands import command
 
 
 def test_report_of_a_running_control_plane_has_its_budget_and_verifies(home: Path, tmp_path: Path):
     """A training run, its configuration and its participants, from both logs, with no copy made."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = aegis("--home", str(home), *arguments)
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return command("--home", home, *arguments)
 
     trained = run("train", "start", "--rounds", "1", "--participants", "3", "--output", "json")
     assert trained.returncode == 0, trained.stderr

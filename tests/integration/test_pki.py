@@ -21,6 +21,7 @@ from aegis.trust import (
     AUDIT_CHECKPOINT,
     AUDIT_WITNESS,
     POLICY_DECISION,
+    REVIEW_EVIDENCE,
     TrustBundle,
     load_private_key,
 )
@@ -132,6 +133,7 @@ def test_trust_bundle_lists_each_signing_key_for_its_one_use(folder: Path) -> No
         (AUDIT_CHECKPOINT, "log:aegis-server"),
         (AUDIT_CHECKPOINT, "log:aegis-executor"),
         (AUDIT_WITNESS, "witness:local"),
+        (REVIEW_EVIDENCE, "server:aegis"),
     ]
     decision = load_private_key(folder / "decision.key").public_key()
     assert keys[0].public_key == decision

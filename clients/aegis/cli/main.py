@@ -13,7 +13,9 @@ from aegis.cli import (
     attack,
     audit,
     dataset,
+    detector,
     execution,
+    golden,
     keys,
     machines,
     measures,
@@ -23,6 +25,7 @@ from aegis.cli import (
     pki,
     policy,
     privacy,
+    review,
     secrets,
     simulate,
     train,
@@ -70,6 +73,11 @@ app.add_typer(participant.app, name="participant")
 train.app.command()(simulate.simulate)
 app.add_typer(train.app, name="train")
 app.add_typer(update.app, name="update")
+app.add_typer(golden.app, name="golden")
+app.add_typer(detector.app, name="detector")
+app.add_typer(review.app, name="review")
+app.add_typer(review.standing, name="standing")
+app.add_typer(review.quarantine, name="quarantine")
 app.add_typer(attack.app, name="attack")
 app.add_typer(model.app, name="model")
 app.add_typer(privacy.app, name="privacy")

@@ -87,10 +87,12 @@ _HINTS = {
     "ATTEMPTS_EXHAUSTED": "a person has to look; what was tried: `aegis action list --incident`",
     "BREAK_GLASS_UNREVIEWED": "two others have to answer for it: `aegis action review ACTION`",
     "DATA_DAMAGED": "bring back the object, or the key that wraps it, from a copy",
+    "EVIDENCE_UNAVAILABLE": "whoever runs the server adds what is missing: docs/evidence.md",
     "STORAGE_FULL": "make room where the server keeps its blobs, then try again",
     "INVITATION_INVALID": "ask whoever invited you for another token",
     "ENROLMENT_UNAVAILABLE": "docs/participants.md says what the server needs for that",
-    "DATASET_ROWS_INVALID": "correct that row, or the schema, and register again",
+    "DATASET_ROWS_INVALID": "correct that row, or the schema, and try again",
+    "TRAINING_DATA_MISSING": "run more rounds with the review on, then train again",
     **dict.fromkeys(
         ("PARTICIPANT_REVOKED", "PARTICIPANT_UNKNOWN"),
         "ask whoever runs the control plane; a new name needs a new invitation",
@@ -98,6 +100,9 @@ _HINTS = {
     "PRIVACY_BUDGET_EXHAUSTED": "see what has spent it: `aegis privacy show DATASET`; or choose a"
     " smaller epsilon or fewer rounds",
     "CERTIFICATE_UNAVAILABLE": "`aegis privacy show DATASET` has the figure that holds",
+    "SECOND_PERSON_NEEDED": "ask somebody else to run the same command",
+    "UPDATE_BASE_MISMATCH": "train from the model the round starts from: `aegis model list`",
+    "REVIEW_BUSY": "nothing is lost: see where it stands with `aegis update queue`",
     "PARTICIPANTS_MISSING": "see who is enrolled: `aegis participant list`",
 }
 

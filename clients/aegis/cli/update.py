@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from aegis.cli import evidence, update_holding, update_sending
 from aegis.cli.session import (
     SECONDS,
     Output,
@@ -21,6 +22,17 @@ from aegis.cli.session import (
 from aegis.v1 import review_pb2, review_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Model updates and their verdicts.")
+for command in (
+    update_sending.submit,
+    update_sending.download,
+    update_holding.held,
+    update_holding.override,
+    update_holding.watch,
+    update_holding.queue,
+):
+    app.command()(command)
+app.command("evidence")(evidence.evidence)
+app.command("verify-evidence")(evidence.verify_evidence)
 
 
 @app.command("list")
@@ -84,6 +96,21 @@ def show(
         ],
         folding=["in words"],
     )
+    for sentence in update.would_change:
+        out.print(f"what would change it: {sentence}", highlight=False, markup=False)
+    if update.HasField("hold_until"):
+        default = name_of(review_pb2.Update.Verdict, update.hold_default, "VERDICT_")
+        out.print(f"held until {when(update, 'hold_until')}, then {default}", highlight=False)
+    for override in update.overrides:
+        who = " and ".join(filter(None, (override.by or "the deadline", override.confirmed_by)))
+        state = "" if override.effective else ", waiting for a second person"
+        out.print(
+            f"{when(override, 'time')} {who}: "
+            f"{name_of(review_pb2.Update.Verdict, override.to, 'VERDICT_')}{state}"
+            f" ({override.reason})",
+            highlight=False,
+            markup=False,
+        )
 
 
 def verdict_of(update: review_pb2.Update) -> str:

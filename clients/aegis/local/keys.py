@@ -26,6 +26,7 @@ from aegis.trust import (
     AUDIT_CHECKPOINT,
     AUDIT_WITNESS,
     POLICY_DECISION,
+    REVIEW_EVIDENCE,
     TrustBundle,
     TrustedKey,
     load_private_key,
@@ -57,6 +58,7 @@ SIGNING_KEYS = (
     SigningKey("server-audit.key", AUDIT_CHECKPOINT, "log:aegis-server"),
     SigningKey("executor-audit.key", AUDIT_CHECKPOINT, "log:aegis-executor"),
     SigningKey("witness-cosign.key", AUDIT_WITNESS, "witness:local"),
+    SigningKey("evidence.key", REVIEW_EVIDENCE, "server:aegis"),
 )
 
 

@@ -61,7 +61,10 @@ class Detector(_message.Message):
 
     @_typing.final
     class Measured(_message.Message):
-        """How it did against one attack of the lab, on held-back participants and seeds."""
+        """How it did against one attack of the lab, in worlds of seeds nobody trained on;
+        NaN where there is nothing to tell. Attack "none (held-back participants)" is the
+        share of recorded honest updates of participants it has not seen.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 

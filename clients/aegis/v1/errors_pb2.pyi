@@ -397,6 +397,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the model seems to hold a backdoor and was not released
     by anybody. Metadata: run_id, round.
     """
+    ERROR_REASON_EVIDENCE_UNAVAILABLE: _ErrorReason.ValueType  # 125
+    """FAILED_PRECONDITION: this server cannot make evidence bundles: it lacks the
+    libraries that draw, or the key that signs. Metadata: lacks.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every failed call carries a google.rpc.ErrorInfo with domain "aegis.dev" and
@@ -779,5 +783,9 @@ recorded, needed.
 ERROR_REASON_MODEL_BLOCKED: ErrorReason.ValueType  # 124
 """FAILED_PRECONDITION: the model seems to hold a backdoor and was not released
 by anybody. Metadata: run_id, round.
+"""
+ERROR_REASON_EVIDENCE_UNAVAILABLE: ErrorReason.ValueType  # 125
+"""FAILED_PRECONDITION: this server cannot make evidence bundles: it lacks the
+libraries that draw, or the key that signs. Metadata: lacks.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

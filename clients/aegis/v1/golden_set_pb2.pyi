@@ -62,9 +62,14 @@ class GoldenSet(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PROMOTE_TIME_FIELD_NUMBER: _builtins.int
     golden_set_id: _builtins.str
+    """Data set and version, e.g. "breast-cancer@2"; requests may say
+    "breast-cancer@active".
+    """
     dataset: _builtins.str
     version: _builtins.int
-    """Counts the data set's versions."""
+    """Counts the data set's versions; 0 is what the data set was registered with,
+    ACTIVE until another is promoted.
+    """
     state: Global___GoldenSet.State.ValueType
     sha256: _builtins.bytes
     rows: _builtins.int

@@ -101,8 +101,9 @@ class GoldenSetServiceServicer:
     def PromoteGoldenSet(self, request, context):
         """Rounds that are judged from now on are judged with it.
 
-        Who: subjects with action "promote" on /review/golden-sets, and somebody else
-        than who created it.
+        Who: subjects with action "promote" on /review/golden-sets, where conditions see
+        ctx.dataset, ctx.version, ctx.rows and ctx.reason; and somebody else than who
+        created it.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED;
         STATE_CONFLICT unless it is FROZEN or RETIRED.
         """

@@ -38,8 +38,9 @@ class GoldenSetServiceStub:
     PromoteGoldenSet: _aio.UnaryUnaryMultiCallable[_golden_set_pb2.PromoteGoldenSetRequest, _golden_set_pb2.PromoteGoldenSetResponse]
     """Rounds that are judged from now on are judged with it.
 
-    Who: subjects with action "promote" on /review/golden-sets, and somebody else
-    than who created it.
+    Who: subjects with action "promote" on /review/golden-sets, where conditions see
+    ctx.dataset, ctx.version, ctx.rows and ctx.reason; and somebody else than who
+    created it.
     Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED;
     STATE_CONFLICT unless it is FROZEN or RETIRED.
     """
@@ -105,8 +106,9 @@ class GoldenSetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_golden_set_pb2.PromoteGoldenSetResponse]:
         """Rounds that are judged from now on are judged with it.
 
-        Who: subjects with action "promote" on /review/golden-sets, and somebody else
-        than who created it.
+        Who: subjects with action "promote" on /review/golden-sets, where conditions see
+        ctx.dataset, ctx.version, ctx.rows and ctx.reason; and somebody else than who
+        created it.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED;
         STATE_CONFLICT unless it is FROZEN or RETIRED.
         """

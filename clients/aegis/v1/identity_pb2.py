@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65gis/v1/identity.proto\x12\x08\x61\x65gis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n\rWhoAmIRequest\"\x84\x01\n\x0eWhoAmIResponse\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x18\n\x16ListSigningKeysRequest\"=\n\x17ListSigningKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.aegis.v1.SigningKey\"\xf1\x01\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12!\n\x05usage\x18\x02 \x01(\x0e\x32\x12.aegis.v1.KeyUsage\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12.\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xdb\x01\n\x08KeyUsage\x12\x19\n\x15KEY_USAGE_UNSPECIFIED\x10\x00\x12\x1c\n\x18KEY_USAGE_ACTION_REQUEST\x10\x01\x12\x1d\n\x19KEY_USAGE_POLICY_DECISION\x10\x02\x12\x1e\n\x1aKEY_USAGE_AUDIT_CHECKPOINT\x10\x03\x12\x1b\n\x17KEY_USAGE_AUDIT_WITNESS\x10\x04\x12\x16\n\x12KEY_USAGE_APPROVAL\x10\x05\x12\"\n\x1eKEY_USAGE_APPROVAL_ATTESTATION\x10\x06\x32\xa6\x01\n\x0fIdentityService\x12;\n\x06WhoAmI\x12\x17.aegis.v1.WhoAmIRequest\x1a\x18.aegis.v1.WhoAmIResponse\x12V\n\x0fListSigningKeys\x12 .aegis.v1.ListSigningKeysRequest\x1a!.aegis.v1.ListSigningKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x65gis/v1/identity.proto\x12\x08\x61\x65gis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n\rWhoAmIRequest\"\x84\x01\n\x0eWhoAmIResponse\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x18\n\x16ListSigningKeysRequest\"=\n\x17ListSigningKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.aegis.v1.SigningKey\"\xf1\x01\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12!\n\x05usage\x18\x02 \x01(\x0e\x32\x12.aegis.v1.KeyUsage\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12.\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xfa\x01\n\x08KeyUsage\x12\x19\n\x15KEY_USAGE_UNSPECIFIED\x10\x00\x12\x1c\n\x18KEY_USAGE_ACTION_REQUEST\x10\x01\x12\x1d\n\x19KEY_USAGE_POLICY_DECISION\x10\x02\x12\x1e\n\x1aKEY_USAGE_AUDIT_CHECKPOINT\x10\x03\x12\x1b\n\x17KEY_USAGE_AUDIT_WITNESS\x10\x04\x12\x16\n\x12KEY_USAGE_APPROVAL\x10\x05\x12\"\n\x1eKEY_USAGE_APPROVAL_ATTESTATION\x10\x06\x12\x1d\n\x19KEY_USAGE_REVIEW_EVIDENCE\x10\x07\x32\xa6\x01\n\x0fIdentityService\x12;\n\x06WhoAmI\x12\x17.aegis.v1.WhoAmIRequest\x1a\x18.aegis.v1.WhoAmIResponse\x12V\n\x0fListSigningKeys\x12 .aegis.v1.ListSigningKeysRequest\x1a!.aegis.v1.ListSigningKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aegis.v1.identity_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KEYUSAGE']._serialized_start=556
-  _globals['_KEYUSAGE']._serialized_end=775
+  _globals['_KEYUSAGE']._serialized_end=806
   _globals['_WHOAMIREQUEST']._serialized_start=70
   _globals['_WHOAMIREQUEST']._serialized_end=85
   _globals['_WHOAMIRESPONSE']._serialized_start=88
@@ -44,6 +44,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=309
   _globals['_SIGNINGKEY']._serialized_start=312
   _globals['_SIGNINGKEY']._serialized_end=553
-  _globals['_IDENTITYSERVICE']._serialized_start=778
-  _globals['_IDENTITYSERVICE']._serialized_end=944
+  _globals['_IDENTITYSERVICE']._serialized_start=809
+  _globals['_IDENTITYSERVICE']._serialized_end=975
 # @@protoc_insertion_point(module_scope)

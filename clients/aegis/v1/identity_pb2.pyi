@@ -40,6 +40,8 @@ class _KeyUsageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyUsage.Val
     """Approvals of people, detached from the server."""
     KEY_USAGE_APPROVAL_ATTESTATION: _KeyUsage.ValueType  # 6
     """The server's word that it saw somebody approve."""
+    KEY_USAGE_REVIEW_EVIDENCE: _KeyUsage.ValueType  # 7
+    """The server's signature under the evidence of a review."""
 
 class KeyUsage(_KeyUsage, metaclass=_KeyUsageEnumTypeWrapper):
     """What a key may sign. One key has one use."""
@@ -58,6 +60,8 @@ KEY_USAGE_APPROVAL: KeyUsage.ValueType  # 5
 """Approvals of people, detached from the server."""
 KEY_USAGE_APPROVAL_ATTESTATION: KeyUsage.ValueType  # 6
 """The server's word that it saw somebody approve."""
+KEY_USAGE_REVIEW_EVIDENCE: KeyUsage.ValueType  # 7
+"""The server's signature under the evidence of a review."""
 Global___KeyUsage: _TypeAlias = KeyUsage  # noqa: Y015
 
 @_typing.final

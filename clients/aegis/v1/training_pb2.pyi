@@ -876,7 +876,9 @@ class ParticipantRound(_message.Message):
     nothing.
     """
     reason: _builtins.str
-    """Sentence for people, e.g. the error or the first finding."""
+    """Sentence for people, e.g. the error, or which examiner spoke against it. No
+    figure of the review: participants read this.
+    """
     seconds: _builtins.float
     """From when it was asked to when its answer was whole."""
     bytes_sent: _builtins.int
@@ -1611,6 +1613,7 @@ class GetAssignmentResponse(_message.Message):
         EVALUATION_SIZE_BYTES_FIELD_NUMBER: _builtins.int
         ROUNDS_FIELD_NUMBER: _builtins.int
         SPENT_FIELD_NUMBER: _builtins.int
+        QUARANTINED_FIELD_NUMBER: _builtins.int
         last_round: _builtins.int
         """-1 when not even the initial model is stored."""
         attempt: _builtins.int
@@ -1640,6 +1643,10 @@ class GetAssignmentResponse(_message.Message):
             included; `steps` is the most of any.
             """
 
+        @_builtins.property
+        def quarantined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Participants in quarantine by the review room: not asked until told otherwise."""
+
         def __init__(
             self,
             *,
@@ -1654,10 +1661,11 @@ class GetAssignmentResponse(_message.Message):
             evaluation_size_bytes: _builtins.int = ...,
             rounds: _abc.Iterable[Global___Round] | None = ...,
             spent: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+            quarantined: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "run", b"run"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "evaluation_size_bytes", b"evaluation_size_bytes", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "rounds", b"rounds", "run", b"run", "spent", b"spent", "state_size_bytes", b"state_size_bytes", "steps", b"steps"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "evaluation_size_bytes", b"evaluation_size_bytes", "last_round", b"last_round", "model_sha256", b"model_sha256", "model_size_bytes", b"model_size_bytes", "quarantined", b"quarantined", "rounds", b"rounds", "run", b"run", "spent", b"spent", "state_size_bytes", b"state_size_bytes", "steps", b"steps"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1769,19 +1777,25 @@ class CompleteRoundResponse(_message.Message):
 
     STOP_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
     stop: _builtins.bool
     """True when StopRun was called: finish now."""
     pause: _builtins.bool
     """True when PauseRun was called: end now, as PAUSED."""
+    @_builtins.property
+    def quarantined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in the assignment, by now."""
+
     def __init__(
         self,
         *,
         stop: _builtins.bool = ...,
         pause: _builtins.bool = ...,
+        quarantined: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause", "quarantined", b"quarantined", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

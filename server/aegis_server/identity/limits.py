@@ -64,6 +64,8 @@ _OF_METHOD = {
     "/aegis.v1.UserService/GetProfile": READ,
     "/aegis.v1.UserService/UpdateProfile": MUTATE,
     "/aegis.v1.UserService/ChangePassword": MUTATE,
+    "/aegis.v1.DetectorService/PromoteDetector": MUTATE,
+    "/aegis.v1.GoldenSetService/PromoteGoldenSet": MUTATE,
     "/aegis.v1.ReviewService/SubmitUpdate": TRAIN,
     "/aegis.v1.ReviewService/GetUpload": TRAIN,
     "/aegis.v1.TrainingService/PauseRun": MUTATE,

@@ -13,6 +13,7 @@ from aegis.trust import (
     AUDIT_CHECKPOINT,
     AUDIT_WITNESS,
     POLICY_DECISION,
+    REVIEW_EVIDENCE,
     TrustBundle,
     TrustedKey,
 )
@@ -25,6 +26,7 @@ _USAGES = {
     AUDIT_WITNESS: identity_pb2.KEY_USAGE_AUDIT_WITNESS,
     ACTION_APPROVAL: identity_pb2.KEY_USAGE_APPROVAL,
     APPROVAL_ATTESTATION: identity_pb2.KEY_USAGE_APPROVAL_ATTESTATION,
+    REVIEW_EVIDENCE: identity_pb2.KEY_USAGE_REVIEW_EVIDENCE,
 }
 
 

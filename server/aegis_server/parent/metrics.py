@@ -43,12 +43,12 @@ class SummedMetrics(Collector):
         self._restarts = restarts
         # Pages are made on a thread of the HTTP server.
         self._lock = threading.Lock()
-        self._collector = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
         """Yields the sums, then the workers."""
         with self._lock:
-            yield from self._collector.collect()  # type: ignore[no-untyped-call]
+            files = [str(file) for file in self._folder.glob("*.db") if _begun(file)]
+            yield from MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
             yield from self._workers()
 
     def forget(self, pid: int) -> None:
@@ -56,7 +56,7 @@ class SummedMetrics(Collector):
         with self._lock:
             for kind in _SUMMED:
                 dead = self._folder / f"{kind}_{pid}.db"
-                if dead.exists():
+                if dead.exists() and _begun(dead):
                     self._fold(dead, self._folder / f"{kind}_past.db")
             for file in self._folder.glob(f"*_{pid}.db"):
                 file.unlink()
@@ -103,9 +103,14 @@ class SummedMetrics(Collector):
 
     def _calls(self, pid: int) -> float:
         file = self._folder / f"counter_{pid}.db"
-        if not file.exists():
+        if not file.exists() or not _begun(file):
             return 0.0
         return sum(value for key, value in _values(file) if json.loads(key)[1] == _STARTED)
+
+
+def _begun(file: Path) -> bool:
+    # A worker makes its file empty, and gives it its size and its head a moment later.
+    return file.stat().st_size > 0
 
 
 def _values(file: Path) -> Iterator[tuple[str, float]]:

@@ -112,6 +112,7 @@ class Ruling:
 
     With `fallback` nobody can tell who the odd ones are: what would have been rejected is HELD, and
     the next model may only be a robust aggregate of `members` (update ids). `why` is a sentence.
+    `detector` and `shadow` are the versions of what decided and of what scored beside it.
     """
 
     judgements: tuple[Judgement, ...]
@@ -120,3 +121,4 @@ class Ruling:
     why: str = ""
     warming_up: bool = False
     detector: str = ""
+    shadow: str = ""

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from aegis.errors import DataLoss
+from aegis.serving.auditlog import Entry
 from aegis.serving.database import Connection, Database
 from aegis_learning.datasets import Split
 from aegis_server.objects.blobs import BlobStore
@@ -48,8 +49,13 @@ class Memory(Protocol):
 
     async def remember(
         self, connection: Connection, key: RoundKey, *, dataset: str, ruling: Ruling, now: datetime
-    ) -> None:
-        """Keeps a round, in the transaction that writes its verdicts."""
+    ) -> Sequence[Entry]:
+        """Keeps a round, in the transaction that writes its verdicts; returns what to record."""
+
+    async def reckon(
+        self, connection: Connection, participants: Collection[str], *, now: datetime
+    ) -> Sequence[Entry]:
+        """Takes in that verdicts of these have changed; returns what to record."""
 
 
 @dataclass(frozen=True, slots=True)

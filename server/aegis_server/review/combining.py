@@ -55,7 +55,7 @@ class Evidence:
     shadow: Suspicion | None
 
 
-def rule(evidence: Evidence, *, warming_up: bool, detector: str) -> Ruling:
+def rule(evidence: Evidence, *, warming_up: bool, detector: str, shadow: str = "") -> Ruling:
     """Returns the ruling."""
     n = len(evidence.population)
     findings = [
@@ -98,6 +98,7 @@ def rule(evidence: Evidence, *, warming_up: bool, detector: str) -> Ruling:
         why=why,
         warming_up=warming_up,
         detector=detector,
+        shadow=shadow,
     )
 
 

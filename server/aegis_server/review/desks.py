@@ -29,6 +29,8 @@ Numbers: TypeAlias = Callable[[Case, Ruling, Population], Mapping[str, bytes]]
 
 EVIDENCE = "evidence"
 _JOIN_SECONDS = 5.0
+# A process that starts imports what it needs: on a busy machine that takes longer than examining.
+_START_SECONDS = 60.0
 
 
 class Vet(Protocol):
@@ -86,7 +88,7 @@ class Desk:
         return self._process.pid if self._process is not None else None
 
     async def do(self, task: Task, *, seconds: float) -> Examined:
-        """Returns what came of it, or kills the process and raises `Stuck`."""
+        """Returns what came of it, or kills the process after so long and raises `Stuck`."""
         work = asyncio.get_running_loop().run_in_executor(self._threads, self._do, task, seconds)
         try:
             return await asyncio.shield(work)
@@ -106,16 +108,18 @@ class Desk:
 
     def _do(self, task: Task, seconds: float) -> Examined:
         pipe, at_work = self._ready(), "the start"
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + _START_SECONDS
         ruling: Ruling | None = None
         try:
             pipe.send(task)
             while True:
                 if not pipe.poll(max(0.0, deadline - time.monotonic())):
                     self._leave()
-                    return _with(ruling, Stuck(at_work, f"came to no end in {seconds:.0f} s"))
+                    return _with(ruling, Stuck(at_work, f"came to no end in {seconds:g} s"))
                 kind, told = pipe.recv()
-                if kind == "begin":
+                if kind == "here":
+                    deadline = time.monotonic() + seconds
+                elif kind == "begin":
                     at_work = told
                 elif kind == "ruling":
                     ruling = told
@@ -193,6 +197,8 @@ def _sit(pipe: Connection) -> None:
         except EOFError:
             return
         try:
+            # What it takes to know the task is known now, and the time of the examination begins.
+            pipe.send(("here", ""))
             ruling = task.vet(
                 task.case, begin=lambda name: pipe.send(("begin", name)), without=task.without
             )

@@ -15,12 +15,12 @@ most about four times the time of one examination.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from aegis_server.review.case import Case, Judgement, Ruling, Verdict
 from aegis_server.review.desks import Desk, Examined, Numbers, Stuck, Task, Vet
+from aegis_server.review.evidence.numbers import amended
 from aegis_server.review.findings import CORROBORATING, Finding
 
 log = logging.getLogger(__name__)
@@ -73,25 +73,26 @@ class Examining:
             log.warning("round %d: %s; all its updates are held", case.round, again)
             everything = {each.update_id: again for each in case.submissions}
             return _joined(case, Examined(Ruling(())), everything)
-        return replace(without, ruling=_unseen(without.ruling, stuck))
+        return _amended(without, _unseen(without.ruling, stuck))
 
     async def _alone(self, desk: Desk, case: Case, stuck: Stuck) -> dict[str, Stuck]:
         """Returns the updates that come to no end alone, and why.
 
-        Stops when the time of one examination is over; those it did not get to count as well.
+        Once those that do not have taken the time of one examination, the others count as well:
+        a round of nothing but such updates must not keep a desk for ever.
         """
-        end = time.monotonic() + self.seconds
+        left = self.seconds
+        alone = max(_ALONE_SECONDS_MIN, _ALONE_SHARE * self.seconds)
         faults: dict[str, Stuck] = {}
         for submission in case.submissions:
-            left = end - time.monotonic()
-            seconds = min(left, max(_ALONE_SECONDS_MIN, _ALONE_SHARE * self.seconds))
-            if seconds <= 0:
+            if left <= 0:
                 faults[submission.update_id] = stuck
                 continue
             try:
-                await self._try(desk, replace(case, submissions=(submission,)), seconds=seconds)
+                await self._try(desk, replace(case, submissions=(submission,)), seconds=alone)
             except Stuck as fault:
                 faults[submission.update_id] = fault
+                left -= alone
         return faults
 
     async def _try(
@@ -114,7 +115,7 @@ def failed(update_id: str, findings: Iterable[Finding]) -> Judgement:
         Verdict.HELD,
         0.0,
         tuple(findings),
-        would_change=("every examiner comes to an end with it",),
+        would_change=("It is judged once every examiner comes to an end with it.",),
     )
 
 
@@ -141,6 +142,16 @@ def _joined(case: Case, rest: Examined, faults: dict[str, Stuck]) -> Examined:
     return replace(rest, ruling=replace(rest.ruling, judgements=inorder))
 
 
+def _amended(examined: Examined, ruling: Ruling) -> Examined:
+    """Evidence says what was decided in the end."""
+    judged = {each.update_id: each for each in ruling.judgements}
+    numbers = {
+        update_id: amended(made, ruling, judged[update_id])
+        for update_id, made in examined.numbers.items()
+    }
+    return Examined(ruling, numbers)
+
+
 def _unseen(ruling: Ruling, stuck: Stuck) -> Ruling:
     """What the other examiners rejected stays rejected; what they accepted is held."""
     finding = _finding(stuck)
@@ -149,7 +160,10 @@ def _unseen(ruling: Ruling, stuck: Stuck) -> Ruling:
             each,
             verdict=Verdict.HELD if each.verdict is Verdict.ACCEPTED else each.verdict,
             findings=(finding, *each.findings),
-            would_change=(f"{stuck.examiner} comes to an end", *each.would_change),
+            would_change=(
+                f"It is judged once {stuck.examiner} comes to an end with it.",
+                *each.would_change,
+            ),
         )
         for each in ruling.judgements
     )

@@ -11,6 +11,8 @@ from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Call, Context, current_call
 from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import review_pb2, review_pb2_grpc
+from aegis_server.review.evidence.downloads import Bundles
+from aegis_server.review.evidence.service import download
 from aegis_server.review.holding.overrides import Overrides
 from aegis_server.review.intake import Intake
 from aegis_server.review.messages import (
@@ -42,6 +44,7 @@ class Room:
     rounds: Rounds
     overrides: Overrides
     updates: Updates
+    bundles: Bundles
 
 
 class ReviewService(review_pb2_grpc.ReviewServiceServicer):
@@ -64,7 +67,8 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             # Programs of our own take their turns where they are started.
             turn = room.turns.one(claim.participant) if sender.own else nullcontext()
             async with turn:
-                update = await room.intake.expect(claim) or await self._upload(claim, parts, by)
+                update = await room.intake.expect(claim, own=sender.own)
+                update = update or await self._upload(claim, parts, by)
         shown = brief_message(update) if sender.own else update_message(update)
         return review_pb2.SubmitUpdateResponse(update=shown)
 
@@ -100,7 +104,8 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
     ) -> review_pb2.ReviewRoundResponse:
         """Verdicts of a round, in order of its participants."""
         key = RoundKey(request.run_id, request.round, request.attempt)
-        await self._deeds.finish(self._room.rounds.ask(key, current_call()))
+        asked = self._room.rounds.ask(key, current_call(), frozenset(request.participants))
+        await self._deeds.finish(asked)
         judged = await self._room.rounds.judged(key)
         return review_pb2.ReviewRoundResponse(
             updates=[update_message(update) for update in judged.updates],
@@ -155,6 +160,13 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         async for piece in self._room.updates.pieces(request.update_id):
             for start in range(0, len(piece), _CHUNK):
                 yield review_pb2.DownloadUpdateResponse(chunk=piece[start : start + _CHUNK])
+
+    async def DownloadEvidence(
+        self, request: review_pb2.DownloadEvidenceRequest, context: Context
+    ) -> AsyncIterator[review_pb2.DownloadEvidenceResponse]:
+        """The bundle, in pieces."""
+        async for part in download(self._room.bundles, self._deeds, request):
+            yield part
 
     async def OverrideVerdict(
         self, request: review_pb2.OverrideVerdictRequest, context: Context

@@ -67,6 +67,7 @@ def vet(
         ),
         warming_up=case.round <= WARM_UP,
         detector=detector.version,
+        shadow=shadow.version if shadow is not None else "",
     )
 
 

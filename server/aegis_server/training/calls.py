@@ -39,7 +39,7 @@ class Position:
     """Where the run stands: what is stored on the server, and the model that goes with it.
 
     `spent` are the private steps each participant was asked for, in rounds that were lost and in
-    the one that is being tried, too.
+    the one that is being tried, too. `quarantined` by the review room are those not to be asked.
     """
 
     run_id: str
@@ -55,6 +55,7 @@ class Position:
     sites: list[training_pb2.Site] = field(default_factory=list)
     rounds: list[training_pb2.Round] = field(default_factory=list)
     spent: dict[str, int] = field(default_factory=dict)
+    quarantined: frozenset[str] = frozenset()
 
     @property
     def losses(self) -> list[float]:
@@ -139,6 +140,7 @@ class Server:
         position.rounds.append(report)
         position.model, position.state = model, state
         position.stop, position.pause = response.stop, response.pause
+        position.quarantined = frozenset(response.quarantined)
 
     async def finish(
         self, position: Position, state: training_pb2.Run.State.ValueType, reason: str = ""
@@ -216,6 +218,7 @@ def _position(
         sites=list(run.participants),
         rounds=list(assignment.rounds),
         spent=dict(spent_in(assignment.rounds)) | dict(assignment.spent),
+        quarantined=frozenset(assignment.quarantined),
     )
     position.wished(run)
     return position

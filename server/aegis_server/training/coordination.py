@@ -69,7 +69,9 @@ class CoordinatorService(TaskCalls):
                 actor=current_call().caller.subject,
             )
         )
-        return training_pb2.CompleteRoundResponse(stop=wishes.stop, pause=wishes.pause)
+        return training_pb2.CompleteRoundResponse(
+            stop=wishes.stop, pause=wishes.pause, quarantined=sorted(wishes.quarantined)
+        )
 
     async def FinishRun(
         self, request: training_pb2.FinishRunRequest, context: Context
@@ -144,6 +146,7 @@ def _assignment(
         evaluation_size_bytes=evaluation_size,
         rounds=[brief(round_message(found, each)) for found, each in assignment.rounds],
         spent=assignment.spent,
+        quarantined=sorted(assignment.quarantined),
     )
 
 

@@ -95,7 +95,12 @@ class FlowerGrid(HttpGrid):
         asked = [Asked(each.metadata.dst_node_id, _answer_bytes_max(each)) for each in waiting]
         for message in waiting:
             message.metadata.dst_node_id = self._theirs[message.metadata.dst_node_id]
-        ids = [message_id or "" for message_id in super().push_messages(waiting)]
+        try:
+            ids = [message_id or "" for message_id in super().push_messages(waiting)]
+        finally:
+            # Who asks goes on to know whom by our ids.
+            for message, each in zip(waiting, asked, strict=True):
+                message.metadata.dst_node_id = each.node_id
         self._asked |= {i: each for i, each in zip(ids, asked, strict=True) if i}
         return ids
 

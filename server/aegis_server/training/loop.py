@@ -107,6 +107,7 @@ async def _next_round(server: Keeper, rounds: Rounds, position: Position) -> End
             spent=position.spent,
             steps_max=planned_steps(plan),
             refused=[n for n, each in told.items() if each.outcome == Outcome.OUTCOME_REFUSED],
+            barred=position.quarantined,
         )
         if len(choice.asked) < plan.min_participants:
             if tried is not None:

@@ -1,7 +1,7 @@
 """Who is asked in a round.
 
-Decided by the plan and by what is stored of earlier rounds, and by nothing else: a coordinator that
-follows one that died asks the same participants.
+Decided by the plan, by what is stored of earlier rounds and by what the review room says of
+participants, and by nothing else: a coordinator that follows one that died asks the same ones.
 """
 
 from __future__ import annotations
@@ -41,19 +41,23 @@ def choose(
     spent: Mapping[str, int],
     steps_max: int,
     refused: Iterable[str] = (),
+    barred: Iterable[str] = (),
 ) -> Choice:
     """Chooses for round `number` among `names`, after the stored `rounds`.
 
     `spent` are the private steps each has been asked for, `steps_max` how many each may be asked
-    for in the run, and `refused` who has already said no in this round.
+    for in the run, `refused` who has already said no in this round, and `barred` whom the review
+    room has in quarantine: they are not asked even when too few others are left.
     """
-    refusing = frozenset(refused)
+    refusing, out = frozenset(refused), frozenset(barred)
     taken = taken_part(rounds)
     locked = quarantined(plan, rounds, number)
     others: dict[str, str] = {}
     able: list[str] = []
     for name in names:
-        if name in refusing:
+        if name in out:
+            others[name] = "in quarantine"
+        elif name in refusing:
             others[name] = "it has refused this round"
         elif plan.rounds_each and taken[name] >= plan.rounds_each:
             others[name] = f"it has taken part in {taken[name]} rounds, as often as it may"

@@ -11,8 +11,8 @@ from tests.integration.execution.house import House, opened
 
 @pytest.fixture
 async def house(
-    database_url: str, server_database_url: str, tmp_path: Path
+    server_tables: str, server_database_url: str, tmp_path: Path
 ) -> AsyncIterator[House]:
     """The execution room behind its doors."""
-    async with opened(database_url, server_database_url, tmp_path) as built:
+    async with opened(server_database_url, tmp_path) as built:
         yield built

@@ -27,7 +27,7 @@ from aegis.errors import AegisError, NotFound, Unauthenticated, Unavailable, fro
 from aegis.executor.v1 import executor_pb2, executor_pb2_grpc
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.store import Filter, Store
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Doors, Peer
 from aegis.serving.metrics import CallMetrics
@@ -397,9 +397,8 @@ async def serving(
 
 
 @asynccontextmanager
-async def opened(database_url: str, server_url: str, folder: Path) -> AsyncIterator[House]:
+async def opened(server_url: str, folder: Path) -> AsyncIterator[House]:
     """A house that serves."""
-    await migrate(database_url, "aegis_server", "aegis")
     clock, keys, executor, roles = Clock(), Keys(), Executor(), dict(ROLES)
     database = Database(server_url, application="test")
     await database.open()

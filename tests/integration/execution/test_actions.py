@@ -18,7 +18,7 @@ from aegis.envelope import sign_action
 from aegis.errors import AegisError, NotFound, PermissionDenied, Unavailable
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.auditlog.store import Filter, Store
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.spiffe import Caller
 from aegis.trust import ACTION_REQUEST, TrustBundle, TrustedKey
 from aegis.v1 import audit_pb2, envelope_pb2, execution_pb2
@@ -110,8 +110,7 @@ class Room:
 
 
 @pytest.fixture
-async def room(database_url: str, server_database_url: str) -> AsyncIterator[Room]:
-    await migrate(database_url, "aegis_server", "aegis")
+async def room(server_tables: str, server_database_url: str) -> AsyncIterator[Room]:
     clock = Clock()
     database = Database(server_database_url, application="test")
     await database.open()

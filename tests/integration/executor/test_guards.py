@@ -25,7 +25,7 @@ from aegis.errors import (
     Unavailable,
 )
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Connection, Database, migrate
+from aegis.serving.database import Connection, Database
 from aegis.v1 import audit_pb2, envelope_pb2
 from aegis_executor.catalogue.base import Object
 from aegis_executor.guards import Asked, Guards, store
@@ -167,10 +167,9 @@ class World:
 
 @pytest.fixture
 async def world(
-    database_url: str, executor_database_url: str, tmp_path: Path
+    executor_tables: str, executor_database_url: str, tmp_path: Path
 ) -> AsyncIterator[World]:
     """Migrated by the owner, used by the executor's own role."""
-    await migrate(database_url, "aegis_executor", "aegis_executor")
     database = Database(executor_database_url, application="test", max_size=12)
     async with OnlyExecutor(executor_database_url, holder="executor:local") as lock:
         await database.open()

@@ -18,7 +18,7 @@ from tests.factories import restart, scale
 
 from aegis.errors import Aborted
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Connection, Database, migrate
+from aegis.serving.database import Connection, Database
 from aegis.v1.envelope_pb2 import ActionRequest, ActionSpec
 from aegis_executor.catalogue import of_spec
 from aegis_executor.departing import Departure
@@ -155,9 +155,8 @@ class Executor:
 
 @pytest.fixture
 async def executor(
-    executor_database_url: str, database_url: str, tmp_path: Path
+    executor_database_url: str, executor_tables: str, tmp_path: Path
 ) -> AsyncIterator[Executor]:
-    await migrate(database_url, "aegis_executor", "aegis_executor")
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(sandbox(tmp_path))
         config = configuration(tmp_path / "kubeconfig", "")

@@ -67,8 +67,7 @@ def admitted(replicas: int = 3) -> Admitted:
 
 
 @pytest.fixture
-async def journal(database_url: str, executor_database_url: str) -> AsyncIterator[Journal]:
-    await migrate(database_url, "aegis_executor", "aegis_executor")
+async def journal(executor_tables: str, executor_database_url: str) -> AsyncIterator[Journal]:
     database = Database(executor_database_url, application="test", max_size=8)
     await database.open()
     audit = AuditLog(database, log_id="aegis-executor", clock=lambda: NOW, schema="aegis_executor")

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from tests.integration.identity.house import EMAIL, PASSWORD, Clock, House
 
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.v1 import session_pb2
 
 
 @pytest.fixture
-async def database(database_url: str, server_database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url, "aegis_server", "aegis")
+async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
     opened = Database(server_database_url, application="test")
     await opened.open()
     yield opened

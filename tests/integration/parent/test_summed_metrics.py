@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -51,8 +52,18 @@ def wait_for(metrics: SummedMetrics, line: str) -> None:
     for _ in range(200):
         if line in page(metrics):
             return
-        subprocess.run(["sleep", "0.05"], check=True)
+        time.sleep(0.05)
     raise AssertionError("\n".join(page(metrics)))
+
+
+def test_page_is_made_while_a_worker_makes_its_files(tmp_path: Path):
+    """They are empty for a moment; a worker may die in it."""
+    for name in ("counter_77.db", "histogram_77.db", "gauge_livemin_77.db"):
+        (tmp_path / name).touch()
+    metrics = SummedMetrics(tmp_path, pids=lambda: {0: 77}, restarts=dict)
+    assert 'aegis_worker_calls_total{worker="0"} 0.0' in page(metrics)
+    metrics.forget(77)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sums_outlive_the_workers_that_counted(tmp_path: Path):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from tests.integration.participants.house import House
 
-from aegis.serving.database import migrate
 from aegis_server.workers import Workers
 
 
@@ -22,10 +21,9 @@ def workers() -> Iterator[Workers]:
 
 @pytest.fixture
 async def empty_house(
-    database_url: str, server_database_url: str, tmp_path: Path, workers: Workers
+    server_tables: str, server_database_url: str, tmp_path: Path, workers: Workers
 ) -> House:
     """A house without a server."""
-    await migrate(database_url, "aegis_server", "aegis")
     return House(tmp_path, server_database_url, workers)
 
 

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.integration.policy.rooms import Room
 
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 
 
 @pytest.fixture
-async def database(database_url: str, server_database_url: str) -> AsyncIterator[Database]:
-    await migrate(database_url, "aegis_server", "aegis")
+async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
     opened = Database(server_database_url, application="test")
     await opened.open()
     yield opened

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from aegis.channel import Identity, connect
 from aegis.local import pki
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Connection, Database, migrate
+from aegis.serving.database import Connection, Database
 from aegis.serving.deeds import Deeds
 from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
@@ -147,9 +147,8 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 @pytest.fixture
-async def room(database_url: str, server_database_url: str, tmp_path: Path) -> AsyncIterator[Room]:
+async def room(server_tables: str, server_database_url: str, tmp_path: Path) -> AsyncIterator[Room]:
     """A serving privacy room on a fresh database."""
-    await migrate(database_url, "aegis_server", "aegis")
     pki.ensure(tmp_path / "pki")
     async with AsyncExitStack() as stack:
         database = Database(server_database_url, application="test")

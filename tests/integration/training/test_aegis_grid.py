@@ -14,7 +14,7 @@ from tests.attending import Request, Server, World, refusal_of
 
 from aegis.errors import AlreadyExists, FailedPrecondition
 from aegis.local import pki
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.v1 import training_pb2
 from aegis_server.training.aegis_grid import AegisGrid
 from aegis_server.training.flower import (
@@ -33,10 +33,9 @@ SITES = ("hospital-a", "hospital-b", "hospital-c")
 
 @pytest.fixture
 async def world(
-    database_url: str, server_database_url: str, tmp_path: Path
+    server_tables: str, server_database_url: str, tmp_path: Path
 ) -> AsyncIterator[World]:
     """A fresh database, certificates, and three enrolled hospitals."""
-    await migrate(database_url, "aegis_server", "aegis")
     pki.ensure(tmp_path / "pki")
     database = Database(server_database_url, application="test")
     await database.open()

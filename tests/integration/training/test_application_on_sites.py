@@ -23,7 +23,7 @@ from sklearn.datasets import load_breast_cancer
 from tests.attending import World
 
 from aegis.local import pki
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.v1 import training_pb2
 from aegis_learning.datasets import load
 from aegis_learning.pinning import app_digest
@@ -75,10 +75,9 @@ asyncio.run(main())
 
 @pytest.fixture
 async def world(
-    database_url: str, server_database_url: str, tmp_path: Path
+    server_tables: str, server_database_url: str, tmp_path: Path
 ) -> AsyncIterator[World]:
     """A fresh database, certificates, and three enrolled hospitals."""
-    await migrate(database_url, "aegis_server", "aegis")
     pki.ensure(tmp_path / "pki")
     database = Database(server_database_url, application="test")
     await database.open()

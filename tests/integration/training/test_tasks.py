@@ -29,7 +29,7 @@ from tests.attending import (
 
 from aegis.errors import PermissionDenied, ResourceExhausted
 from aegis.local import pki
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.v1 import training_pb2, training_pb2_grpc
 from aegis_learning.datasets import load
 from aegis_server.training.attendance.stream import Pace
@@ -40,10 +40,9 @@ End = training_pb2.CollectAnswersResponse
 
 @pytest.fixture
 async def world(
-    database_url: str, server_database_url: str, tmp_path: Path
+    server_tables: str, server_database_url: str, tmp_path: Path
 ) -> AsyncIterator[World]:
     """A fresh database, certificates, and three enrolled hospitals."""
-    await migrate(database_url, "aegis_server", "aegis")
     pki.ensure(tmp_path / "pki")
     database = Database(server_database_url, application="test")
     await database.open()

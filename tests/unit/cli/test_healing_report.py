@@ -10,9 +10,10 @@ from tests.healing import healing_report
 
 from aegis.cli.durations import duration, spoken
 from aegis.cli.execution.bars import bar, spark
-from aegis.cli.execution.chart import chart, ticks
+from aegis.cli.execution.chart import chart
 from aegis.cli.execution.drawing import page, png, svg
 from aegis.cli.execution.healing import refusals, rows, slices
+from aegis.cli.execution.stacks import ticks
 from aegis.v1 import execution_pb2
 
 Report = execution_pb2.GetHealingReportResponse

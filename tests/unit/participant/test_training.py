@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from opacus.optimizers import DPOptimizer
@@ -34,6 +36,26 @@ def test_same_stream_gives_the_same_update_and_another_one_does_not() -> None:
     assert not np.allclose(first, flatten(train(TASK, base, ROWS, KeyStream.seeded(1, 3)).delta))
     secret = [flatten(train(TASK, base, ROWS, KeyStream.secret()).delta) for _ in range(2)]
     assert not np.allclose(secret[0], secret[1])
+
+
+def test_first_training_of_a_thread_is_as_any_other() -> None:
+    """Threads of a simulation take what comes: which site is somebody's first must not show."""
+    rows = partition(load("breast-cancer").shared, 5, 1.0, 3)[0]
+    task, before = replace(TASK, steps=3, sample_rate=0.1), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            first, second = (
+                flatten(
+                    thread.submit(train, task, MLP.initial(3), rows, KeyStream.seeded(3, 1, 0, 1))
+                    .result()
+                    .delta
+                )
+                for _ in range(2)
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(first, second)
 
 
 def test_update_has_the_names_of_the_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from contextlib import suppress
@@ -43,12 +44,35 @@ class Exploding:
         return (pytest.fail, ("a pickle was opened",))
 
 
+def _header(tensors: dict[str, object]) -> bytes:
+    text = json.dumps(tensors).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(8)
+
+
 REFUSALS = {
     "pickle": (pickle.dumps({"w": [1.0]}), "UPDATE_FORMAT_INVALID", ""),
     "old pickle": (pickle.dumps({"w": [1.0]}, protocol=2), "UPDATE_FORMAT_INVALID", ""),
     "hostile pickle": (pickle.dumps(Exploding()), "UPDATE_FORMAT_INVALID", ""),
     "zip": (zipped(), "UPDATE_FORMAT_INVALID", ""),
     "noise": (bytes(range(256)), "UPDATE_FORMAT_INVALID", ""),
+    "header of 10 GB": ((10**10).to_bytes(8, "little") + b"{}", "UPDATE_FORMAT_INVALID", ""),
+    "header longer than the file": (
+        (2**63).to_bytes(8, "little") + GOOD[8:],
+        "UPDATE_FORMAT_INVALID",
+        "",
+    ),
+    "nested header": (
+        (4000).to_bytes(8, "little") + b'{"a":' * 800 + GOOD,
+        "UPDATE_FORMAT_INVALID",
+        "",
+    ),
+    "tensor of 10 GB": (
+        _header(
+            {"layer1.weight": {"dtype": "F32", "shape": [50000, 50000], "data_offsets": [0, 8]}}
+        ),
+        "UPDATE_FORMAT_INVALID",
+        "",
+    ),
     "cut off": (GOOD[:-4], "UPDATE_FORMAT_INVALID", ""),
     "shape": (
         update_like(layer1__bias=np.zeros(3, np.float32)),
@@ -74,6 +98,14 @@ REFUSALS = {
 def test_update_of_the_model_is_let_through():
     """Nothing to complain about."""
     require_update(GOOD, FAMILY.shapes)
+
+
+def test_numbers_too_small_to_be_normal_are_numbers():
+    """A storm of denormals is let in: it is finite, and harmless where it is examined."""
+    storm = {name: np.full(shape, 1e-42, np.float32) for name, shape in FAMILY.shapes.items()}
+    require_update(
+        update_like(**{n.replace(".", "__"): t for n, t in storm.items()}), FAMILY.shapes
+    )
 
 
 @pytest.mark.parametrize("name", REFUSALS)

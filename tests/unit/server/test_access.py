@@ -80,7 +80,11 @@ def test_stranger_may_call_nothing_but_what_concerns_only_themselves():
         "/aegis.v1.UserService/UpdateProfile",
         "/aegis.v1.UserService/ChangePassword",
         "/aegis.v1.ExecutionService/CancelAction",
-        # Their handlers ask the policy: about whose update it is, and from which verdict to which.
+        # Their handlers ask the policy: about whose update it is, from which verdict to which, how
+        # a detector was measured.
+        "/aegis.v1.DetectorService/PromoteDetector",
+        "/aegis.v1.GoldenSetService/PromoteGoldenSet",
+        "/aegis.v1.StandingService/DecideQuarantine",
         "/aegis.v1.ReviewService/SubmitUpdate",
         "/aegis.v1.ReviewService/GetUpload",
         "/aegis.v1.ReviewService/OverrideVerdict",

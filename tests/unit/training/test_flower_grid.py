@@ -29,12 +29,12 @@ class Link:
 
     replies: list[tuple[Any, ObjectTree]] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
-    pushed: int = 0
+    sent_to: list[int] = field(default_factory=list)
 
     def PushMessages(self, request: Any) -> Any:
         """Takes the messages, and wants none of their objects."""
         ids = [message.metadata.message_id for message in request.messages_list]
-        self.pushed += len(ids)
+        self.sent_to += [message.metadata.dst_node_id for message in request.messages_list]
         return SimpleNamespace(message_ids=ids, session_id="", objects_to_push=[])
 
     def PushObject(self, request: Any) -> Any:
@@ -92,6 +92,13 @@ def grid(link: Link) -> FlowerGrid:
 def _ask(grid: FlowerGrid) -> tuple[list[Message], list[str]]:
     messages = [Message(_record(0.0), node, "train") for node in NODES]
     return messages, grid.push_messages(messages)
+
+
+def test_messages_are_still_ours_when_they_have_been_sent(grid: FlowerGrid, link: Link) -> None:
+    """Who asks tells by our ids who has not answered; only the SuperLink gets Flower's."""
+    messages, _ = _ask(grid)
+    assert [message.metadata.dst_node_id for message in messages] == [1001, 1002]
+    assert link.sent_to == [77, 88]
 
 
 def test_a_reply_that_was_announced_and_not_brought_holds_up_nobody(

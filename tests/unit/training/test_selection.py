@@ -84,6 +84,15 @@ def test_participant_that_fails_again_and_again_is_left_out_for_a_while(outcome:
     assert _choose(plan, _names(3), lost, 6).asked == ("site-1", "site-2", "site-3")
 
 
+def test_who_is_in_quarantine_by_the_review_is_not_asked_though_too_few_are_left() -> None:
+    """A run that cannot do without a site that somebody locked out ends instead."""
+    choice = choose(
+        _plan(), _names(3), [], 1, spent={}, steps_max=50, refused=["site-1"], barred=_names(2)
+    )
+    assert choice.asked == ("site-3",)
+    assert choice.others == {"site-1": "in quarantine", "site-2": "in quarantine"}
+
+
 def test_quarantine_counts_rounds_in_a_row_and_not_those_it_was_not_asked_in() -> None:
     """An answer in between ends the row, even one that was rejected."""
     plan = _plan(quarantine_after=2, quarantine_rounds=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pytest
@@ -12,9 +12,11 @@ from flwr.clientapp import ClientApp
 
 from aegis.errors import AegisError, InvalidArgument
 from aegis.v1 import review_pb2, training_pb2
+from aegis_learning import parameters
 from aegis_learning.aggregation.fedavg import FedAvg
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.krum import Krum
+from aegis_learning.aggregation.private_mean import PrivateMean
 from aegis_learning.aggregation.rule import Rule
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, flatten
@@ -137,15 +139,21 @@ class _Verdicts:
     def __init__(self, verdicts: Mapping[str, Update | AegisError]) -> None:
         self.verdicts = verdicts
         self.asked: dict[str, bytes] = {}
+        self.drawn: set[str] = set()
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
         self.asked.update(updates)
+        self.drawn = set(asked)
         return Judged(self.verdicts)
 
 
 def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:
     """Rejected, held, pending, refused and unmentioned updates are all left out."""
-    finding = review_pb2.Finding(severity=review_pb2.Finding.SEVERITY_CRITICAL, text="too far")
+    finding = review_pb2.Finding(
+        examiner="length", severity=review_pb2.Finding.SEVERITY_CRITICAL, text="8.4 deviations"
+    )
     gate = _Verdicts(
         {
             "site-1": Update(update_id="u1", verdict=Update.VERDICT_ACCEPTED),
@@ -167,7 +175,31 @@ def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:
         Outcome.OUTCOME_FAILED,
         Outcome.OUTCOME_FAILED,
     ]
-    assert (outcomes["site-2"].update_id, outcomes["site-2"].reason) == ("u2", "too far")
+    assert outcomes["site-2"].update_id == "u2"
+    assert outcomes["site-2"].reason == "the review's length spoke against it"
+
+
+def test_what_is_told_of_a_round_has_no_figure_of_the_review() -> None:
+    """Participants read runs: a figure beside a verdict would tell them how far they may go."""
+    finding = review_pb2.Finding(
+        examiner="direction",
+        measure="root_cosine",
+        value=-0.31,
+        severity=review_pb2.Finding.SEVERITY_CRITICAL,
+        text="it points away from where the golden rows lead (cosine -0.31)",
+    )
+    rejected = Update(update_id="u1", verdict=Update.VERDICT_REJECTED, findings=[finding])
+    _, outcomes = _round([_sender(_constant(1))], [10], _Verdicts({"site-1": rejected}))
+    assert "direction" in outcomes["site-1"].reason
+    assert not any(letter.isdigit() for letter in outcomes["site-1"].reason)
+
+
+def test_gate_is_told_who_was_asked() -> None:
+    """Who answered in vain and who did not, so that nobody else has a say in the round."""
+    gate = _Verdicts({})
+    _round([_sender(_constant(1)), _sender({})], [10, 10], gate)
+    assert set(gate.asked) == {"site-1"}
+    assert gate.drawn == {"site-1", "site-2"}
 
 
 def test_updates_the_rule_does_not_choose_are_left_out_of_the_model() -> None:
@@ -213,3 +245,68 @@ def test_site_that_never_answers_is_missing() -> None:
     strategy.configure_train(1, to_arrays(_constant(0)), ConfigRecord(), grid)
     assert strategy.aggregate_train(1, []) == (None, None)
     assert strategy.outcomes["site-1"].outcome == Outcome.OUTCOME_MISSING
+
+
+class _Says:
+    """A gate that says what a test tells it to."""
+
+    attempt = 1
+
+    def __init__(self, judged: Judged) -> None:
+        self.judged = judged
+
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
+        return self.judged
+
+
+def _updates(*verdicts: Update.Verdict.ValueType) -> dict[str, Update | AegisError]:
+    return {
+        f"site-{n}": Update(update_id=f"u{n}", verdict=verdict)
+        for n, verdict in enumerate(verdicts, start=1)
+    }
+
+
+def test_update_that_came_another_way_counts_with_its_enrolled_weight() -> None:
+    """For a participant that was asked in vain; instead of the answer of one that was not."""
+    verdicts = _updates(Update.VERDICT_ACCEPTED, Update.VERDICT_ACCEPTED)
+    outside = {"site-2": parameters.encode(_constant(-1)), "site-9": b"of somebody not drawn"}
+    gate = _Says(Judged(verdicts, outside))
+    broken = _sender({})
+    model, outcomes = _round([_sender(_constant(1)), broken], [30, 10], gate)
+    assert model is not None
+    assert np.allclose(flatten(model), 10.5)
+    assert outcomes["site-2"].outcome == Outcome.OUTCOME_AGGREGATED
+    assert "site-9" not in outcomes
+
+
+def test_fallback_makes_the_median_of_those_it_names() -> None:
+    """Nobody knows who the odd ones are: each coordinate stays among the honest ones."""
+    held = Update.VERDICT_HELD
+    gate = _Says(
+        Judged(
+            _updates(held, held, held, Update.VERDICT_ACCEPTED),
+            fallback=("site-1", "site-2", "site-3"),
+            why="three of four",
+        )
+    )
+    senders = [_sender(_constant(value)) for value in (1.0, 2.0, 900.0, -5.0)]
+    model, outcomes = _round(senders, [10, 10, 1000, 10], gate)
+    assert model is not None
+    assert np.allclose(flatten(model), 12)
+    told = [outcome.outcome for outcome in outcomes.values()]
+    assert told == [Outcome.OUTCOME_AGGREGATED] * 3 + [Outcome.OUTCOME_LEFT_OUT]
+    assert "median" in outcomes["site-1"].reason
+
+
+def test_plan_that_hides_participants_falls_back_on_nothing() -> None:
+    """A median has no noise: what is accepted is averaged with it, or there is no model."""
+    held = Update.VERDICT_HELD
+    gate = _Says(Judged(_updates(held, held), fallback=("site-1", "site-2"), why="two of two"))
+    rule = PrivateMean(clip_norm=1.0, noise_multiplier=1.0, noise=lambda n: np.zeros(n, np.float32))
+    model, outcomes = _round(
+        [_sender(_constant(1)), _sender(_constant(2))], [1, 1], gate, rule=rule
+    )
+    assert model is None
+    assert {each.outcome for each in outcomes.values()} == {Outcome.OUTCOME_HELD}

@@ -9,6 +9,7 @@ is looked at with what was learned from the other.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from aegis_server.review.detection.regimes import (
 from aegis_server.review.detection.tails import table
 from aegis_server.review.deviations import Vector
 
+_ABOUT = ("round/core", "round/remembered", "round/private", "round/classes")
 ROWS_MIN = 200
 
 
@@ -55,10 +57,10 @@ def train(rows: Sequence[Recorded], *, target_fpr: float, seed: int, version: st
     """
     if not 0 < target_fpr < 0.5:
         raise ValueError("the rate of false positives must be above 0 and below one half")
-    rounds = _rounds(rows)
     by_regime: dict[str, list[tuple[str, Observation]]] = defaultdict(list)
-    for run_id, seen in rounds:
-        by_regime[regime_name(private=seen.private, classes=seen.classes)].append((run_id, seen))
+    for some, seen in rounds_of(rows):
+        name = regime_name(private=seen.private, classes=seen.classes)
+        by_regime[name].append((some[0].run_id, seen))
     regimes = {
         name: regime
         for name, group in sorted(by_regime.items())
@@ -131,16 +133,21 @@ def _rows(rounds: Sequence[Observation]) -> int:
     return sum(len(seen.now) for seen in rounds)
 
 
-def _rounds(rows: Sequence[Recorded]) -> list[tuple[str, Observation]]:
-    """Returns the rounds the rows are of, in an order that does not depend on theirs."""
+def complete(row: Recorded) -> bool:
+    """Says whether a row has every number there is to learn from.
+
+    Earlier programs recorded others, and what no examiner could look at has none.
+    """
+    names = (*NAMES, *(SO_FAR + name for name in NAMES), *_ABOUT)
+    return all(math.isfinite(row.features.get(name, math.nan)) for name in names)
+
+
+def rounds_of(rows: Sequence[Recorded]) -> list[tuple[list[Recorded], Observation]]:
+    """Returns the rounds the rows are of that are large enough, in an order of their own."""
     together: dict[tuple[str, int], list[Recorded]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.run_id, row.round, row.participant)):
         together[row.run_id, row.round].append(row)
-    return [
-        (run_id, _observation(some))
-        for (run_id, _), some in together.items()
-        if len(some) >= UPDATES_MIN
-    ]
+    return [(some, _observation(some)) for some in together.values() if len(some) >= UPDATES_MIN]
 
 
 def _observation(rows: Sequence[Recorded]) -> Observation:

@@ -16,6 +16,7 @@ from aegis.serving.database import Database
 from aegis.v1 import audit_pb2
 from aegis_server.review import store as updates_store
 from aegis_server.review.case import Verdict
+from aegis_server.review.cases import Memory
 from aegis_server.review.holding import store
 from aegis_server.review.updates import RESOURCE, Update, details, update_of
 
@@ -36,7 +37,9 @@ class Deadline:
         audit: AuditLog,
         clock: Callable[[], datetime],
         server: str = "server:aegis",
+        memory: Memory | None = None,
     ) -> None:
+        self._memory = memory
         self._database = database
         self._audit = audit
         self._clock = clock
@@ -57,7 +60,7 @@ class Deadline:
         async with self._database.transaction() as connection:
             now = self._clock()
             overdue = await store.overdue(connection, now, limit=_AT_ONCE)
-            entries = []
+            entries, names = [], set()
             for update_id in overdue:
                 row = await updates_store.find(connection, update_id)
                 assert row is not None and row.hold_default is not None  # noqa: PT018, S101
@@ -74,7 +77,10 @@ class Deadline:
                 )
                 await store.set_verdict(connection, update_id, verdict.value)
                 entries.append(self._entry(update_of(row), verdict))
+                names.add(row.participant)
             if entries:
+                if self._memory is not None:
+                    entries += await self._memory.reckon(connection, names, now=now)
                 await self._audit.record_in(connection, *entries)
         return len(overdue)
 

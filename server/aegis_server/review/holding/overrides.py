@@ -1,7 +1,8 @@
 """Overrides: a person decides otherwise than the examiners, or decides what they left open.
 
-One person is enough, but for what was REJECTED and shall be ACCEPTED: the first one proposes it,
-and somebody else has to say the same. A proposal falls when the update is decided another way.
+One person is enough, but for what was REJECTED and shall be ACCEPTED, or is HELD and was sent by
+that person in its participant's name: the first one proposes it, and somebody else has to say the
+same. A proposal falls when the update is decided another way.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from aegis.v1 import audit_pb2
 from aegis_server.access import Access, Needs
 from aegis_server.review import store as updates_store
 from aegis_server.review.case import Verdict
+from aegis_server.review.cases import Memory
 from aegis_server.review.holding import store
 from aegis_server.review.updates import RESOURCE, RunLookup, Update, complete, details, unknown
 
@@ -45,7 +47,9 @@ class Overrides:
         access: Access,
         runs: RunLookup,
         clock: Callable[[], datetime],
+        memory: Memory | None = None,
     ) -> None:
+        self._memory = memory
         self._database = database
         self._audit = audit
         self._access = access
@@ -81,8 +85,11 @@ class Overrides:
             done = await self._decide(connection, before, wanted, reason, call)
             (row,) = await _rows(connection, update_id)
             (update,) = await complete(connection, [row])
-            told = self._entry(update, before.verdict, wanted, reason, call, done=done)
-            await self._audit.record_in(connection, told)
+            told = [self._entry(update, before.verdict, wanted, reason, call, done=done)]
+            if done and self._memory is not None:
+                names = [update.participant]
+                told += await self._memory.reckon(connection, names, now=self._clock())
+            await self._audit.record_in(connection, *told)
         base = await self._runs.base_of(update.key.run_id, update.key.round)
         return Overridden(update, not done, base.made)
 
@@ -98,7 +105,9 @@ class Overrides:
     ) -> bool:
         """Returns whether it is decided; False when it waits for somebody else."""
         update_id, subject, now = before.update_id, call.caller.subject, self._clock()
-        two = (before.verdict, wanted) == (Verdict.REJECTED, Verdict.ACCEPTED)
+        two = wanted is Verdict.ACCEPTED and (
+            before.verdict is Verdict.REJECTED or before.sent_by == subject
+        )
         found = (await store.overrides_of(connection, [update_id])).get(update_id, ())
         waiting = next((each for each in found if not each.effective), None)
         if two and waiting is not None:

@@ -54,8 +54,8 @@ def measure(
 ) -> list[Measured]:
     """Returns the figures for every attack, over these seeds.
 
-    `quick` is two kinds of worlds and eight rounds instead of five and twenty: some ten seconds a
-    seed instead of two minutes.
+    `quick` is two kinds of worlds and eight rounds instead of five and twenty: half a minute of
+    one core a seed instead of three.
     """
     data = detector.encode()
     settings = _SETTINGS_QUICK if quick else _SETTINGS

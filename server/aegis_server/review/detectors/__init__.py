@@ -1,0 +1,1 @@
+"""Detectors: versions of what scores updates, trained, measured, promoted and taken back."""

@@ -1,0 +1,215 @@
+"""Which detector decides: how one comes to it, and how it is taken back.
+
+One lock is held while any of them moves, so replicas wait for each other; and the database lets one
+be champion whatever they do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import datetime
+
+from aegis.errors import FailedPrecondition
+from aegis.serving.auditlog import AuditLog
+from aegis.serving.database import Connection, Database
+from aegis.serving.doors import Call
+from aegis_server.access import Permit
+from aegis_server.review.detectors import store
+from aegis_server.review.detectors.records import (
+    BUILTIN,
+    SERVER,
+    conflict,
+    entry,
+    from_rows,
+    missing,
+    rates,
+)
+from aegis_server.review.detectors.store import StoredDetector
+
+FPR_MAX = 0.06
+
+
+class Promotion:
+    """Moves detectors between the states in which they score."""
+
+    def __init__(
+        self,
+        database: Database,
+        audit: AuditLog,
+        *,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._audit = audit
+        self._clock = clock
+
+    async def shadow(self, version: str, by: Call) -> StoredDetector:
+        """Lets a detector score beside the champion, in place of the one that did.
+
+        Raises `NotFound` or `FailedPrecondition` (STATE_CONFLICT).
+        """
+        async with self._database.transaction() as connection:
+            wanted = await self._locked(connection, version)
+            if wanted.state not in ("trained", "retired"):
+                raise conflict(wanted)
+            await _end_shadow(connection)
+            await store.set_state(connection, version, "shadow")
+            told = entry(
+                wanted,
+                actor=by.caller.subject,
+                action="shadow",
+                outcome="shadow",
+                grant=by.grant,
+            )
+            await self._audit.record_in(connection, told)
+            return await _require(connection, version)
+
+    async def promote(
+        self, version: str, reason: str, by: Call, *, permit: Permit, fpr_max: float = 0.0
+    ) -> StoredDetector:
+        """Makes a detector the champion; `fpr_max` 0 means 0.06.
+
+        Raises `NotFound`, what `permit` raises, or `FailedPrecondition` (SECOND_PERSON_NEEDED,
+        STATE_CONFLICT).
+        """
+        async with self._database.transaction() as connection:
+            wanted = await _require(connection, version)
+        by = by._replace(grant=await permit(_attributes(wanted, reason)))
+        try:
+            _require_another(wanted, by.caller.subject)
+            _require_measured(wanted, fpr_max or FPR_MAX)
+            return await self._crown(version, reason, by)
+        except FailedPrecondition as refusal:
+            told = entry(
+                wanted,
+                actor=by.caller.subject,
+                action="promote",
+                outcome="refused",
+                refused=refusal.reason,
+                grant=by.grant,
+                details={"reason": reason},
+            )
+            await self._audit.record(told)
+            raise
+
+    async def roll_back(self, version: str, reason: str) -> StoredDetector | None:
+        """Takes a champion back; returns who decides instead.
+
+        None when it is not the champion any more, or the one that ships, to which there is no
+        alternative.
+        """
+        async with self._database.transaction() as connection:
+            champion = await self._locked(connection, version)
+            if champion.state != "champion" or version == BUILTIN:
+                return None
+            heir = await _heir(connection, champion)
+            await store.set_state(connection, version, "rolled_back", reason=reason)
+            await store.crown(
+                connection, heir.version, former=heir.former, by=SERVER, at=self._clock()
+            )
+            told = entry(
+                champion,
+                actor=SERVER,
+                action="roll-back",
+                outcome="rolled_back",
+                details={"reason": reason, "champion": heir.version},
+            )
+            await self._audit.record_in(connection, told)
+        return heir
+
+    async def _crown(self, version: str, reason: str, by: Call) -> StoredDetector:
+        actor = by.caller.subject
+        async with self._database.transaction() as connection:
+            wanted = await self._locked(connection, version)
+            if wanted.state not in ("trained", "shadow", "retired"):
+                raise conflict(wanted)
+            former = await store.in_state(connection, "champion")
+            if former is not None:
+                await store.set_state(connection, former.version, "retired")
+            await store.crown(
+                connection,
+                version,
+                former=former.version if former else None,
+                by=actor,
+                at=self._clock(),
+            )
+            told = entry(
+                wanted,
+                actor=actor,
+                action="promote",
+                outcome="champion",
+                grant=by.grant,
+                details={"reason": reason, "former": former.version if former else ""},
+            )
+            await self._audit.record_in(connection, told)
+            return await _require(connection, version)
+
+    async def _locked(self, connection: Connection, version: str) -> StoredDetector:
+        """Returns a detector once nobody else moves any."""
+        await store.lock_places(connection)
+        return await _require(connection, version)
+
+
+def _attributes(wanted: StoredDetector, reason: str) -> dict[str, object]:
+    """Returns what conditions see as ctx.NAME.
+
+    A rate that is not known is left out: then an allow does not match, and a deny does.
+    """
+    tpr, fpr = rates(from_rows(wanted.measured))
+    known = {name: rate for name, rate in (("tpr", tpr), ("fpr", fpr)) if not math.isnan(rate)}
+    return {
+        "version": wanted.version,
+        "dataset": wanted.dataset,
+        "target_fpr": wanted.target_fpr,
+        "reason": reason,
+        **known,
+    }
+
+
+def _require_another(wanted: StoredDetector, actor: str) -> None:
+    """Whoever chooses what counts nobody out, and puts it in place, has accepted everything."""
+    if wanted.created_by == actor:
+        raise FailedPrecondition(
+            "SECOND_PERSON_NEEDED",
+            "somebody else than who had it trained has to promote it",
+            first=actor,
+        )
+
+
+def _require_measured(wanted: StoredDetector, fpr_max: float) -> None:
+    _, fpr = rates(from_rows(wanted.measured))
+    if fpr > fpr_max:
+        raise FailedPrecondition(
+            "STATE_CONFLICT",
+            f"{wanted.version} was measured to count out {fpr:.1%} of honest updates;"
+            f" {fpr_max:.1%} are allowed",
+            resource=wanted.version,
+            state=wanted.state.upper(),
+        )
+
+
+async def _end_shadow(connection: Connection) -> None:
+    before = await store.in_state(connection, "shadow")
+    if before is not None:
+        state = "trained" if before.promoted_at is None and before.version != BUILTIN else "retired"
+        await store.set_state(connection, before.version, state)
+
+
+async def _heir(connection: Connection, champion: StoredDetector) -> StoredDetector:
+    """Returns the nearest former champion that was not taken back itself; else what ships."""
+    seen, version = {champion.version}, champion.former
+    while version is not None and version not in seen:
+        seen.add(version)
+        found = await _require(connection, version)
+        if found.state in ("retired", "shadow"):
+            return found
+        version = found.former
+    return await _require(connection, BUILTIN)
+
+
+async def _require(connection: Connection, version: str) -> StoredDetector:
+    found = await store.find(connection, version)
+    if found is None:
+        raise missing(version)
+    return found

@@ -1,0 +1,1 @@
+"""What the review remembers of updates it judged: their features and sketches, round by round."""
