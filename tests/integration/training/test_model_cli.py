@@ -41,9 +41,9 @@ class Done:
     err: str
 
 
-async def aegis(room: Any, *arguments: str, address: str = "") -> Done:
-    """Runs `aegis` as admin."""
-    where = ("--home", room.folder, "--address", address or room.address, "--as", "admin")
+async def aegis(room: Any, *arguments: str, address: str = "", by: str = "admin") -> Done:
+    """Runs `aegis` as admin, or as whose certificate it is."""
+    where = ("--home", room.folder, "--address", address or room.address, "--as", by)
     # It has a loop of its own, and ours has to answer it meanwhile.
     done = await asyncio.to_thread(command, *where, *arguments, environment={"COLUMNS": "120"})
     return Done(done.returncode, done.stdout, done.stderr)

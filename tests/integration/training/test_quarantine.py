@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import pytest
 
 from aegis.v1 import training_pb2
 from aegis_server.review.standing.store import decide_quarantine, insert_quarantine
@@ -18,36 +15,6 @@ from aegis_server.training.rounds import Rounds
 Run = training_pb2.Run
 Outcome = training_pb2.ParticipantRound
 Plan = Callable[..., training_pb2.RunPlan]
-
-
-@pytest.fixture
-def enrolled(plan: Plan) -> Plan:
-    """Makes plans of three participants that have enrolled."""
-
-    def make(**how: Any) -> training_pb2.RunPlan:
-        made = plan(sites=training_pb2.SITES_ENROLLED, **how)
-        made.simulation, made.review = False, True
-        return made
-
-    return make
-
-
-async def _enrol(room: Any, name: str) -> None:
-    """A participant with 100 rows."""
-    async with room.database.transaction() as connection:
-        await connection.execute(
-            """
-            insert into aegis.participant
-                (name, state, invited_by, invited_at, secret_sha256, invitation_ends_at)
-            values (%s, 2, 'user:admin', now(), %s, now())
-            """,
-            (name, hashlib.sha256(name.encode()).digest()),
-        )
-        await connection.execute(
-            "insert into aegis.holding (participant, dataset, rows_max, rows)"
-            " values (%s, 'breast-cancer', 100, 100)",
-            (name,),
-        )
 
 
 async def _set(room: Any, name: str, state: str) -> None:
@@ -78,7 +45,7 @@ async def _run(
     """
     if plan.sites == training_pb2.SITES_ENROLLED:
         for number in (1, 2, 3):
-            await _enrol(room, f"site-{number}")
+            await room.enrol(f"site-{number}")
     run_id = await room.start(plan)
     async with room.database.transaction() as connection:
         attempt = await store.next_attempt(connection, run_id, room.runs._clock())
