@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,11 @@ class Desk:
         pipe, at_work = self._ready(), "the start"
         deadline = time.monotonic() + _START_SECONDS
         ruling: Ruling | None = None
+        # Writing the task waits for a reader, and reading an answer for the rest of it: neither has
+        # a time limit of its own, but both end with the process.
+        latest = threading.Timer(_START_SECONDS + seconds + _JOIN_SECONDS, self.clear)
+        latest.daemon = True
+        latest.start()
         try:
             pipe.send(task)
             while True:
@@ -130,6 +136,8 @@ class Desk:
         except (EOFError, OSError):
             self._leave()
             return _with(ruling, Stuck(at_work, "ended its process", died=True))
+        finally:
+            latest.cancel()
 
     def _ready(self) -> Connection:
         if self._process is None or self._pipe is None or not self._process.is_alive():

@@ -255,3 +255,23 @@ async def test_desks_end_with_their_owner():
     started.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid or 0, 0)
+
+
+async def test_process_that_does_not_take_its_task_is_killed(
+    desks: Desks, monkeypatch: pytest.MonkeyPatch
+):
+    """A task that is larger than a pipe waits for a reader, and that may be for ever."""
+    async with desks.one() as desk:
+        await desk.do(Task(ROUND, vet), seconds=60.0)
+        assert desk.pid is not None
+        os.kill(desk.pid, signal.SIGSTOP)
+        monkeypatch.setattr("aegis_server.review.desks._START_SECONDS", 1.0)
+        large = replace(ROUND, base=bytes(1_000_000))
+        before = time.monotonic()
+        doing = asyncio.create_task(desk.do(Task(large, vet), seconds=1.0))
+        done, _ = await asyncio.wait([doing], timeout=20)
+        if not done:
+            desk.clear()
+        with pytest.raises(Stuck):
+            await doing
+        assert time.monotonic() - before < 20

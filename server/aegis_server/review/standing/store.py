@@ -127,10 +127,11 @@ async def histories(
                        row_number() over (order by created_at desc, update_id desc) as nth
                 from aegis.review_memory where participant = p.name and enrolled
                 order by created_at desc, update_id desc limit %s
-            ) m left join (
-                select distinct on (update_id) update_id, to_verdict, by_whom
-                from aegis.review_override where effective order by update_id, seq desc
-            ) o using (update_id)
+            ) m left join lateral (
+                -- Of each: all overrides that there ever were would be sorted for every round.
+                select to_verdict, by_whom from aegis.review_override
+                where update_id = m.update_id and effective order by seq desc limit 1
+            ) o on true
             order by m.participant, m.nth desc
             """,
             (_FEATURES, sorted(participants), limit),
