@@ -146,7 +146,7 @@ class Hospital:
         settings.write_text(re.sub(r"epsilon_limit = [0-9.]+", f"epsilon_limit = {epsilon}", text))
 
     def diary(self, run_id: str, what: str) -> list[int]:
-        """The rounds of a run that the application has "begun" or "done", in order."""
+        """The rounds of a run that the application has "begun", "held" or "done", in order."""
         file = self.folder / "diary"
         lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
         known = str(flower_run_id(run_id))
@@ -159,11 +159,11 @@ class Hospital:
     def held(self, run_id: str, *, after: int = 0) -> int:
         """Waits until a round behind `after` is held up there, and returns its number."""
 
-        def working_on() -> int:
-            begun, done = self.diary(run_id, "begun"), self.diary(run_id, "done")
-            return begun[-1] if begun and begun[-1] > max(after, *done, 0) else 0
+        def held_in() -> int:
+            held, done = self.diary(run_id, "held"), self.diary(run_id, "done")
+            return held[-1] if held and held[-1] > max(after, *done, 0) else 0
 
-        number: int = until(working_on, self._house.words, 90)
+        number: int = until(held_in, self._house.words, 90)
         return number
 
     def steps(self, run_id: str) -> int:
@@ -328,7 +328,7 @@ class House:
 
     def until_round(self, run_id: str, number: int) -> None:
         """Waits until that round is stored."""
-        until(lambda: self.look(run_id).rounds_completed >= number, self.words, 90, every=_LOOK)
+        until(lambda: self.look(run_id).rounds_completed >= number, self.words, 90)
 
     def until_state(self, run_id: str, *states: int, seconds: float = 120) -> training_pb2.Run:
         """Waits until the run is in one of those states, and returns it."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_SECONDS = 20.0
+_SECONDS = 60.0
 
 
 class Process:

@@ -330,12 +330,14 @@ class Attendance:
         self._left.set()
 
     async def _hang_up(self, stream: Stream, call: Any) -> None:
-        """Ends a stream after the last words."""
+        """Ends a stream when the server has heard the last words and ends its side."""
         await self._left.wait()
         try:
             async with asyncio.timeout(_LAST_WORDS_SECONDS):
                 await stream.sent()
                 await call.done_writing()
+                # What is written may lie here still: a call that is cancelled loses it.
+                await call.code()
         except (TimeoutError, grpc.RpcError):
             pass
         call.cancel()

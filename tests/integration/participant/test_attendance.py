@@ -335,13 +335,14 @@ async def test_sigterm_finishes_what_is_under_way(
     async with Server(ground) as server:
         site = start(server)
         session = await server.session()
-        data = content_bytes(content(do="nap", nap=1.0))
-        task = announce(data, ground)
+        data = content_bytes(content(do="nap", nap=1.0, size=1_000_000))
+        task = announce(data, ground, answer_bytes_max=10_000_000)
         session.offer(task, data)
         await session.next("receipt")
         site.terminate()
         given = await session.answer()
         assert not given.head.error
+        assert given.head.size_bytes > 7_000_000
         assert await site.ended() == 0
         assert ground.status()["state"] == "stopped"
         await gone(given.told[0])

@@ -1,6 +1,6 @@
 """Logistic regression with DP-SGD; what else it does is said in a folder of its site.
 
-diary    it writes there: RUN ROUND begun, RUN ROUND done
+diary    it writes there: RUN ROUND begun, RUN ROUND held, RUN ROUND done
 hold     while this file is there, it goes no further
 poison   what it sends instead: nan, shape, missing, type, pickle, claim, or same NUMBER
 """
@@ -30,7 +30,11 @@ def tried(train: Train) -> ClientApp:
         folder = Path(str(context.node_config["folder"]))
         line = f"{context.run_id} {message.content['config']['server-round']}"
         _write(folder, f"{line} begun")
+        held = False
         while (folder / "hold").exists():
+            if not held:
+                _write(folder, f"{line} held")
+            held = True
             time.sleep(0.01)
         reply = train(message, context)
         if (folder / "poison").exists():
