@@ -39,6 +39,7 @@ from aegis.v1 import (
 )
 from aegis_server.access import DOMAIN, Access
 from aegis_server.checkpoints.models import Models
+from aegis_server.checkpoints.releasing import Releases
 from aegis_server.checkpoints.service import ModelService
 from aegis_server.identity.service import IdentityService
 from aegis_server.objects.blobs import BlobStore
@@ -240,8 +241,9 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
         IdentityService(TrustBundle(()), lambda subject: decisions.roles_of(subject, DOMAIN)),
         port.server,
     )
+    models = Models(database, blobs)
     model_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(Models(database, blobs)), port.server
+        ModelService(models, Releases(database, models, audit, clock=_now), deeds), port.server
     )
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
         Making(
