@@ -1,7 +1,9 @@
 """Overrides: a person decides otherwise than the examiners, or decides what they left open.
 
 One person is enough, but for what was REJECTED and shall be ACCEPTED: the first one proposes it,
-and somebody else has to say the same. A proposal falls when the update is decided another way.
+and somebody else has to say the same. Both have to be people: a service account is whose who holds
+its key, and with its owner would be one person who says it twice. A proposal falls when the update
+is decided another way.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from aegis_server.review.holding import store
 from aegis_server.review.updates import RESOURCE, RunLookup, Update, complete, details, unknown
 
 _NEEDS = Needs(RESOURCE, "override")
+_PEOPLE = "user:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,12 @@ class Overrides:
         two = (before.verdict, wanted) == (Verdict.REJECTED, Verdict.ACCEPTED)
         found = (await store.overrides_of(connection, [update_id])).get(update_id, ())
         waiting = next((each for each in found if not each.effective), None)
+        if two and not subject.startswith(_PEOPLE):
+            raise FailedPrecondition(
+                "SECOND_PERSON_NEEDED",
+                f"it takes two people to accept what was rejected, and {subject} is none",
+                first=waiting.by_whom if waiting is not None else "",
+            )
         if two and waiting is not None:
             if waiting.by_whom == subject:
                 raise FailedPrecondition(
