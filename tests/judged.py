@@ -76,6 +76,7 @@ async def _judged(
             enrolled=enrolled,
             sha256=hashlib.sha256(update_id.encode()).digest(),
             size_bytes=1,
+            by="service:coordinator",
             now=now,
         )
     await store.close_round(

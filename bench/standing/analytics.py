@@ -133,6 +133,7 @@ async def measure(url: str, owner: str, updates: int, times: int) -> None:
                     enrolled=True,
                     sha256=bytes(32),
                     size_bytes=1,
+                    by="service:coordinator",
                     now=NOW,
                 )
         random = np.random.default_rng(size)

@@ -43,11 +43,13 @@ async def serve(settings: Settings) -> None:
         await run_until_stopped(*plane.parts)
 
 
-async def examine(settings: Settings) -> None:
+def examine() -> None:
     """Examines rounds until SIGTERM or SIGINT."""
-    from aegis_server.review_worker import work
+    from aegis_server.review_worker import WorkerSettings, work
 
-    await work(settings)
+    settings = WorkerSettings.from_environment()
+    tell_weak(os.environ, development=settings.development)
+    run(work(settings))
 
 
 async def bring_up_to_date() -> None:
@@ -77,11 +79,10 @@ def main() -> None:
     try:
         if arguments.command == "migrate":
             asyncio.run(bring_up_to_date())
+        elif arguments.command == "review-worker":
+            examine()
         else:
             settings = Settings.from_environment()
-            if arguments.command == "review-worker":
-                run(examine(settings))
-                return
             if arguments.worker is not None:
                 end_with_parent()
                 run(serve(settings))

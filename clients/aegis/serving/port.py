@@ -84,6 +84,18 @@ class GuardedServer(grpc.aio.Server):
         return await self._server.wait_for_termination(timeout)
 
 
+# gRPC passes over a name it does not know without a word.
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 1024),
+    # Old connections keep old certificates: this bounds how long.
+    ("grpc.max_connection_age_ms", 30 * 60 * 1000),
+    ("grpc.max_connection_age_grace_ms", 60 * 1000),
+    # Clients whose stream has nothing to say for a while ask each minute whether it is there.
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+)
+
+
 class Port:
     """One `grpc.aio` server on one address, or two.
 
@@ -104,16 +116,11 @@ class Port:
         self.server = GuardedServer(
             doors,
             options=(
+                *OPTIONS,
                 # Two programs must never share a port by accident.
                 ("grpc.so_reuseport", int(shared)),
                 # The doors refuse what is too large with a reason; this, what is far too large.
                 ("grpc.max_receive_message_length", 2 * doors.largest_message_bytes),
-                ("grpc.max_metadata_size", 16 * 1024),
-                ("grpc.max_concurrent_streams", 1024),
-                # Old connections keep old certificates: this bounds how long.
-                ("grpc.max_connection_age_ms", 30 * 60 * 1000),
-                ("grpc.max_connection_age_grace_ms", 60 * 1000),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
             ),
         )
         self.address = ""

@@ -22,6 +22,7 @@ from aegis.errors import (
     FailedPrecondition,
     Internal,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     ResourceExhausted,
     Unavailable,
@@ -81,7 +82,7 @@ class Intake:
 
         `own` is said of a participant that sends for itself: in quarantine it may not. Returns the
         update these very bytes made before, which nobody has to send again. Raises `NotFound` for
-        an unknown run or round, `PermissionDenied` (PARTICIPANT_UNKNOWN), `ResourceExhausted`
+        an unknown run, round or try, `PermissionDenied` (PARTICIPANT_UNKNOWN), `ResourceExhausted`
         (REQUEST_TOO_LARGE) for more bytes than the limit, or than any update of this model can
         have, `FailedPrecondition` (UPDATE_BASE_MISMATCH, STATE_CONFLICT) and `AlreadyExists`
         (REQUEST_ID_REUSED).
@@ -93,6 +94,7 @@ class Intake:
             locked_out = own and claim.participant in await in_force(connection)
         if earlier is not None:
             return earlier
+        _require_begun(claim.key, base.attempts)
         _require_room(claim, min(self._bytes_max, _largest(base.family.shapes)))
         _require_open(claim.key, round_row)
         if not base.open or base.made:
@@ -156,6 +158,7 @@ class Intake:
                 enrolled=enrolled,
                 sha256=claim.sha256,
                 size_bytes=claim.size_bytes,
+                by=by.caller.subject,
                 now=self._clock(),
             )
             stored = await store.find(connection, update_id)
@@ -176,6 +179,16 @@ async def _earlier(connection: Connection, claim: Claim) -> Update | None:
             update_id=row.update_id,
         )
     return update_of(row)
+
+
+def _require_begun(key: store.RoundKey, attempts: int) -> None:
+    """A participant has one update in each try: it must not be able to make tries up."""
+    if key.attempt > attempts:
+        raise NotFound(
+            "RESOURCE_NOT_FOUND",
+            f"round {key.round} of {key.run_id} was not tried {key.attempt} times",
+            resource=f"{RESOURCE}/{key.run_id}/{key.round}/{key.attempt}",
+        )
 
 
 def _require_room(claim: Claim, limit: int) -> None:

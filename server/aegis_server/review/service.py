@@ -104,7 +104,8 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
     ) -> review_pb2.ReviewRoundResponse:
         """Verdicts of a round, in order of its participants."""
         key = RoundKey(request.run_id, request.round, request.attempt)
-        await self._deeds.finish(self._room.rounds.ask(key, current_call()))
+        asked = self._room.rounds.ask(key, current_call(), frozenset(request.participants))
+        await self._deeds.finish(asked)
         judged = await self._room.rounds.judged(key)
         return review_pb2.ReviewRoundResponse(
             updates=[update_message(update) for update in judged.updates],

@@ -18,6 +18,7 @@ from aegis_server.review.findings import Finding, from_rows
 from aegis_server.review.holding.store import OverrideRow, overrides_of
 
 RESOURCE = "/review/updates"
+_ATTEMPTS_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Base:
     listed takes no part. They are `enrolled`, or sites of a simulation that have no identity beyond
     their run. `noises` are the standard deviations each number of their updates has at
     least, where they promised noise. `open` is false once the run has ended, `made` true once the
-    model this round makes is stored.
+    model this round makes is stored. `attempts` are the tries the round may have had by now.
     """
 
     data: Dataset
@@ -37,6 +38,7 @@ class Base:
     examples: Mapping[str, int] = field(default_factory=dict)
     open: bool = True
     made: bool = False
+    attempts: int = _ATTEMPTS_MAX
     local: Local = field(default_factory=Local)
     noises: Mapping[str, float] = field(default_factory=dict)
     enrolled: bool = True
@@ -98,6 +100,7 @@ class Update:
     golden_sha256: bytes = b""
     evidence_sha256: bytes = b""
     overrides: tuple[OverrideRow, ...] = ()
+    sent_by: str = ""
 
 
 class Updates:
@@ -176,6 +179,7 @@ def update_of(row: store.UpdateRow, overrides: tuple[OverrideRow, ...] = ()) -> 
         golden_sha256=row.golden_sha256,
         evidence_sha256=row.evidence_sha256,
         overrides=overrides,
+        sent_by=row.sent_by,
     )
 
 

@@ -20,7 +20,7 @@ from aegis_server.review.standing.store import in_force
 from aegis_server.review.updates import Base
 from aegis_server.training import reports, store
 from aegis_server.training.assignments import Assignment, Wishes
-from aegis_server.training.budget import Budget, lost_steps, steps_so_far
+from aegis_server.training.budget import TRIES, Budget, lost_steps, steps_so_far
 from aegis_server.training.endings import Endings, require_completed
 from aegis_server.training.metrics.counting import Counts
 from aegis_server.training.metrics.store import participants_between, rounds_after
@@ -308,6 +308,7 @@ class Progress:
             examples=examples,
             open=run.state in OPEN_STATES,
             made=made,
+            attempts=TRIES * run.attempt,
             local=local_of(plan, data),
             noises=noises_of(plan, run.noise_multiplier, examples),
             enrolled=not embedded(plan),

@@ -68,6 +68,7 @@ class House:
                     enrolled=True,
                     sha256=digest(each.data),
                     size_bytes=len(each.data),
+                    by="service:coordinator",
                     now=now,
                 )
         await self.room.rounds.ask(key, by("service:coordinator"))

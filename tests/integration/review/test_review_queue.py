@@ -36,6 +36,7 @@ from aegis_server.review.cases import Rooms
 from aegis_server.review.desks import Desks
 from aegis_server.review.isolation import Examining
 from aegis_server.review.judging import Judging
+from aegis_server.review.queue.here import Here
 from aegis_server.review.queue.jobs import Jobs, Worker, opened
 from aegis_server.review.vetting import vet
 
@@ -253,6 +254,19 @@ async def test_round_whose_judging_fails_waits_to_be_asked_for_again(room: Room)
     began = time.monotonic()
     await room.review()
     assert time.monotonic() - began < 10
+
+
+async def test_round_whose_server_and_coordinator_are_gone_is_judged_all_the_same(room: Room):
+    """Nobody asks for that try again, so a server looks for what waits."""
+    await room.submit_round()
+    await close(room)
+    making = room.making
+    here = Here(making.judging(), making.deeds, making.database, desks=1)
+    await here.sweep()
+    await here.sweep()
+    await here.judged(KEY)
+    assert await judged_records(room) == 5
+    assert not (await queue(room)).entries
 
 
 async def test_update_whose_bytes_are_lost_is_held_alone(room: Room):

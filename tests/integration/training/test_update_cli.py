@@ -81,7 +81,9 @@ async def test_held_update_is_listed_and_decided(room: Any, run_id: str, file: P
     update = json.loads((await submitted(room, run_id, file)).out)
     async with room.database.transaction() as connection:
         await connection.execute(
+            # Sent by the site, because nobody accepts alone what they sent themselves.
             "update aegis.review_update set verdict = 'held', reviewed_at = now(),"
+            " sent_by = 'participant:site-1',"
             " hold_until = now() + interval '1 hour', hold_default = 'rejected'"
         )
         await connection.execute(

@@ -1,9 +1,9 @@
 """Overrides: a person decides otherwise than the examiners, or decides what they left open.
 
-One person is enough, but for what was REJECTED and shall be ACCEPTED: the first one proposes it,
-and somebody else has to say the same. Both have to be people: a service account is whose who holds
-its key, and with its owner would be one person who says it twice. A proposal falls when the update
-is decided another way.
+One person is enough, but for what was REJECTED and shall be ACCEPTED, or is HELD and was sent by
+that person in its participant's name: the first one proposes it, and somebody else has to say the
+same. Both have to be people: a service account is whose who holds its key, and with its owner would
+be one person who says it twice. A proposal falls when the update is decided another way.
 """
 
 from __future__ import annotations
@@ -107,13 +107,15 @@ class Overrides:
     ) -> bool:
         """Returns whether it is decided; False when it waits for somebody else."""
         update_id, subject, now = before.update_id, call.caller.subject, self._clock()
-        two = (before.verdict, wanted) == (Verdict.REJECTED, Verdict.ACCEPTED)
+        two = wanted is Verdict.ACCEPTED and (
+            before.verdict is Verdict.REJECTED or before.sent_by == subject
+        )
         found = (await store.overrides_of(connection, [update_id])).get(update_id, ())
         waiting = next((each for each in found if not each.effective), None)
         if two and not subject.startswith(_PEOPLE):
             raise FailedPrecondition(
                 "SECOND_PERSON_NEEDED",
-                f"it takes two people to accept what was rejected, and {subject} is none",
+                f"it takes two people to accept this, and {subject} is none",
                 first=waiting.by_whom if waiting is not None else "",
             )
         if two and waiting is not None:

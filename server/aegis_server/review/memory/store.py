@@ -85,7 +85,10 @@ async def past_of(
 async def recorded(connection: Connection, dataset: str) -> list[Recorded]:
     """Returns what stands as ACCEPTED of a data set, oldest first, at most the last 20,000.
 
-    As it stands: what a person accepted counts, what a person rejected does not.
+    As it stands: what a person accepted counts, what a person rejected does not. Neither does what
+    a deadline accepted, because nobody has looked, nor what those sent who are, or are to be, in
+    quarantine: who is suspected must not teach what is ordinary. Of a round that was tried again,
+    its last try.
     """
     cursor = await connection.execute(
         """
@@ -93,6 +96,17 @@ async def recorded(connection: Connection, dataset: str) -> list[Recorded]:
             select m.run_id, m.round, m.participant, m.features, m.created_at
             from aegis.review_memory m join aegis.review_update u using (update_id)
             where m.dataset = %s and u.verdict = 'accepted'
+              and coalesce((
+                  select o.by_whom from aegis.review_override o
+                  where o.update_id = m.update_id and o.effective order by o.seq desc limit 1
+              ), 'examiners') <> ''
+              and not exists (
+                  select from aegis.review_memory later
+                  where later.run_id = m.run_id and later.participant = m.participant
+                    and later.round = m.round and later.attempt > m.attempt)
+              and not exists (
+                  select from aegis.review_quarantine q
+                  where q.participant = m.participant and q.state in ('proposed', 'in_force'))
             order by m.created_at desc limit %s
         ) newest
         order by created_at, run_id, round, participant
