@@ -52,6 +52,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "user:olga": ("role:operator",),
     "user:otto": ("role:operator",),
     "user:vera": ("role:viewer",),
+    "service:nightly": ("role:operator",),
+    "automation:autopilot": ("role:operator",),
     **{f"participant:s{n}": ("role:participant",) for n in range(1, 8)},
 }
 

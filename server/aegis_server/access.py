@@ -127,6 +127,7 @@ ACCESS: dict[str, Needs | Open | None] = {
     "/aegis.v1.CoordinatorService/FinishRun": Needs("/training/runs", "coordinate"),
     "/aegis.v1.CoordinatorService/DispatchTasks": Needs("/training/runs", "coordinate"),
     "/aegis.v1.CoordinatorService/CollectAnswers": Needs("/training/runs", "coordinate"),
+    "/aegis.v1.CoordinatorService/WatchWishes": Needs("/training/runs", "coordinate"),
     "/aegis.v1.CoordinatorService/CloseTasks": Needs("/training/runs", "coordinate"),
     # For anybody, or a participant for itself: only the handler knows whose it is.
     "/aegis.v1.ReviewService/SubmitUpdate": None,

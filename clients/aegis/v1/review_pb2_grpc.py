@@ -182,15 +182,15 @@ class ReviewServiceServicer:
 
     def OverrideVerdict(self, request, context):
         """A person decides otherwise, or decides what is HELD. Of REJECTED updates it
-        takes two persons to make one ACCEPTED: the first call proposes it, the same
-        call by somebody else does it. So it does of a HELD one for who sent it. A model
-        that was made meanwhile stays as it is, and the answer says so.
+        takes two people (user:…) to make one ACCEPTED: the first call proposes it, the
+        same call by somebody else does it. So it does of a HELD one for who sent it. A
+        model that was made meanwhile stays as it is, and the answer says so.
 
         Who: subjects with action "override" on /review/updates, where conditions see
         ctx.from, ctx.to (verdicts in lower case) and ctx.run.
         Errors: RESOURCE_NOT_FOUND; FIELD_INVALID without a reason; POLICY_DENIED;
         STATE_CONFLICT when it is PENDING or already so; SECOND_PERSON_NEEDED when the
-        second person is the first.
+        second person is the first, or the caller is no person.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

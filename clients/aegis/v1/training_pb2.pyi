@@ -1802,6 +1802,52 @@ class CompleteRoundResponse(_message.Message):
 Global___CompleteRoundResponse: _TypeAlias = CompleteRoundResponse  # noqa: Y015
 
 @_typing.final
+class WatchWishesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchWishesRequest: _TypeAlias = WatchWishesRequest  # noqa: Y015
+
+@_typing.final
+class WatchWishesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STOP_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    stop: _builtins.bool
+    """True when StopRun was called."""
+    pause: _builtins.bool
+    """True when PauseRun was called."""
+    def __init__(
+        self,
+        *,
+        stop: _builtins.bool = ...,
+        pause: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchWishesResponse: _TypeAlias = WatchWishesResponse  # noqa: Y015
+
+@_typing.final
 class FinishRunRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -562,6 +562,11 @@ class CoordinatorServiceStub:
                 request_serializer=aegis_dot_v1_dot_training__pb2.CompleteRoundRequest.SerializeToString,
                 response_deserializer=aegis_dot_v1_dot_training__pb2.CompleteRoundResponse.FromString,
                 _registered_method=True)
+        self.WatchWishes = channel.unary_stream(
+                '/aegis.v1.CoordinatorService/WatchWishes',
+                request_serializer=aegis_dot_v1_dot_training__pb2.WatchWishesRequest.SerializeToString,
+                response_deserializer=aegis_dot_v1_dot_training__pb2.WatchWishesResponse.FromString,
+                _registered_method=True)
         self.FinishRun = channel.unary_unary(
                 '/aegis.v1.CoordinatorService/FinishRun',
                 request_serializer=aegis_dot_v1_dot_training__pb2.FinishRunRequest.SerializeToString,
@@ -612,6 +617,18 @@ class CoordinatorServiceServicer:
         participants that are none, or without a header; STORAGE_FULL;
         STATE_CONFLICT when the round is not the next, the run has ended
         or a later coordinator has taken over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchWishes(self, request, context):
+        """Streams what CompleteRound would answer: at once, and after every change. For
+        a coordinator that waits for a person in the middle of a round.
+
+        Who: as GetAssignment.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment, which is how it
+        ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -678,6 +695,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.CompleteRound,
                     request_deserializer=aegis_dot_v1_dot_training__pb2.CompleteRoundRequest.FromString,
                     response_serializer=aegis_dot_v1_dot_training__pb2.CompleteRoundResponse.SerializeToString,
+            ),
+            'WatchWishes': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchWishes,
+                    request_deserializer=aegis_dot_v1_dot_training__pb2.WatchWishesRequest.FromString,
+                    response_serializer=aegis_dot_v1_dot_training__pb2.WatchWishesResponse.SerializeToString,
             ),
             'FinishRun': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishRun,
@@ -755,6 +777,33 @@ class CoordinatorService:
             '/aegis.v1.CoordinatorService/CompleteRound',
             aegis_dot_v1_dot_training__pb2.CompleteRoundRequest.SerializeToString,
             aegis_dot_v1_dot_training__pb2.CompleteRoundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchWishes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aegis.v1.CoordinatorService/WatchWishes',
+            aegis_dot_v1_dot_training__pb2.WatchWishesRequest.SerializeToString,
+            aegis_dot_v1_dot_training__pb2.WatchWishesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -257,6 +257,14 @@ class CoordinatorServiceStub:
     STATE_CONFLICT when the round is not the next, the run has ended
     or a later coordinator has taken over.
     """
+    WatchWishes: _aio.UnaryStreamMultiCallable[_training_pb2.WatchWishesRequest, _training_pb2.WatchWishesResponse]
+    """Streams what CompleteRound would answer: at once, and after every change. For
+    a coordinator that waits for a person in the middle of a round.
+
+    Who: as GetAssignment.
+    Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment, which is how it
+    ends.
+    """
     FinishRun: _aio.UnaryUnaryMultiCallable[_training_pb2.FinishRunRequest, _training_pb2.FinishRunResponse]
     """Ends the run, or this coordinator's part of it: PAUSED is not taken when the
     pause was taken back meanwhile, and the run that is returned says so.
@@ -325,6 +333,20 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         participants that are none, or without a header; STORAGE_FULL;
         STATE_CONFLICT when the round is not the next, the run has ended
         or a later coordinator has taken over.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchWishes(
+        self,
+        request: _training_pb2.WatchWishesRequest,
+        context: _aio.ServicerContext[_training_pb2.WatchWishesRequest, _abc.AsyncIterator[_training_pb2.WatchWishesResponse]],
+    ) -> _abc.AsyncIterator[_training_pb2.WatchWishesResponse]:
+        """Streams what CompleteRound would answer: at once, and after every change. For
+        a coordinator that waits for a person in the middle of a round.
+
+        Who: as GetAssignment.
+        Errors: RESOURCE_NOT_FOUND; STATE_CONFLICT as GetAssignment, which is how it
+        ends.
         """
 
     @_abc_1.abstractmethod

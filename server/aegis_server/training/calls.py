@@ -31,6 +31,7 @@ _CALL_SECONDS = 30.0
 # reach for longer than this has lost the run to another coordinator or is gone. A disk that is full
 # for longer wants a person.
 _PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 1.0
 _PAUSE_SECONDS_MAX = 8.0
 
 
@@ -142,6 +143,23 @@ class Server:
         position.stop, position.pause = response.stop, response.pause
         position.quarantined = frozenset(response.quarantined)
 
+    async def called_off(self) -> None:
+        """Returns once the run is to stop or to pause, however long the server is away meanwhile.
+
+        Raises `AegisError`, e.g. when another coordinator has taken over.
+        """
+        request = training_pb2.WatchWishesRequest(run_id=self._run_id, attempt=self._attempt)
+        while True:
+            try:
+                async for wishes in self._stub.WatchWishes(request):
+                    if wishes.stop or wishes.pause:
+                        return
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                if not isinstance(failure, Unavailable):
+                    raise failure from error
+            await asyncio.sleep(_PAUSE_SECONDS)
+
     async def finish(
         self, position: Position, state: training_pb2.Run.State.ValueType, reason: str = ""
     ) -> training_pb2.Run:
@@ -168,7 +186,7 @@ async def persistent(
 
     For calls that may be repeated.
     """
-    deadline, pause = time.monotonic() + seconds, 1.0
+    deadline, pause = time.monotonic() + seconds, _PAUSE_SECONDS
     while True:
         try:
             return await ask()

@@ -73,6 +73,13 @@ class CoordinatorService(TaskCalls):
             stop=wishes.stop, pause=wishes.pause, quarantined=sorted(wishes.quarantined)
         )
 
+    async def WatchWishes(
+        self, request: training_pb2.WatchWishesRequest, context: Context
+    ) -> AsyncIterator[training_pb2.WatchWishesResponse]:
+        """After every change."""
+        async for wishes in self._progress.wishes(request.run_id, attempt=request.attempt):
+            yield training_pb2.WatchWishesResponse(stop=wishes.stop, pause=wishes.pause)
+
     async def FinishRun(
         self, request: training_pb2.FinishRunRequest, context: Context
     ) -> training_pb2.FinishRunResponse:

@@ -41,6 +41,7 @@ log = logging.getLogger("aegis.coordinator")
 
 def prepare(
     channel: grpc.aio.Channel,
+    server: Server,
     loop: asyncio.AbstractEventLoop,
     stack: ExitStack,
     position: Position,
@@ -63,7 +64,13 @@ def prepare(
     if plan.review:
         stub = review_pb2_grpc.ReviewServiceStub(channel)
         hold = plan.review_hold.ToTimedelta().total_seconds()
-        gate = ReviewGate(stub, loop, run_id=position.run_id, hold_seconds=hold)
+        gate = ReviewGate(
+            stub,
+            loop,
+            run_id=position.run_id,
+            hold_seconds=hold,
+            called_off=server.called_off,
+        )
     if not embedded(plan):
         superlink = os.environ.get("AEGIS_SUPERLINK")
         folder = Path(superlink) if superlink else None
@@ -83,9 +90,10 @@ async def run(run_id: str, attempt: int) -> int:
     )
     async with Following(environment["AEGIS_ADDRESS"], identity) as channel:
         stack = ExitStack()
-        ways = partial(prepare, channel, asyncio.get_running_loop(), stack)
+        server = Server(channel, run_id, attempt)
+        ways = partial(prepare, channel, server, asyncio.get_running_loop(), stack)
         try:
-            await coordinate(Server(channel, run_id, attempt), ways)
+            await coordinate(server, ways)
         except FailedPrecondition as error:
             log.warning("%s: %s", error.reason, error.message)
         except AegisError as error:

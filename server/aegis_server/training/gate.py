@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from functools import partial
 
 import grpc
@@ -40,7 +40,8 @@ class ReviewGate:
 
     Its calls run on the event loop the stub belongs to; `judge` is called from another thread.
     `attempt` is part of every update's name, because a repeated round has other updates.
-    `hold_seconds` are how long a person is waited for who decides about what is HELD.
+    `hold_seconds` are how long a person is waited for who decides about what is HELD, unless that
+    is `called_off`, which returns when nobody shall be waited for any more.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class ReviewGate:
         run_id: str,
         patience_seconds: float = 60.0,
         hold_seconds: float = 0.0,
+        called_off: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._stub = stub
         self._loop = loop
         self._run_id = run_id
         self._patience = patience_seconds
         self._hold = hold_seconds
+        self._called_off = called_off or asyncio.Event().wait
         self.attempt = 1
 
     def judge(
@@ -138,29 +141,48 @@ class ReviewGate:
                 if not late or time.monotonic() > busy_until:
                     raise
                 log.warning("round %d: %s; asking again", number, error.message)
-        until = time.monotonic() + held_for
-        while any(each.verdict == Update.VERDICT_HELD for each in judged.updates):
-            left = until - time.monotonic()
-            if left <= 0:
-                break
-            log.info("round %d: updates are held for a person, for %.0f s", number, left)
-            judged = await self._watched(number, judged, left)
+        if held_for <= 0 or not _held(judged):
+            return judged
+        log.info("round %d: updates are held for a person, for %.0f s", number, held_for)
+        return await self._waited(number, judged, held_for)
+
+    async def _waited(self, number: int, judged: Round, seconds: float) -> Round:
+        """Returns the round when nothing in it is held any more, or nobody is waited for."""
+
+        async def decided() -> None:
+            nonlocal judged
+            until = time.monotonic() + seconds
+            while _held(judged) and (left := until - time.monotonic()) > 0:
+                async for changed in self._watched(number, left):
+                    judged = changed
+
+        waiting = [asyncio.ensure_future(each) for each in (decided(), self._called_off())]
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
+        finally:
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        if _held(judged):
+            log.info("round %d: goes on without what is held", number)
         return judged
 
-    async def _watched(self, number: int, judged: Round, seconds: float) -> Round:
+    async def _watched(self, number: int, seconds: float) -> AsyncIterator[Round]:
+        """Yields the round as it stands, and after every change."""
         request = review_pb2.WatchRoundRequest(
             run_id=self._run_id, round=number, attempt=self.attempt
         )
         try:
             async for changed in self._stub.WatchRound(request, timeout=seconds):
-                judged = changed
+                yield changed
         except grpc.RpcError as error:
             failure = from_rpc_error(error)
             if isinstance(failure, Unavailable):
                 await asyncio.sleep(min(_PAUSE_SECONDS, seconds))
             elif not isinstance(failure, DeadlineExceeded):
                 raise failure from error
-        return judged
 
     async def _review(self, number: int, asked: Collection[str]) -> review_pb2.ReviewRoundResponse:
         request = review_pb2.ReviewRoundRequest(
@@ -191,6 +213,10 @@ class ReviewGate:
         yield review_pb2.SubmitUpdateRequest(header=header)
         for start in range(0, len(update), _CHUNK):
             yield review_pb2.SubmitUpdateRequest(chunk=update[start : start + _CHUNK])
+
+
+def _held(judged: Round) -> bool:
+    return any(each.verdict == Update.VERDICT_HELD for each in judged.updates)
 
 
 def _nobody_decided(update: Update) -> bool:

@@ -6,7 +6,7 @@ What is believed of a report is in `reports.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 
 from aegis.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -174,6 +174,24 @@ class Progress:
             self._counts.completed(measured, told)
         await self._changes.tell()
         return wishes
+
+    async def wishes(self, run_id: str, *, attempt: int) -> AsyncIterator[Wishes]:
+        """Yields what is wished of a coordinator, then whenever that has changed.
+
+        Raises `NotFound`, and `FailedPrecondition` (STATE_CONFLICT) once the run has ended or a
+        later coordinator has taken over.
+        """
+        shown: Wishes | None = None
+        while True:
+            version = self._changes.version
+            async with self._database.transaction() as connection:
+                run = await require(connection, run_id)
+            require_current(run, attempt)
+            wishes = Wishes.of(run, ())
+            if wishes != shown:
+                yield wishes
+                shown = wishes
+            await self._changes.wait(version)
 
     async def _append(
         self,

@@ -40,6 +40,7 @@ async def flipped(room: Room) -> Room:
         room.runs.base,
         params_sha256=await blobs_in(room.blobs).put(FLIPPED.base),
         examples={each.participant: each.examples for each in FLIPPED.submissions},
+        noises={each.participant: each.noise for each in FLIPPED.submissions},
     )
     return room
 

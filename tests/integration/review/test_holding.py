@@ -165,6 +165,28 @@ async def test_two_persons_accept_what_was_rejected(room: Room):
     assert outcomes == ["proposed", "accepted"]
 
 
+@pytest.mark.parametrize("first", ["service:nightly", "automation:autopilot"])
+async def test_program_is_no_person_however_much_its_rules_let_it(room: Room, first: str):
+    """Neither the first nor the second: its owner would be both."""
+    update_id = (await judged(room))["s3"].update_id
+    with pytest.raises(AegisError) as refused:
+        await room.override(update_id, ACCEPTED, first)
+    assert (refused.value.reason, refused.value.metadata["first"]) == ("SECOND_PERSON_NEEDED", "")
+    assert not (await get(room, update_id)).overrides
+    await room.override(update_id, ACCEPTED, "user:olga")
+    with pytest.raises(AegisError) as refused:
+        await room.override(update_id, ACCEPTED, first)
+    assert refused.value.metadata["first"] == "user:olga"
+    assert (await get(room, update_id)).verdict == REJECTED
+
+
+async def test_program_may_decide_what_needs_no_second_person(room: Room):
+    """Its rules let it."""
+    update_id = (await judged(room))["s1"].update_id
+    answer = await room.override(update_id, REJECTED, "service:nightly")
+    assert (answer.update.verdict, answer.needs_second_person) == (REJECTED, False)
+
+
 async def test_two_persons_at_once_decide_once(room: Room):
     """The row lock makes one the first and the other the second, whoever that is."""
     update_id = (await judged(room))["s3"].update_id

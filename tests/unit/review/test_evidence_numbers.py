@@ -133,16 +133,6 @@ def test_attributions_add_up_to_the_answers(name: str):
     assert np.sqrt((gaps**2).mean()) < 0.1 * answers.std()
 
 
-def test_probe_takes_as_many_rows_of_each_class():
-    """A rare class is explained as well, and rows come in the order of the golden set."""
-    y = np.array([0] * 90 + [1] * 10)
-    x = np.arange(100, dtype=np.float32)[:, None]
-    found = attribution.probe(x, y, 16)
-    assert np.bincount(found.labels).tolist() == [8, 8]
-    assert found.positions.tolist() == sorted(found.positions)
-    assert found.rows[:, 0].tolist() == found.positions.tolist()
-
-
 class Halting:
     """A desk at which one examiner comes to no end."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from aegis.errors import (
     AegisError,
     AlreadyExists,
     DataLoss,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -155,6 +157,7 @@ async def judged_by(
     review: Review,
     hold_seconds: float = 0.0,
     updates: dict[str, bytes] | None = None,
+    called_off: Callable[[], Awaitable[None]] | None = None,
     asked: tuple[str, ...] = (),
 ) -> Judged:
     server = grpc.aio.server()
@@ -169,6 +172,7 @@ async def judged_by(
                 run_id="run-1",
                 patience_seconds=1.5,
                 hold_seconds=hold_seconds,
+                called_off=called_off,
             )
             sent = {"site-1": MINE} if updates is None else updates
             return await asyncio.to_thread(gate.judge, 1, sent, asked)
@@ -230,6 +234,30 @@ async def test_plan_without_a_hold_waits_for_nobody() -> None:
     room = Room({"site-1": HELD})
     await judged_by(room)
     assert room.watched == 0
+
+
+async def test_waiting_ends_when_it_is_called_off() -> None:
+    """The round goes on at once, without what is held; how it stands by then is what counts."""
+    room = Room({"site-1": HELD, "site-2": HELD}, {"site-1": ACCEPTED, "site-2": HELD})
+
+    async def called_off() -> None:
+        await asyncio.sleep(1)
+
+    began = time.monotonic()
+    judged = await judged_by(room, hold_seconds=60, called_off=called_off)
+    assert time.monotonic() - began < 10
+    told = {name: each.verdict for name, each in judged.verdicts.items()}
+    assert told == {"site-1": ACCEPTED, "site-2": HELD}
+
+
+async def test_round_of_a_coordinator_that_was_replaced_ends() -> None:
+    """The other one has the round judged."""
+
+    async def taken_over() -> None:
+        raise FailedPrecondition("STATE_CONFLICT", "another one has it")
+
+    with pytest.raises(FailedPrecondition):
+        await judged_by(Room({"site-1": HELD}), hold_seconds=60, called_off=taken_over)
 
 
 async def test_fallback_names_whose_median_may_be_the_model() -> None:

@@ -10,8 +10,6 @@ pairs, so that equal models have equal attributions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,31 +18,11 @@ from aegis_learning.parameters import Array, Parameters
 
 Values = NDArray[np.float64]
 
-ROWS_MAX = 50
 # Multiplications one model may cost, and the pairs of rows it gets however large it is.
 _BUDGET = 2_000_000_000
 _PAIRS_MIN = 32
 # So many points of the way from b to x take turns.
 _POINTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """The rows that are explained, with positions among those they were taken from."""
-
-    rows: Array
-    labels: NDArray[np.int64]
-    positions: NDArray[np.int64]
-
-
-def probe(x: Array, y: NDArray[np.int64], count: int = ROWS_MAX) -> Probe:
-    """Returns at most `count` rows, of each class as many as of the others where it has them."""
-    order = np.argsort(y, kind="stable")
-    _, first, sizes = np.unique(y[order], return_index=True, return_counts=True)
-    rank = np.empty(len(y), np.int64)
-    rank[order] = np.arange(len(y)) - np.repeat(first, sizes)
-    chosen = np.sort(np.lexsort((y, rank))[:count])
-    return Probe(x[chosen], y[chosen], chosen)
 
 
 def attributions(family: Family, params: Parameters, rows: Array) -> Values:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from aegis_learning.models import Family
 from aegis_learning.parameters import Array, Parameters
-from aegis_server.review.evidence.attribution import attributions, cosine, importance, probe
+from aegis_server.review.evidence.attribution import attributions, cosine, importance
 from aegis_server.review.evidence.numbers import rounded
+from aegis_server.review.examiners.fingerprint import probes
 
 _ROWS = 10
 _FEATURES_SHOWN = 12
@@ -33,7 +34,7 @@ def crosscheck(family: Family, model: Parameters, x: Array, y: NDArray[np.int64]
 
     Says why instead, under "skipped", where the model is too large or its answers are no numbers.
     """
-    rows = probe(x, y, _ROWS).rows
+    rows = x[probes(y, _ROWS)]
     samples = max(_SAMPLES_MIN, 4 * family.features)
     weights = sum(int(np.prod(shape)) for shape in family.shapes.values())
     linear = len(family.widths) == 2

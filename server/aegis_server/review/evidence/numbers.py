@@ -25,6 +25,7 @@ from aegis_learning.parameters import Parameters
 from aegis_learning.rows import Split
 from aegis_server.review.case import Case, Judgement, Ruling, Submission
 from aegis_server.review.evidence import attribution
+from aegis_server.review.examiners import fingerprint
 from aegis_server.review.findings import rows as finding_rows
 from aegis_server.review.population import Population
 
@@ -74,7 +75,8 @@ class _Round:
         self._case = case
         self._ruling = ruling
         self._population = population
-        self._probe = attribution.probe(population.golden.x, population.golden.y)
+        self._probed = fingerprint.probes(population.golden.y)
+        self._probe = population.golden.take(self._probed)
 
     def evidence(self, position: int) -> dict[str, Any]:
         """Returns the document of the update at this position."""
@@ -173,7 +175,7 @@ class _Round:
         return self._explained(self._population.moved(self._population.root))
 
     def _explained(self, model: Parameters) -> NDArray[np.float64]:
-        return attribution.attributions(self._case.family, model, self._probe.rows)
+        return attribution.attributions(self._case.family, model, self._probe.x)
 
     def _attributions(self, model: Parameters) -> dict[str, Any]:
         ours, reference = self._explained(model), self._reference
@@ -182,7 +184,7 @@ class _Round:
         weight = _shares(size.sum(axis=1)) + _shares(size_reference.sum(axis=1))
         features = np.argsort(-weight, kind="stable")[:_FEATURES_MAX]
         swarm = features[:_SWARM_FEATURES]
-        own = self._probe.labels
+        own = self._probe.y
         return {
             "attribution": {
                 "method": "expected gradients",
@@ -199,7 +201,7 @@ class _Round:
             },
             # Towards the row's own class: above 0 speaks for the right answer.
             "probe": {
-                "positions": [int(each) for each in self._probe.positions],
+                "positions": [int(each) for each in self._probed],
                 "labels": [int(each) for each in own],
                 "features": [int(each) for each in swarm],
                 "update": _listed(_toward(ours, own)[:, swarm]),

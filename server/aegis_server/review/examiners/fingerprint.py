@@ -54,13 +54,14 @@ def examine(population: Population) -> Examination:
     )
 
 
-def probes(golden: Split) -> Split:
-    """Returns the rows fingerprints are taken on: the first ones of each class, in turn."""
-    labels, places = np.unique(golden.y), np.empty(len(golden))
-    for label in labels:
-        rows = np.flatnonzero(golden.y == label)
-        places[rows] = np.arange(len(rows)) + label / (labels[-1] + 1)
-    return golden.take(np.sort(np.argsort(places, kind="stable")[:PROBES]))
+def probes(y: NDArray[np.int64], count: int = PROBES) -> NDArray[np.int64]:
+    """Returns positions of the rows that are looked at, given all labels: the first ones of each
+    class in turn, so that a rare one is looked at as well."""
+    rank = np.empty(len(y), np.int64)
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        rank[rows] = np.arange(len(rows))
+    return np.sort(np.lexsort((y, rank))[:count])
 
 
 def fingerprint(family: Family, params: Parameters, rows: Split, background: Array) -> Vector:
@@ -99,7 +100,8 @@ def _expected(
 
 def _of_round(population: Population) -> Vector:
     """Returns the fingerprints of the base model and of each update's, (1 + n, classes, d)."""
-    family, rows, background = population.family, probes(population.golden), population.golden.x
+    family, golden = population.family, population.golden
+    rows, background = golden.take(probes(golden.y)), golden.x
     models = [population.base, *(population.moved(row) for row in population.matrix)]
     return np.stack([fingerprint(family, params, rows, background) for params in models])
 
