@@ -79,7 +79,7 @@ def input_gradient(family: Family, params: Parameters, x: Rows, weights: Rows) -
 
 
 def sensitivities(family: Family, params: Parameters, x: Rows) -> Rows:
-    """Returns the derivative of each logit, less their mean, by each row: (classes, rows, features).
+    """Returns the derivative of each logit, less their mean, by x: (classes, rows, features).
 
     What raises all logits alike changes no answer.
     """
