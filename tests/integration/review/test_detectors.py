@@ -649,5 +649,9 @@ async def test_detector_comes_into_use_from_a_shell(office: Office):
     assert [each["version"] for each in json.loads(listed.out)] == ["v1", "builtin"]
     compared = await office.aegis("detector", "compare", "builtin")
     assert "both scored 0 updates" in compared.out
+    (line,) = (line for line in compared.out.splitlines() if line.startswith("sign-flip "))
+    assert line.split()[1] == "-"
+    builtin = await office.aegis("detector", "show", "builtin")
+    assert "it was not measured here" in builtin.out
     missing = await office.aegis("detector", "train", "--dataset", "nobody")
     assert (missing.status, "TRAINING_DATA_MISSING" in missing.err) == (1, True)
