@@ -31,6 +31,7 @@ from aegis.v1 import detector_pb2_grpc
 app = typer.Typer(no_args_is_help=True, help="What scores updates, and how it was measured.")
 
 _LOOK_SECONDS = 1.0
+_RATES = 5
 _TRAINING = pb.Detector.STATE_TRAINING
 
 VersionArgument = Annotated[str, typer.Argument(help="e.g. v3, builtin, or champion")]
@@ -124,14 +125,14 @@ def compare(
         f" {found.only_first_rejects}, only {two.version} {found.only_second_rejects}\n",
         highlight=False,
     )
+    ours = {each.attack: each for each in one.measured}
     theirs = {each.attack: each for each in two.measured}
     show_table(
         f"as measured: {one.version} / {two.version}",
         ["attack", "TPR at 1 % FPR", "TPR at 5 % FPR", "AUC", "TPR", "FPR"],
         [
-            (each.attack, *_pairs(each, theirs[each.attack]))
-            for each in one.measured
-            if each.attack in theirs
+            (attack, *_pairs(ours.get(attack), theirs.get(attack)))
+            for attack in dict.fromkeys((*ours, *theirs))
         ],
     )
 
@@ -149,6 +150,9 @@ def _show_one(detector: pb.Detector, output: Output) -> None:
             f" {detector.rounds} rounds\nfile sha256 {detector.sha256.hex()}\n",
             highlight=False,
         )
+    if not detector.measured:
+        out.print("it was not measured here", highlight=False)
+        return
     show_table(
         "as measured, on participants and seeds it has not seen",
         ["attack", "TPR at 1 % FPR", "TPR at 5 % FPR", "AUC", "TPR", "FPR"],
@@ -190,9 +194,13 @@ def _share(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def _pairs(one: pb.Detector.Measured, other: pb.Detector.Measured) -> list[str]:
-    pairs = zip(_rates(one), _rates(other), strict=True)
-    return [f"{_share(first)} / {_share(second)}" for first, second in pairs]
+def _pairs(one: pb.Detector.Measured | None, other: pb.Detector.Measured | None) -> list[str]:
+    """Returns rates beside each other; `-` where one was not measured, as `builtin` is not."""
+    first, second = (
+        [_share(rate) for rate in _rates(each)] if each is not None else ["-"] * _RATES
+        for each in (one, other)
+    )
+    return [f"{mine} / {yours}" for mine, yours in zip(first, second, strict=True)]
 
 
 async def _train(request: pb.TrainDetectorRequest, *, wait: bool) -> pb.Detector:

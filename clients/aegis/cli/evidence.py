@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from aegis.audit.copies import logs_in
 from aegis.cli.audit_copy import printable
 from aegis.cli.session import (
     Output,
@@ -49,7 +51,9 @@ def evidence(
     file = to or Path(f"{update_id}.zip")
     if open_dir is not None and open_dir.exists():
         fail(f"{open_dir} is there already", "name a folder that is not")
-    data = run(_download(update_id))
+    words = f"fetching {update_id}; who asks first waits for its pictures"
+    with err.status(words) if err.is_terminal else nullcontext():
+        data = run(_download(update_id))
     _put(file, data)
     if open_dir is not None:
         result = verify_bundle(data, trust=_trust(trust))
@@ -86,6 +90,8 @@ def verify_evidence(
     Exit status: 0 good · 1 not what the server signed, or about another update · 2 not checked
     """
     bundle = _trust(trust)
+    if audit is not None and not logs_in(audit):
+        fail(f"there is no copy of an audit log in {audit}", "make one: `aegis audit export`")
     try:
         # A file of any size is turned away, but not read whole.
         with file.open("rb") as source:
@@ -93,7 +99,7 @@ def verify_evidence(
         given = update.read_bytes() if update is not None else None
         result = verify_bundle(data, trust=bundle, update=given, audit=audit)
     except OSError as error:
-        fail(str(error), "check the path and its permissions")
+        fail(f"{error.filename}: {error.strerror}", "check the path and its permissions")
     if output is Output.json:
         show_json(result_dict(result))
     else:

@@ -14,6 +14,8 @@ _UNSET = """\
 # Not set here:
 #   grace: 5s                 once min_participants have answered, how much longer to wait
 #   early_stop: {patience: 5, min_gain: 0.001}
+#   review_hold: 3600s        how long a round waits for a person where updates are HELD
+#   attacks: [{participant: site-5, kind: ATTACK_KIND_SIGN_FLIP, scale: 10}]
 #   app: {name: NAME, sha256: BASE64}
 """
 

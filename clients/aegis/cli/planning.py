@@ -99,6 +99,10 @@ class Wanted:
         float | None,
         typer.Option(min=0, help="What --early-stop calls a gain.", rich_help_panel=_LOOP),
     ] = None
+    review_hold: Annotated[
+        str | None,
+        typer.Option(help="Wait for a person where updates are held.", rich_help_panel=_LOOP),
+    ] = None
 
     dataset: Annotated[
         str | None, typer.Option(help="What rows are about.", rich_help_panel=_LEARNING)
@@ -228,6 +232,8 @@ def _say_loop(plan: training_pb2.RunPlan, wanted: Wanted) -> None:
         plan.round_deadline.CopyFrom(duration(wanted.deadline, "--deadline"))
     if wanted.grace is not None:
         plan.grace.CopyFrom(duration(wanted.grace, "--grace"))
+    if wanted.review_hold is not None:
+        plan.review_hold.CopyFrom(duration(wanted.review_hold, "--review-hold"))
     if wanted.early_stop is not None:
         plan.early_stop.patience = wanted.early_stop
     if wanted.min_gain is not None:

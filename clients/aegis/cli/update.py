@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -35,14 +36,24 @@ app.command("evidence")(evidence.evidence)
 app.command("verify-evidence")(evidence.verify_evidence)
 
 
+class Verdict(StrEnum):
+    """How an update may stand."""
+
+    pending = "pending"
+    accepted = "accepted"
+    rejected = "rejected"
+    held = "held"
+
+
 @app.command("list")
 def list_(
     run_id: Annotated[str, typer.Option("--run", help="Only updates of this run.")] = "",
+    verdict: Annotated[Verdict | None, typer.Option(help="Only those that stand so.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
     output: OutputOption = Output.table,
 ) -> None:
     """List updates, newest first."""
-    updates = run(_list(run_id, limit))
+    updates = run(_list(run_id, verdict, limit))
     if output is Output.json:
         show_json(updates)
         return
@@ -76,7 +87,8 @@ def show(
         show_json(update)
         return
     out.print(
-        f"[bold]{update.update_id}[/] {verdict_of(update)}, score {update.score:.2f}\n"
+        f"[bold]{update.update_id}[/] {verdict_of(update)},"
+        f" score {update.score:.2f} where rejection begins at 1{_rarity(update)}\n"
         f"{update.participant}, round {update.round} of {update.run_id},"
         f" {update.size_bytes} bytes\nsha256 {update.sha256.hex()}\n",
         highlight=False,
@@ -98,7 +110,7 @@ def show(
     )
     for sentence in update.would_change:
         out.print(f"what would change it: {sentence}", highlight=False, markup=False)
-    if update.HasField("hold_until"):
+    if update.verdict == review_pb2.Update.VERDICT_HELD:
         default = name_of(review_pb2.Update.Verdict, update.hold_default, "VERDICT_")
         out.print(f"held until {when(update, 'hold_until')}, then {default}", highlight=False)
     for override in update.overrides:
@@ -118,10 +130,19 @@ def verdict_of(update: review_pb2.Update) -> str:
     return name_of(review_pb2.Update.Verdict, update.verdict, "VERDICT_")
 
 
-async def _list(run_id: str, limit: int) -> list[review_pb2.Update]:
+def _rarity(update: review_pb2.Update) -> str:
+    """Says what a score means, where a detector was asked."""
+    if not 0 < update.false_positive_rate < 1:
+        return ""
+    return f"; of honest updates, {update.false_positive_rate:.2%} are expected to score as high"
+
+
+async def _list(run_id: str, verdict: Verdict | None, limit: int) -> list[review_pb2.Update]:
     async with channel() as opened:
         stub = review_pb2_grpc.ReviewServiceStub(opened)
         request = review_pb2.ListUpdatesRequest(page_size=limit, run_id=run_id)
+        if verdict is not None:
+            request.verdict = review_pb2.Update.Verdict.Value(f"VERDICT_{verdict.upper()}")
         return list((await stub.ListUpdates(request, timeout=SECONDS)).updates)
 
 

@@ -124,7 +124,11 @@ def queue(output: OutputOption = Output.table) -> None:
         ],
         spare=["try"],
     )
-    out.print(f"{response.examiners} rounds can be examined at the same time", highlight=False)
+    if response.examiners:
+        told = f"{response.examiners} rounds can be examined at the same time"
+    else:
+        told = "nobody examines rounds: start `aegis-server review-worker`"
+    out.print(told, highlight=False)
 
 
 def _verdict(value: Update.Verdict.ValueType) -> str:

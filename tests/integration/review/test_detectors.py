@@ -623,6 +623,10 @@ async def test_detector_comes_into_use_from_a_shell(office: Office):
     assert [each["version"] for each in json.loads(listed.stdout)] == ["v1", "builtin"]
     compared = await office.aegis("detector", "compare", "builtin")
     assert "both scored 0 updates" in compared.stdout
+    (line,) = (line for line in compared.stdout.splitlines() if line.startswith("sign-flip "))
+    assert line.split()[1] == "-"
+    builtin = await office.aegis("detector", "show", "builtin")
+    assert "it was not measured here" in builtin.stdout
     assert "champion" in (await office.aegis(*promoting, "builtin")).stdout
     missing = await office.aegis("detector", "train", "--dataset", "nobody")
     assert (missing.returncode, "TRAINING_DATA_MISSING" in missing.stderr) == (1, True)

@@ -450,6 +450,20 @@ class TestAgainstTheLog:
         (finding,) = json.loads(bad.output)["findings"]
         assert (finding["check"], finding["file"]) == ("files", "index.html")
 
+    @pytest.mark.parametrize("missing", ["--audit", "--update", "bundle"])
+    async def test_command_that_could_not_look_accuses_nobody(self, room: Room, missing: str):
+        """A wrong path is no bad evidence: status 2, and what is missing is named."""
+        folder = room.folder
+        (folder / "s3.zip").write_bytes(await room.bundle())
+        (folder / "trust.json").write_bytes(trusted().to_json())
+        bundle = folder / ("nowhere" if missing == "bundle" else "s3.zip")
+        command = ["update", "verify-evidence", str(bundle)]
+        command += ["--trust", str(folder / "trust.json")]
+        command += [missing, str(folder / "nowhere")] if missing != "bundle" else []
+        done = await asyncio.to_thread(CliRunner().invoke, app, command)
+        assert done.exit_code == 2
+        assert "nowhere" in done.stderr
+
 
 class TestCommand:
     """`aegis update evidence`, over another way to the same server."""

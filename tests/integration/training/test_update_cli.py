@@ -93,6 +93,10 @@ async def test_held_update_is_listed_and_decided(room: Any, run_id: str, file: P
     assert [(e["state"], e["updates"]) for e in queue["entries"]] == [("STATE_HELD", 1)]
     held = json.loads((await aegis(room, "update", "held", "--output", "json")).out)
     assert [each["update_id"] for each in held] == [update["update_id"]]
+    assert "then rejected" in (await aegis(room, "update", "show", update["update_id"])).out
+    for verdict, count in (("held", 1), ("rejected", 0)):
+        listed = await aegis(room, "update", "list", "--verdict", verdict, "--output", "json")
+        assert len(json.loads(listed.out)) == count
     done = await aegis(
         room, "update", "override", update["update_id"], "accept", "--reason", "a new scanner"
     )
@@ -100,6 +104,7 @@ async def test_held_update_is_listed_and_decided(room: Any, run_id: str, file: P
     assert "accepted" in done.out
     shown = await aegis(room, "update", "show", update["update_id"])
     assert "user:admin: accepted (a new scanner)" in shown.out
+    assert "then rejected" not in shown.out
     assert "held updates: none" in (await aegis(room, "update", "held")).out
     watched = await aegis(
         room, "update", "watch", "--run", run_id, "--round", "1", "--output", "json"

@@ -53,6 +53,7 @@ def test_every_option_says_its_field() -> None:
         *("--sites", "enrolled", "--name", "north", "--name", "south", "--participants", "2"),
         *("--per-round", "2", "--rounds-each", "9", "--app", f"theirs:{'ab' * 32}"),
         *("--rounds", "9", "--min-participants", "2", "--deadline", "2m", "--grace", "5s"),
+        *("--review-hold", "1h"),
         *("--retries", "2", "--quarantine-after", "3", "--quarantine-rounds", "4"),
         *("--early-stop", "5", "--min-gain", "0.01", "--dataset", "mine", "--model", "logistic"),
         *("--local-steps", "7", "--learning-rate", "0.5", "--epsilon", "2", "--delta", "1e-5"),
@@ -64,6 +65,7 @@ def test_every_option_says_its_field() -> None:
     assert (plan.app.name, plan.app.sha256) == ("theirs", b"\xab" * 32)
     assert (plan.per_round, plan.rounds_each, plan.rounds, plan.min_participants) == (2, 9, 9, 2)
     assert (plan.round_deadline.seconds, plan.grace.seconds) == (120, 5)
+    assert plan.review_hold.seconds == 3600
     assert (plan.retries, plan.quarantine_after, plan.quarantine_rounds) == (2, 3, 4)
     assert (plan.early_stop.patience, plan.early_stop.min_gain) == (5, 0.01)
     assert (plan.dataset, plan.model, plan.local_steps) == ("mine", "logistic", 7)
@@ -89,6 +91,7 @@ def test_options_go_before_the_file(tmp_path: Path) -> None:
         (("--sites", "everywhere"), "embedded, enrolled, flower"),
         (("--privacy-unit", "nobody"), "record, participant"),
         (("--grace", "soon"), "--grace"),
+        (("--review-hold", "soon"), "--review-hold"),
         (("--min-gain", "0.1"), "--early-stop"),
         (("--app", "theirs"), "NAME:SHA256"),
         (("--app", "theirs:abc"), "NAME:SHA256"),

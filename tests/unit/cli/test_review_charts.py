@@ -65,6 +65,14 @@ def test_day_without_updates_is_a_gap():
     assert second - first == pytest.approx(5 * 596 / 11)
 
 
+@pytest.mark.parametrize("draw", [analytics_chart, security_chart])
+def test_bar_of_a_day_is_named_by_its_date(draw: Callable[[Found], Drawing]):
+    """Also when there is one, which has no time of day."""
+    labels = [label.text for label in draw(found(1)).labels]
+    assert "01-01" in labels
+    assert "00:00" not in labels
+
+
 def test_kinds_that_come_up_least_share_a_colour():
     """Four colours are told apart; what they mean is written beside them."""
     drawing = security_chart(found(30))

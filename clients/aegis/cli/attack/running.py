@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from enum import StrEnum
 from importlib.resources import files
@@ -65,6 +66,8 @@ def run(
     The same options give the same figures on one machine. Lists are given as --attacks A
     --attacks B.
     """
+    for file in (json_file, html_file):
+        _require_writable(file)
     arguments = [
         *("--attacks", *(attacks or ())) * bool(attacks),
         *("--data", *(data or (["digits"] if quick else ["digits", "breast-cancer"]))),
@@ -99,6 +102,12 @@ def run(
     for file in (json_file, html_file):
         if file is not None:
             out.print(f"report in {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _require_writable(file: Path | None) -> None:
+    """Ends the command before minutes of work come to nothing."""
+    if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
+        fail(f"the report cannot be written: no way to write {file}", "choose another file")
 
 
 def _followed(answers: Iterator[dict[str, Any]], *, quiet: bool) -> dict[str, Any]:

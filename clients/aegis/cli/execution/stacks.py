@@ -47,9 +47,17 @@ def ticks(most: int) -> list[int]:
 
 
 def stacks(
-    columns: Sequence[Column], keys: Sequence[Key], area: Area, *, empty: str
+    columns: Sequence[Column],
+    keys: Sequence[Key],
+    area: Area,
+    *,
+    empty: str,
+    daily: bool = False,
 ) -> Iterator[Box | Label]:
-    """Yields the bars with their scale and times; without any, the words `empty`."""
+    """Yields the bars with their scale and times; without any, the words `empty`.
+
+    Times are dates where columns are `daily` or spread over days, else hours.
+    """
     scale = ticks(max((each.total for each in columns), default=0))
     height = area.foot - area.top
     for tick in scale:
@@ -65,7 +73,7 @@ def stacks(
         x = area.left + position * step
         yield from _bar(each, keys, x=x, step=step, foot=area.foot, unit=height / scale[-1])
     days = (columns[-1].start - columns[0].start).days >= 2
-    shape = "%m-%d" if days else "%H:%M"
+    shape = "%m-%d" if daily or days else "%H:%M"
     every = -(-len(columns) // _LABELS_MAX)
     for position in range(0, len(columns), every):
         x = area.left + (position + 0.5) * step

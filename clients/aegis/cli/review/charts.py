@@ -35,7 +35,7 @@ def analytics_chart(found: Found) -> Drawing:
     columns = _days(found, _verdicts(found), len(_VERDICTS))
     parts = [
         *legend(_VERDICTS, _PLACES, 78),
-        *stacks(columns, _VERDICTS, _PLOT, empty="nothing was judged"),
+        *stacks(columns, _VERDICTS, _PLOT, empty="nothing was judged", daily=True),
         *_list("Looks like", found.by_attack, 89, "failed"),
         *_list("Found by", found.by_examiner, _SECOND, "prevented"),
     ]
@@ -60,7 +60,7 @@ def security_chart(found: Found) -> Drawing:
     rows = [Found.Count(key=name, judged=count) for name, count in whose.most_common()]
     parts = [
         *legend(told, [44 + _KIND_WIDTH * at for at in range(len(keys))], 78),
-        *stacks(_days(found, counts, len(keys)), keys, _PLOT, empty="no threats"),
+        *stacks(_days(found, counts, len(keys)), keys, _PLOT, empty="no threats", daily=True),
         *_list("Whose updates", rows, 89, "failed", most=8),
     ]
     newest = "the newest " if len(found.threats) == _THREATS_MAX else ""

@@ -57,11 +57,12 @@ def test_unknown_attack_is_named(tmp_path):
 
 
 def test_report_that_cannot_be_written_says_so(tmp_path):
-    """Instead of a traceback."""
+    """Before anything is run, not minutes later."""
     options = ["--data", "breast-cancer", "--attacks", "scaling", "--rounds", "2"]
     done = _aegis("run", "--quick", "--processes", "1", *options, "--json", "/nowhere/a.json")
     assert done.returncode != 0
     assert "cannot be written" in done.stderr
+    assert "scaling" not in done.stderr
 
 
 def _report(*attacks: str) -> dict:
