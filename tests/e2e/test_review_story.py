@@ -124,7 +124,7 @@ async def test_quarantine_is_proposed_enforced_and_respected(house: Stack):
 
 
 async def test_run_waits_for_who_decides_about_held_updates(house: Stack):
-    """Of two sites nobody can tell who is odd; a person can, and it takes two to accept it later."""
+    """Of two sites nobody can tell who is odd; a person can, and two may accept it later."""
     run_id = await attacked(house, "--review-hold", "120s", sites=2, rounds=1)
     async with asyncio.timeout(60):
         while not (held := await ask(house, "update", "held", "--run", run_id)):
@@ -162,8 +162,6 @@ async def test_round_whose_server_is_killed_while_it_is_judged_is_judged_once(ho
     await house.restart("server")
     await ended(house, run_id)
     updates = await verdicts(house, run_id)
-    print(Counter((u["round"], u["attempt"], u["verdict"]) for u in updates))
-    print(await ask(house, "update", "queue"))
     assert len(updates) == 27
     assert "VERDICT_PENDING" not in {each["verdict"] for each in updates}
     records = await ask(house, "audit", "list", "--kind", "review", "--limit", 1000)
