@@ -78,6 +78,21 @@ def input_gradient(family: Family, params: Parameters, x: Rows, weights: Rows) -
     return backward(family, params, forward(family, params, x), weights)[1]
 
 
+def sensitivities(family: Family, params: Parameters, x: Rows) -> Rows:
+    """Returns the derivative of each logit, less their mean, by each row: (classes, rows, features).
+
+    What raises all logits alike changes no answer.
+    """
+    done, last = forward(family, params, x), len(family.widths) - 1
+    weight = params[f"layer{last}.weight"]
+    error = np.broadcast_to(
+        (weight - weight.mean(axis=0))[:, None, :], (family.classes, len(x), weight.shape[1])
+    )
+    for layer in range(last - 1, 0, -1):
+        error = (error * (1 - done.inputs[layer] ** 2)) @ params[f"layer{layer}.weight"]
+    return error
+
+
 def descend(
     family: Family, params: Parameters, rows: Split, *, steps: int, learning_rate: float
 ) -> Parameters:

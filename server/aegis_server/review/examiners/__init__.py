@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from aegis_server.review.examiners import (
+    backdoor,
     direction,
     fingerprint,
     golden_set,
@@ -45,5 +46,5 @@ MEASURED: tuple[Examiner, ...] = (
     noise,
     past,
 )
-FURTHER: tuple[Examiner, ...] = (harm,)
+FURTHER: tuple[Examiner, ...] = (backdoor, harm)
 ALL: tuple[Examiner, ...] = (*MEASURED, *FURTHER)

@@ -11,19 +11,20 @@ from aegis_learning import parameters
 from aegis_learning.aggregation.fedavg import FedAvg
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.refusals import NobodyTrusted
-from aegis_learning.aggregation.rule import Rule
+from aegis_learning.aggregation.rule import Aggregate, Rule
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.parameters import Array
 from aegis_server.review.case import Case, Past, Ruling, Submission, Verdict
 from aegis_server.review.lab.simulating import Decided, Gate, Sent
 from aegis_server.review.lab.worlds import World
 from aegis_server.review.population import Population
+from aegis_server.review.publishing import History, publish
 from aegis_server.review.vetting import vet
 
 # A run's memory, as in `review.memory`.
 _PAST_MAX = 20
 
-Combine = Callable[[Population, Sequence[int]], Array]
+Combine = Callable[[Population, Sequence[int]], Aggregate]
 
 
 def gate(name: str, world: World) -> Gate:
@@ -49,34 +50,35 @@ class Off:
         return Decided(mean, np.zeros(n, bool), np.zeros(n))
 
 
-def weighted_mean(population: Population, members: Sequence[int]) -> Array:
+def weighted_mean(population: Population, members: Sequence[int]) -> Aggregate:
     """Returns the mean of these updates by their rows."""
     return _by_rule(FedAvg(), population, members)
 
 
-def trusted_mean(population: Population, members: Sequence[int]) -> Array:
+def trusted_mean(population: Population, members: Sequence[int]) -> Aggregate:
     """Returns what FLTrust makes of these updates; no move when it trusts nobody."""
     try:
         return _by_rule(FLTrust(root=population.root), population, members)
     except NobodyTrusted:
-        return np.zeros_like(population.root)
+        return Aggregate(np.zeros_like(population.root))
 
 
-def _by_rule(rule: Rule, population: Population, members: Sequence[int]) -> Array:
+def _by_rule(rule: Rule, population: Population, members: Sequence[int]) -> Aggregate:
     chosen = list(members)
     weights = population.examples[chosen].tolist()
-    return rule.aggregate(Updates.of(population.matrix[chosen], weights)).update
+    return rule.aggregate(Updates.of(population.matrix[chosen], weights))
 
 
 @dataclass(slots=True)
 class Review:
-    """The review of the product: `vet`, with the run's past, then the mean of what is accepted."""
+    """The review of the product: `vet`, with the run's past, then `publish` of what is accepted."""
 
     world: World
     combine: Combine = weighted_mean
     detector: bytes = b""
     judge: Callable[[Case], Ruling] = vet
     _past: dict[str, tuple[Past, ...]] = field(default_factory=dict)
+    _history: History = field(default_factory=History)
 
     def decide(self, sent: Sent) -> Decided:
         """See `Gate`."""
@@ -87,14 +89,11 @@ class Review:
         for name, each in zip(sent.names, judged, strict=True):
             seen = Past(sent.number, each.verdict, each.score, each.features, each.sketch)
             self._past[name] = (*self._past.get(name, ()), seen)[-_PAST_MAX:]
+        delta, kept = self.moved(Population(case), ruling, accepted)
         refused = np.ones(len(judged), bool)
-        refused[accepted] = False
-        return Decided(
-            self._moved(Population(case), ruling, accepted),
-            refused,
-            np.array([each.score for each in judged]),
-            ruling.fallback,
-        )
+        refused[kept] = False
+        scores = np.array([each.score for each in judged])
+        return Decided(delta, refused, scores, ruling.fallback)
 
     def _case(self, sent: Sent) -> Case:
         shapes = self.world.family.shapes
@@ -122,12 +121,19 @@ class Review:
             seed=self.world.seed,
         )
 
-    def _moved(self, population: Population, ruling: Ruling, accepted: Sequence[int]) -> Array:
+    def moved(
+        self, population: Population, ruling: Ruling, accepted: list[int]
+    ) -> tuple[Array, list[int]]:
+        """Returns the move of the model, and whose updates count as not refused."""
         if ruling.fallback and ruling.members:
             known = [each.update_id for each in population.case.submissions]
             members = [known.index(update_id) for update_id in ruling.members]
             middle: Array = np.median(population.matrix[members], axis=0).astype(np.float32)
-            return middle
+            return middle, accepted
         if not accepted:
-            return np.zeros(population.matrix.shape[1], np.float32)
-        return self.combine(population, accepted)
+            return np.zeros(population.matrix.shape[1], np.float32), []
+        published = publish(
+            population, accepted, lambda chosen: self.combine(population, chosen), self._history
+        )
+        self._history = published.history
+        return published.delta, [i for i in accepted if i not in published.excluded]
