@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from aegis.serving.port import Port
 from aegis.v1 import model_pb2_grpc, privacy_pb2_grpc, training_pb2_grpc
 from aegis_server.checkpoints.models import Models
+from aegis_server.checkpoints.releasing import Releases
 from aegis_server.checkpoints.service import ModelService
 from aegis_server.entrance import Part
 from aegis_server.foundation import Base, place_of
@@ -99,8 +100,14 @@ def serve_learning(
         PrivacyService(Books(base.database, base.audit, ledger, clock=base.clock), base.deeds),
         port.server,
     )
+    models = Models(base.database, base.blobs)
     model_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(Models(base.database, base.blobs)), port.server
+        ModelService(
+            models,
+            Releases(base.database, models, base.audit, clock=base.clock),
+            base.deeds,
+        ),
+        port.server,
     )
     return Learning(base, progress, changes)
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cache
 from importlib import metadata
 
-from aegis.errors import FieldViolation, InvalidArgument, NotFound
+from aegis.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from aegis.serving.database import Connection, Database
 from aegis.v1 import training_pb2
 from aegis_server.checkpoints import store
@@ -76,8 +76,12 @@ async def record(
     key_id: str,
     at: datetime,
     ingredients: Iterable[Ingredient],
+    blocked: str = "",
 ) -> None:
-    """Records where a model comes from, in the transaction that stores its round."""
+    """Records where a model comes from, in the transaction that stores its round.
+
+    `blocked` says why it may not leave.
+    """
     parts = list(ingredients)
     known = await store.judged(connection, [part.update_id for part in parts if part.update_id])
     await store.insert_model(
@@ -101,6 +105,7 @@ async def record(
             for part in parts
         ],
         key_id=key_id,
+        blocked=blocked,
     )
 
 
@@ -153,10 +158,20 @@ class Models:
     ) -> tuple[Model, AsyncIterator[bytes]]:
         """Returns a model and its bytes from an offset on.
 
-        Raises as `get`, and `InvalidArgument` (FIELD_INVALID) for an offset beyond the end; the
-        bytes raise `DataLoss` (DATA_DAMAGED) before anything else than they are is given out.
+        Raises as `get`, `FailedPrecondition` (MODEL_BLOCKED), and `InvalidArgument` (FIELD_INVALID)
+        for an offset beyond the end; the bytes raise `DataLoss` (DATA_DAMAGED) before anything else
+        than they are is given out.
         """
-        model = await self.get(model_id, run_id=run_id)
+        async with self._database.transaction() as connection:
+            model = await _find(connection, model_id, run_id)
+            blocked = await store.blocked_round(connection, model.stored.model_sha256)
+        if blocked is not None:
+            raise FailedPrecondition(
+                "MODEL_BLOCKED",
+                "the model seems to hold a backdoor, and nobody has released it",
+                run_id=blocked[0],
+                round=str(blocked[1]),
+            )
         if offset > model.stored.size_bytes:
             problem = f"must not be beyond the end, {model.stored.size_bytes}"
             raise InvalidArgument(

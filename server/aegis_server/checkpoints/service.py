@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from aegis.errors import InvalidArgument
-from aegis.serving.doors import Context
+from aegis.serving.deeds import Deeds
+from aegis.serving.doors import Context, current_call
 from aegis.serving.pages import decode_token, encode_token, page_size
 from aegis.v1 import model_pb2, model_pb2_grpc, review_pb2
 from aegis_server.checkpoints.models import Model, Models, Part
+from aegis_server.checkpoints.releasing import Releases
 
 _CHUNK = 256 * 1024
 
@@ -16,8 +18,10 @@ _CHUNK = 256 * 1024
 class ModelService(model_pb2_grpc.ModelServiceServicer):
     """Shows models and hands them out."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, releases: Releases, deeds: Deeds) -> None:
         self._models = models
+        self._releases = releases
+        self._deeds = deeds
 
     async def GetModel(
         self, request: model_pb2.GetModelRequest, context: Context
@@ -64,6 +68,17 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             for start in range(0, len(piece), _CHUNK):
                 yield model_pb2.DownloadModelResponse(chunk=piece[start : start + _CHUNK])
 
+    async def ReleaseModel(
+        self, request: model_pb2.ReleaseModelRequest, context: Context
+    ) -> model_pb2.ReleaseModelResponse:
+        """It may leave from now on."""
+        model = await self._deeds.finish(
+            self._releases.release(
+                request.model_id, current_call(), run_id=request.run_id, reason=request.reason
+            )
+        )
+        return model_pb2.ReleaseModelResponse(model=_model(model))
+
 
 def _position(token: int | str | None) -> tuple[str, str, int] | None:
     if token is None:
@@ -96,6 +111,9 @@ def _model(model: Model) -> model_pb2.Model:
         plan_sha256=model.plan_sha256.hex(),
         key_id=stored.key_id,
         other_runs=model.other_runs,
+        blocked="" if stored.released_by else stored.blocked,
+        released_by=stored.released_by,
+        release_reason=stored.release_reason,
     )
     message.create_time.FromDatetime(stored.created_at)
     return message

@@ -32,6 +32,9 @@ class StoredModel:
     accuracy: float
     loss: float
     epsilon: float
+    blocked: str
+    released_by: str
+    release_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,14 @@ async def insert_model(
     code_version: str,
     ingredients: Sequence[Mapping[str, object]],
     key_id: str,
+    blocked: str,
 ) -> None:
     """Stores where a model comes from; its round has to be stored already."""
     await connection.execute(
         """
         insert into aegis.model (model_sha256, run_id, round, parent_sha256, size_bytes,
-                                 created_at, code_version, ingredients, key_id)
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+                                 created_at, code_version, ingredients, key_id, blocked)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         (
             model_sha256,
@@ -88,6 +92,7 @@ async def insert_model(
             code_version,
             Jsonb(list(ingredients)),
             key_id,
+            blocked,
         ),
     )
 
@@ -95,7 +100,7 @@ async def insert_model(
 _MODEL = """
     select m.model_sha256, m.run_id, m.round, m.parent_sha256, m.size_bytes, m.created_at,
            m.code_version, m.ingredients, m.key_id, r.plan, r.actor, r.policy_revision, r.rule_id,
-           q.accuracy, q.loss, q.epsilon
+           q.accuracy, q.loss, q.epsilon, m.blocked, m.released_by, m.release_reason
     from aegis.model m
     join aegis.run r using (run_id)
     join aegis.run_round q using (run_id, round)
@@ -163,3 +168,38 @@ async def models_up_to(
             (run_id, number, limit),
         )
         return await cursor.fetchall()
+
+
+async def blocked_round(connection: Connection, model_sha256: bytes) -> tuple[str, int] | None:
+    """Returns run and round in which these very bytes were blocked and nobody released them."""
+    cursor = await connection.execute(
+        # The same bytes are as dangerous in whichever run they came about.
+        """
+        select run_id, round from aegis.model
+        where model_sha256 = %s and blocked <> '' and released_by = ''
+        order by created_at desc, run_id desc, round desc limit 1
+        """,
+        (model_sha256,),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else (str(row[0]), int(row[1]))
+
+
+async def release(
+    connection: Connection, model_sha256: bytes, *, run_id: str, by: str, reason: str, at: datetime
+) -> list[tuple[str, int]]:
+    """Releases these bytes wherever they are blocked, of one run if it is named.
+
+    Returns run and round of each.
+    """
+    cursor = await connection.execute(
+        """
+        update aegis.model
+        set released_by = %(by)s, release_reason = %(reason)s, released_at = %(at)s
+        where model_sha256 = %(digest)s and blocked <> '' and released_by = ''
+          and (%(run_id)s = '' or run_id = %(run_id)s)
+        returning run_id, round
+        """,
+        {"digest": model_sha256, "run_id": run_id, "by": by, "reason": reason, "at": at},
+    )
+    return sorted((str(run), int(number)) for run, number in await cursor.fetchall())

@@ -152,6 +152,8 @@ def _report(
     steps = max(position.spent.values(), default=0)
     report = rounds.report(number, tried.model, told, steps=steps)
     report.fallback = tried.fallback
+    if tried.scan is not None:
+        report.scan.CopyFrom(tried.scan)
     return report
 
 

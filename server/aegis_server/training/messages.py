@@ -66,6 +66,8 @@ def round_message(
             for p in participants
         ],
     )
+    if found.scan:
+        message.scan.ParseFromString(found.scan)
     message.complete_time.FromDatetime(found.completed_at)
     return message
 

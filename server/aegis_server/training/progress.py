@@ -149,7 +149,7 @@ class Progress:
             if stored is not None and stored.model_sha256 == report.model_sha256:
                 return Wishes.of(run, await in_force(connection))
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
-            await self._append(connection, run, last, report, actor, state_sha256)
+            appended = await self._append(connection, run, last, report, actor, state_sha256)
             await record(
                 connection,
                 run_id=run_id,
@@ -159,6 +159,7 @@ class Progress:
                 size_bytes=len(model),
                 key_id=key_id,
                 at=self._clock(),
+                blocked=reports.blocked(appended),
                 ingredients=[
                     Ingredient(each.participant, each.update_id, each.examples)
                     for each in report.participants
@@ -181,7 +182,7 @@ class Progress:
         report: training_pb2.Round,
         actor: str,
         state_sha256: bytes,
-    ) -> None:
+    ) -> StoredRound:
         if report.round != (last.round + 1 if last else 0):
             raise FailedPrecondition(
                 "STATE_CONFLICT",
@@ -205,6 +206,7 @@ class Progress:
         await store.insert_round(connection, stored, participants)
         told = reports.entry_of(run, stored, participants, actor=actor)
         await self._audit.record_in(connection, told)
+        return stored
 
     def _least(
         self,

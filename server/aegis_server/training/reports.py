@@ -6,7 +6,8 @@ The model must be a model, the steps must fit the plan, and weights and epsilon 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,6 +25,9 @@ from aegis_server.training.states import entry
 from aegis_server.training.store import StoredParticipant, StoredRound, StoredRun
 
 Outcome = training_pb2.ParticipantRound
+
+_TEXT_MAX = 500
+_FEATURES_MAX = 16
 
 # Who came to this has trained.
 _TRAINED = frozenset(
@@ -96,9 +100,45 @@ def read(
         steps=report.steps,
         completed_at=at,
         state_sha256=state_sha256,
-        fallback=report.fallback[:500],
+        fallback=report.fallback[:_TEXT_MAX],
+        scan=_scan(plan, report, examples.keys()),
     )
     return stored, participants
+
+
+def _scan(plan: training_pb2.RunPlan, report: training_pb2.Round, names: Collection[str]) -> bytes:
+    """Returns the scan of a reviewed run's model as it is stored; empty when there is none."""
+    if not (plan.review and report.round and report.HasField("scan")):
+        return b""
+    found = report.scan
+    if len(found.features) != len(found.values) or len(found.features) > _FEATURES_MAX:
+        raise _no_scan("has as many values as features, few of them")
+    if not all(map(math.isfinite, (*found.values, found.success_rate, found.threshold))):
+        raise _no_scan("has finite numbers")
+    if not set(found.excluded) <= set(names):
+        raise _no_scan("excludes participants of the run only")
+    kept = training_pb2.TriggerScan()
+    kept.CopyFrom(found)
+    kept.text = found.text[:_TEXT_MAX]
+    return kept.SerializeToString(deterministic=True)
+
+
+def _no_scan(description: str) -> InvalidArgument:
+    """Returns the error for a scan that is none."""
+    field = FieldViolation("header.round.scan", description)
+    return InvalidArgument("FIELD_INVALID", f"round.scan {description}", violations=[field])
+
+
+def blocked(stored: StoredRound) -> str:
+    """Returns why a round's model may not leave; empty when it may."""
+    scan = training_pb2.TriggerScan.FromString(stored.scan)
+    return (scan.text or "it seems to hold a backdoor") if scan.suspicious else ""
+
+
+def _scan_details(stored: StoredRound) -> dict[str, str]:
+    scan = training_pb2.TriggerScan.FromString(stored.scan)
+    told = {"blocked": blocked(stored), "excluded": ",".join(scan.excluded)}
+    return {name: value for name, value in told.items() if value}
 
 
 def _steps(
@@ -162,6 +202,7 @@ def entry_of(
             "left_out": str(len(participants) - len(aggregated)),
             "update_ids": ",".join(p.update_id for p in aggregated if p.update_id),
             **({"fallback": stored.fallback} if stored.fallback else {}),
+            **_scan_details(stored),
         },
         # Whose data the model was trained on, and who was left out.
         evidence={"participants.json": _by_outcome(participants)},

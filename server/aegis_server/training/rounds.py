@@ -19,6 +19,7 @@ from aegis_server.training.asking import Asking, Gathering, Question, Tally
 from aegis_server.training.flower import ConfigRecord
 from aegis_server.training.grid import LocalGrid
 from aegis_server.training.noise import centre_of, noise_of
+from aegis_server.training.publisher import Publisher
 from aegis_server.training.selection import Choice
 from aegis_server.training.strategy import Gate, ReviewedStrategy, Site, to_arrays
 
@@ -30,7 +31,7 @@ class Tried:
     """One try of a round: the next model, if enough updates were accepted.
 
     `state` is what the strategy has to be given in the next round, `reason` why it could not even
-    ask the sites, `fallback` why the model is a median only.
+    ask the sites, `fallback` why the model is a median only, `scan` what was found in it.
     """
 
     model: Parameters | None
@@ -38,6 +39,7 @@ class Tried:
     state: Parameters | None = None
     reason: str = ""
     fallback: str = ""
+    scan: training_pb2.TriggerScan | None = None
 
     @property
     def accepted(self) -> int:
@@ -89,6 +91,10 @@ class Rounds:
         self._sites, self._grid = tuple(sites), grid
         self._model: Family = self._data.family(plan.model)
         self._rooted = strategies.needs_root(plan)
+        self._publisher = None
+        if gate is not None:
+            examples = {site.name: site.examples for site in self._sites}
+            self._publisher = Publisher(plan, noise_multiplier, self._data, examples)
 
     @property
     def names(self) -> list[str]:
@@ -114,6 +120,8 @@ class Rounds:
         """
         if self._gate is not None:
             self._gate.attempt = attempt
+        if self._publisher is not None:
+            self._publisher.begin(number)
         root = self._root(model) if self._rooted else None
         try:
             rule = strategies.rule_of(
@@ -123,7 +131,9 @@ class Rounds:
             # The plan was checked, so it is the root update: the golden rows teach nothing here.
             return Tried(None, reason=f"the strategy cannot work: {broken}")
         choice = choice or Choice(tuple(self.names))
-        strategy = ReviewedStrategy(self._sites, self._model.shapes, self._gate, rule)
+        strategy = ReviewedStrategy(
+            self._sites, self._model.shapes, self._gate, rule, self._publisher
+        )
         asking = Asking(self._plan, self._grid, strategy, self._sites)
         question = Question(
             round=number,
@@ -136,12 +146,14 @@ class Rounds:
         participants = list(self._told(strategy.outcomes, asking.tallies, choice))
         if arrays is None:
             return Tried(None, participants)
+        # A median leaves the strategy's memory as it was.
+        remembered = None if strategy.forgets else strategy.state or state
         tried = Tried(
             {name: array.numpy() for name, array in arrays.items()},
             participants,
-            # A median leaves the strategy's memory as it was.
-            strategy.state or state or strategies.first_state(self._plan, self._model.shapes),
+            remembered or strategies.first_state(self._plan, self._model.shapes),
             fallback=strategy.fallback,
+            scan=strategy.scan,
         )
         return tried if tried.accepted >= self._plan.min_participants else Tried(None, participants)
 

@@ -53,6 +53,7 @@ class StoredRound:
     state_sha256: bytes = b""
     # Why its model is a median only, if it is.
     fallback: str = ""
+    scan: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ async def insert_round(
 
 _ROUND = """
     select run_id, round, attempt, model_sha256, accuracy, loss, epsilon, steps, completed_at,
-           state_sha256, fallback
+           state_sha256, fallback, scan
     from aegis.run_round
 """
 
@@ -248,7 +249,7 @@ async def last_rounds(connection: Connection, run_ids: Sequence[str]) -> dict[st
     async with connection.cursor(row_factory=class_row(StoredRound)) as cursor:
         await cursor.execute(
             "select distinct on (run_id) run_id, round, attempt, model_sha256, accuracy, loss,"
-            " epsilon, steps, completed_at, state_sha256, fallback from aegis.run_round"
+            " epsilon, steps, completed_at, state_sha256, fallback, scan from aegis.run_round"
             " where run_id = any(%s) order by run_id, round desc",
             (list(run_ids),),
         )

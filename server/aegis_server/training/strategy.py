@@ -8,7 +8,7 @@ sender.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,8 +21,9 @@ from aegis_learning import npy, parameters
 from aegis_learning.aggregation.median import FedMedian
 from aegis_learning.aggregation.private_mean import PrivateMean
 from aegis_learning.aggregation.refusals import AggregationRefused, Overflow
-from aegis_learning.aggregation.rule import Rule
+from aegis_learning.aggregation.rule import Aggregate, Rule
 from aegis_learning.aggregation.updates import Updates
+from aegis_learning.parameters import Array as Numbers
 from aegis_learning.parameters import Parameters, Shapes
 from aegis_server.training.flower import (
     SITE_GAVE_UP,
@@ -37,6 +38,7 @@ from aegis_server.training.flower import (
     MetricRecord,
     RecordDict,
 )
+from aegis_server.training.publisher import Publisher, message
 from aegis_server.training.words import kind_of, one_line
 
 Outcome = training_pb2.ParticipantRound
@@ -93,20 +95,29 @@ class ReviewedStrategy(FedAvg):
     Answers carry updates (differences); the aggregate is the next model. Without a gate every
     update that is one counts as accepted. `outcomes` says what became of each participant of the
     round that was aggregated last, `state` what the rule wants to be given in the next, `fallback`
-    why the model is a median of updates of which nobody knew the odd ones, if it is.
+    why the model is a median of updates of which nobody knew the odd ones, if it is. A `publisher`
+    keeps backdoors out: `scan` is what it found, and with `forgets` the rule has to begin anew.
     """
 
     def __init__(
-        self, sites: Iterable[Site], shapes: Shapes, gate: Gate | None, rule: Rule
+        self,
+        sites: Iterable[Site],
+        shapes: Shapes,
+        gate: Gate | None,
+        rule: Rule,
+        publisher: Publisher | None = None,
     ) -> None:
         super().__init__(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
         self._sites = {site.node_id: site for site in sites}
         self._shapes = shapes
         self._gate = gate
         self._rule = rule
+        self._publisher = publisher
         self._base: Parameters = {}
         self.state: Parameters | None = None
+        self.forgets = False
         self.fallback = ""
+        self.scan: training_pb2.TriggerScan | None = None
         self.outcomes: dict[str, Outcome] = {}
 
     def configure_train(
@@ -165,7 +176,11 @@ class ReviewedStrategy(FedAvg):
                 for name in sorted(updates)
                 if self.outcomes[name].outcome == Outcome.OUTCOME_AGGREGATED
             }
-            model = self._aggregate(accepted, self._rule)
+            model = (
+                self._aggregate(accepted, self._rule)
+                if self._publisher is None
+                else self._published(updates, accepted, self._publisher)
+            )
         if model is None:
             return None, None
         return to_arrays(model), MetricRecord({"accepted": len(accepted)})
@@ -185,18 +200,62 @@ class ReviewedStrategy(FedAvg):
         self.state = kept
         if model is not None:
             self.fallback = judged.why or "the review could not tell who the odd ones are"
+            scan = self._publisher.looked(model) if self._publisher else None
+            self.scan = message(scan, ()) if scan else None
         return model
 
     def _aggregate(self, accepted: Mapping[str, Parameters], rule: Rule) -> Parameters | None:
+        def by_rule() -> tuple[Numbers, Iterable[str]]:
+            made = self._combined(accepted, rule)
+            self.state = made.state
+            return made.update, _unused(accepted, made.shares)
+
+        return self._model(accepted, by_rule)
+
+    def _published(
+        self,
+        updates: Mapping[str, Parameters],
+        accepted: Mapping[str, Parameters],
+        publisher: Publisher,
+    ) -> Parameters | None:
+        names = sorted(updates)
+
+        def published() -> tuple[Numbers, Iterable[str]]:
+            done = publisher.publish(
+                self._base,
+                {name: updates[name] for name in names},
+                list(accepted),
+                lambda places: self._combined(
+                    {names[i]: updates[names[i]] for i in places}, self._rule
+                ),
+                least=self._rule.least,
+            )
+            excluded = [names[i] for i in done.excluded]
+            self.state, self.forgets = done.state, done.went_back
+            self.scan = message(done.scan, excluded) if done.scan else None
+            self._mark(excluded, Outcome.OUTCOME_REJECTED, "it teaches the model a backdoor")
+            members = [names[i] for i in done.members]
+            return done.delta, members if done.went_back else _unused(members, done.shares)
+
+        return self._model(accepted, published)
+
+    def _combined(self, updates: Mapping[str, Parameters], rule: Rule) -> Aggregate:
+        # The weight must be ours: a site could claim a billion examples.
+        examples = [self.outcomes[name].examples for name in updates]
+        return rule.aggregate(Updates.named(list(updates.values()), examples))
+
+    def _model(
+        self,
+        accepted: Mapping[str, Parameters],
+        make: Callable[[], tuple[Numbers, Iterable[str]]],
+    ) -> Parameters | None:
+        """Returns the base and what `make` makes; it also names who has no part in it."""
         if not accepted:
             return None
-        # The weight must be ours: a site could claim a billion examples.
-        examples = [self.outcomes[name].examples for name in accepted]
         try:
-            made = rule.aggregate(Updates.named(list(accepted.values()), examples))
+            update, unused = make()
             with np.errstate(over="ignore", invalid="ignore"):
-                delta = parameters.unflatten(made.update, self._shapes)
-                model = parameters.add(self._base, delta)
+                model = parameters.add(self._base, parameters.unflatten(update, self._shapes))
             parameters.require_finite(model)
         except (Overflow, parameters.NotFiniteError) as error:
             # Each update was finite, the model with them is not; a review would not get this far.
@@ -205,8 +264,6 @@ class ReviewedStrategy(FedAvg):
         except AggregationRefused as refused:
             self._mark(accepted, Outcome.OUTCOME_LEFT_OUT, f"no aggregate: {refused}")
             return None
-        self.state = made.state
-        unused = [n for n, share in zip(accepted, made.shares, strict=False) if not share]
         self._mark(unused, Outcome.OUTCOME_LEFT_OUT, "the strategy gave it no part in the model")
         return model
 
@@ -254,6 +311,11 @@ class ReviewedStrategy(FedAvg):
         for name in updates:
             _note(self.outcomes[name], judged.verdicts.get(name))
         return judged
+
+
+def _unused(names: Iterable[str], shares: Iterable[float]) -> list[str]:
+    """Returns who has no share; nobody where a rule has none to tell of."""
+    return [name for name, share in zip(names, shares, strict=False) if not share]
 
 
 def _update_in(reply: Message, shapes: Shapes) -> Parameters:

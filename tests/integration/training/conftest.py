@@ -29,6 +29,7 @@ from aegis.serving.tls import TlsFiles
 from aegis.v1 import model_pb2_grpc, review_pb2_grpc, training_pb2, training_pb2_grpc
 from aegis_server.access import Access
 from aegis_server.checkpoints.models import Models
+from aegis_server.checkpoints.releasing import Releases
 from aegis_server.checkpoints.service import ModelService
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.objects.folder import Folder
@@ -185,8 +186,9 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
         CoordinatorService(progress, deeds, Tasks(database, blobs, clock=_now), News(url)),
         port.server,
     )
+    models = Models(database, blobs)
     model_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(Models(database, blobs)), port.server
+        ModelService(models, Releases(database, models, audit, clock=_now), deeds), port.server
     )
     review_pb2_grpc.add_ReviewServiceServicer_to_server(
         Making(
