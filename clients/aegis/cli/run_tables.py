@@ -39,6 +39,15 @@ def lost(round_: training_pb2.Round) -> list[training_pb2.ParticipantRound]:
     return [each for each in round_.participants if each.outcome not in _WELL]
 
 
+def scan_of(round_: training_pb2.Round) -> str:
+    """Returns what the search for a backdoor found in the round's model, in a few words."""
+    if not round_.HasField("scan"):
+        return ""
+    if round_.scan.suspicious:
+        return "model blocked"
+    return f"{len(round_.scan.excluded)} taken out" if round_.scan.excluded else "none"
+
+
 def headline(found: training_pb2.Run) -> None:
     """Prints which run this is and how it stands."""
     out.print(f"[bold]{found.run_id}[/] {state_of(found)} {escape(found.reason)}".rstrip())
@@ -48,7 +57,10 @@ def show_rounds(found: training_pb2.Run) -> None:
     """Prints one line a round."""
     show_table(
         "rounds",
-        ["round", "accuracy", "loss", "epsilon", "aggregated", "rejected", "lost", "not asked"],
+        [
+            *("round", "accuracy", "loss", "epsilon", "aggregated", "rejected", "lost"),
+            *("not asked", "backdoor"),
+        ],
         [
             (
                 round_.round,
@@ -59,10 +71,11 @@ def show_rounds(found: training_pb2.Run) -> None:
                 outcome_count(round_, Outcome.OUTCOME_REJECTED),
                 len(lost(round_)) - outcome_count(round_, Outcome.OUTCOME_REJECTED),
                 outcome_count(round_, Outcome.OUTCOME_NOT_ASKED),
+                scan_of(round_),
             )
             for round_ in found.rounds
         ],
-        spare=["not asked", "loss"],
+        spare=["not asked", "loss", "backdoor"],
     )
 
 

@@ -54,6 +54,9 @@ def _line(round_: training_pb2.Round) -> None:
         f"  loss {round_.loss:.3f}  epsilon {round_.epsilon:.2f}",
         highlight=False,
     )
+    if round_.scan.suspicious:
+        words = f"[red]model blocked[/]: {escape(round_.scan.text)}"
+        out.print(Padding(words, (0, 0, 0, 6)))
     for site in lost(round_):
         words = f"[red]{site.participant} {outcome_of(site)}[/]: {escape(site.reason)}"
         out.print(Padding(words, (0, 0, 0, 6)))

@@ -49,6 +49,23 @@ async def lineage(model_id: str, run_id: str, limit: int) -> list[model_pb2.Mode
         return list((await stub.GetModelLineage(request, timeout=SECONDS)).models)
 
 
+async def release(model_id: str, run_id: str, reason: str) -> model_pb2.Model:
+    """Lets a blocked model leave."""
+    async with channel() as opened:
+        request = model_pb2.ReleaseModelRequest(
+            model_id=model_id.lower(), run_id=run_id, reason=reason
+        )
+        stub = model_pb2_grpc.ModelServiceStub(opened)
+        return (await stub.ReleaseModel(request, timeout=SECONDS)).model
+
+
+def standing_of(model: model_pb2.Model) -> str:
+    """Returns whether a model may leave, where that was ever in doubt."""
+    if model.released_by:
+        return "released"
+    return "blocked" if model.blocked else ""
+
+
 def verdict_of(each: model_pb2.Ingredient) -> str:
     """Returns what the review said, as people write it."""
     if each.verdict == review_pb2.Update.VERDICT_UNSPECIFIED:

@@ -48,7 +48,10 @@ def list_(
         return
     show_table(
         "models",
-        ["model", "round", "accuracy", "epsilon", "bytes", "data set", "family", "made", "run"],
+        [
+            *("model", "round", "accuracy", "epsilon", "bytes", "data set", "family", "made"),
+            *("may leave", "run"),
+        ],
         [
             (
                 model.model_id[:12],
@@ -59,6 +62,7 @@ def list_(
                 model.dataset,
                 model.family,
                 when(model, "create_time"),
+                calls.standing_of(model),
                 model.run_id,
             )
             for model in models
@@ -135,6 +139,21 @@ def download(
         out.print(f"{file}: {model.size_bytes:,} bytes, SHA-256 as announced", highlight=False)
 
 
+@app.command()
+def release(
+    model_id: ModelArgument,
+    reason: Annotated[str, typer.Option(help="Why it may leave; goes into the record.")],
+    run_id: RunOption = "",
+    output: OutputOption = Output.table,
+) -> None:
+    """Let a model be downloaded that was blocked because it seems to hold a backdoor."""
+    model = run(calls.release(model_id, run_id, reason))
+    if output is Output.json:
+        show_json(model)
+    else:
+        out.print(f"{model.model_id} may be downloaded", highlight=False)
+
+
 @app.command("export")
 def export_(
     model_id: ModelArgument,
@@ -182,5 +201,7 @@ def _facts(model: model_pb2.Model) -> list[tuple[str, str]]:
         ("allowed by", f"{model.rule_id}, policy revision {model.policy_revision}"),
         ("plan", model.plan_sha256),
         ("key", model.key_id),
+        ("blocked", model.blocked),
+        ("released", f"by {model.released_by}: {model.release_reason}" * bool(model.released_by)),
         ("also made by", ", ".join(model.other_runs)),
     ]

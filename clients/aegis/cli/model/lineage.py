@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from aegis.cli.execution.drawing import Box, Drawing, Kind, Label
-from aegis.cli.model.calls import verdict_of
+from aegis.cli.model.calls import standing_of, verdict_of
 from aegis.v1 import model_pb2, review_pb2
 
 _WIDTH, _TOP, _STEP = 960, 96, 52
@@ -30,13 +30,19 @@ def tree(models: Sequence[model_pb2.Model]) -> Tree:
     for model in models:
         branch = root.add(
             f"[bold]{model.model_id[:12]}[/] {_round(model)}  accuracy {model.accuracy:.3f}"
-            f"  epsilon {model.epsilon:.2f}"
+            f"  epsilon {model.epsilon:.2f}{_doubt(model)}"
         )
         for each in model.ingredients:
             branch.add(_ingredient(each))
     if models[-1].parent_id:
         root.add(f"[dim]before it: {models[-1].parent_id[:12]}[/]")
     return root
+
+
+def _doubt(model: model_pb2.Model) -> str:
+    standing = standing_of(model)
+    why = model.release_reason if model.released_by else model.blocked
+    return f"  [red]{standing}[/]: {escape(why)}" if standing else ""
 
 
 def _round(model: model_pb2.Model) -> str:
