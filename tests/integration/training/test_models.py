@@ -49,7 +49,12 @@ async def trained(room: Any, plan: training_pb2.RunPlan, seeds: list[int]) -> st
 
 
 async def complete(
-    room: Any, run_id: str, number: int, model: bytes, participants: list[Outcome] | None = None
+    room: Any,
+    run_id: str,
+    number: int,
+    model: bytes,
+    participants: list[Outcome] | None = None,
+    scan: training_pb2.TriggerScan | None = None,
 ) -> None:
     given = {each.participant: each for each in participants or []}
     everybody = [
@@ -65,6 +70,7 @@ async def complete(
         loss=0.7,
         model_sha256=parameters.digest(model),
         participants={each.participant: each for each in everybody}.values() if number else [],
+        scan=scan,
     )
     await room.progress.complete_round(
         run_id, attempt=1, report=report, model=model, actor="service:coordinator"

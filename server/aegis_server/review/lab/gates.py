@@ -89,7 +89,7 @@ class Review:
         for name, each in zip(sent.names, judged, strict=True):
             seen = Past(sent.number, each.verdict, each.score, each.features, each.sketch)
             self._past[name] = (*self._past.get(name, ()), seen)[-_PAST_MAX:]
-        delta, kept = self._moved(Population(case), ruling, accepted)
+        delta, kept = self.moved(Population(case), ruling, accepted)
         refused = np.ones(len(judged), bool)
         refused[kept] = False
         scores = np.array([each.score for each in judged])
@@ -121,7 +121,7 @@ class Review:
             seed=self.world.seed,
         )
 
-    def _moved(
+    def moved(
         self, population: Population, ruling: Ruling, accepted: list[int]
     ) -> tuple[Array, list[int]]:
         """Returns the move of the model, and whose updates count as not refused."""
