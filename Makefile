@@ -1,7 +1,9 @@
 # Every target is safe to run twice. `make demo` and `make test` need nothing before them.
 .PHONY: setup demo test test-lengthy test-cluster crash-matrix check protos baseline lock
 BIN := .venv/bin
-# How many files of tests run at once: most of them wait for programs.
+# How many files of tests run at once: most of them wait for programs. They are taken in their order,
+# in which the longest come first.
+# Bytecode is written, whatever the environment says: tests start hundreds of programs.
 WORKERS ?= 3
 
 setup: ## .venv with everything, pinned
@@ -11,7 +13,7 @@ demo: setup ## the whole story on this machine, live
 	@$(BIN)/aegis demo
 
 test: setup ## every test but the lengthy ones, against real PostgreSQL and Valkey
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not lengthy"
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not lengthy"
 
 test-lengthy: setup ## applications of others at sites that run Flower's own SuperNodes: five minutes and more
 	@$(BIN)/python -m pytest -m lengthy

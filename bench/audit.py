@@ -37,9 +37,10 @@ from aegis.audit.verifier import verify_copy
 from aegis.local.postgres import SERVER, Postgres
 from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.checkpointing.cutting import Checkpoints
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.trust import AUDIT_CHECKPOINT, TrustBundle, TrustedKey
 from aegis.v1 import audit_pb2
+from aegis_server.migrating import migrate
 
 ENTRY = Entry(
     kind=audit_pb2.AUDIT_KIND_DECISION,
@@ -197,7 +198,7 @@ async def main() -> None:
         with Postgres(
             home / "data", run=home / "run", log=home / "postgres.log", outlives_us=False
         ) as server:
-            await migrate(server.url(), "aegis_server", "aegis")
+            await migrate(server.url())
             database = Database(server.url(SERVER), application="bench")
             await database.open()
             key = Ed25519PrivateKey.generate()

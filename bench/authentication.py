@@ -35,7 +35,7 @@ from aegis.channel import Bearer, Identity, Proof, connect
 from aegis.local import pki
 from aegis.local.postgres import SERVER, Postgres
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis.serving.doors import Authenticate, Doors, Peer, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
@@ -56,6 +56,7 @@ from aegis_server.identity.people.sessions import Sessions
 from aegis_server.identity.register import Register
 from aegis_server.identity.throttle import AttemptThrottle
 from aegis_server.identity.tokens import AccessTokens, TokenKeys
+from aegis_server.migrating import migrate
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
 from aegis_server.policy.service import PolicyService
@@ -196,7 +197,7 @@ async def served(scratch: Path) -> AsyncIterator[tuple[House, dict[str, Way]]]:
     with Postgres(
         scratch / "data", run=scratch / "run", log=scratch / "postgres.log", outlives_us=False
     ) as server:
-        await migrate(server.url(), "aegis_server", "aegis")
+        await migrate(server.url())
         database = Database(server.url(SERVER), application="bench")
         await database.open()
         house = House(database, scratch)

@@ -23,7 +23,8 @@ from prometheus_client import CollectorRegistry
 
 from aegis.local.postgres import SERVER, Postgres
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
+from aegis_server.migrating import migrate
 from aegis_server.policy.decisionlog import DecisionLog, Entry
 from aegis_server.policy.decisionlog.lines import line_of
 from aegis_server.policy.decisionlog.verification import verify
@@ -129,7 +130,7 @@ async def main() -> None:
         with Postgres(
             home / "data", run=home / "run", log=home / "log", outlives_us=False
         ) as postgres:
-            await migrate(postgres.url(), "aegis_server", "aegis")
+            await migrate(postgres.url())
             database = Database(postgres.url(SERVER), application="bench")
             await database.open()
             rates: dict[str, list[float]] = {}

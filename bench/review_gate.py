@@ -17,7 +17,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -71,8 +71,10 @@ class CountingGate(DirectGate):
         self._attackers = {attack.participant for attack in plan.attacks}
         self._outcome = outcome
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
-        judged = super().judge(number, updates)
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
+        judged = super().judge(number, updates, asked)
         for name, update in judged.verdicts.items():
             lies = name in self._attackers
             (self._outcome.attacker if lies else self._outcome.honest).add(update.verdict)

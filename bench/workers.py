@@ -33,8 +33,8 @@ from aegis.local import pki
 from aegis.local.postgres import OWNER, SERVER, Postgres
 from aegis.local.programs import python, server_environment
 from aegis.local.valkey import Valkey
-from aegis.serving.database import migrate
 from aegis.v1 import policy_pb2, policy_pb2_grpc
+from aegis_server.migrating import migrate
 
 START_SECONDS = 60
 
@@ -145,7 +145,7 @@ def main() -> None:
             Postgres(home / "data", run=run, log=home / "postgres.log", outlives_us=False)
         )
         valkey = stack.enter_context(Valkey(run=run, log=home / "valkey.log"))
-        asyncio.run(migrate(postgres.url(OWNER), "aegis_server", "aegis"))
+        asyncio.run(migrate(postgres.url(OWNER)))
         addresses = {
             count: stack.enter_context(
                 served(home, f"server-{count}", count, postgres.url(SERVER), valkey.url)

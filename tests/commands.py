@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from click.testing import Result
-from typer.testing import CliRunner
+from click import Command
+from click.testing import CliRunner, Result
+from typer.main import get_command
 
 from aegis.cli.main import app
 
@@ -23,6 +24,22 @@ from aegis.cli.main import app
 def aegis(*arguments: str) -> list[str]:
     """The command line of `aegis` as a process, in this environment."""
     return [sys.executable, "-c", "from aegis.cli.main import main; main()", *arguments]
+
+
+def invoke(
+    words: Sequence[str],
+    *,
+    stdin: str | None = None,
+    environment: Mapping[str, str | None] | None = None,
+) -> Result:
+    """Gives a command, and returns all that came of it, an exception too."""
+    return CliRunner().invoke(_commands(), words, input=stdin, env=environment)
+
+
+@cache
+def _commands() -> Command:
+    # A hundred commands with all their options: as long as running one.
+    return get_command(app)
 
 
 def command(
@@ -34,7 +51,7 @@ def command(
     the standard streams of this process for itself.
     """
     words = [str(each) for each in arguments]
-    give = partial(CliRunner().invoke, app, words, input=stdin, env=environment)
+    give = partial(invoke, words, stdin=stdin, environment=environment)
     done = _beside(give) if _in_a_loop() else give()
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

@@ -26,7 +26,8 @@ import pytest
 
 from aegis.local.postgres import DATABASE, EXECUTOR, SERVER, Postgres
 from aegis.local.valkey import Valkey, ask
-from aegis.serving.database import migrate
+from aegis.serving import database
+from aegis_server import migrating
 from tests.refusing import pytest_runtest_call as pytest_runtest_call
 
 # Nobody pulls this plug, and the log of it is for nobody.
@@ -37,7 +38,6 @@ _SETTINGS = {
     "min_wal_size": "32MB",
 }
 _MEMORY_BYTES = 4 * 1024**3
-SCHEMAS = {"aegis_server": "aegis", "aegis_executor": "aegis_executor"}
 
 
 def pytest_configure() -> None:
@@ -88,7 +88,12 @@ class Templates:
             name = f"template_{package}"
             with psycopg.connect(self._postgres.url(database="postgres"), autocommit=True) as owner:
                 owner.execute(f"create database {name} template {DATABASE} strategy file_copy")
-            work = migrate(self._postgres.url(database=name), package, SCHEMAS[package])
+            url = self._postgres.url(database=name)
+            work = (
+                migrating.migrate(url)
+                if package == "aegis_server"
+                else database.migrate(url, package, package)
+            )
             # Whoever asks may have a loop already.
             with ThreadPoolExecutor(max_workers=1) as thread:
                 thread.submit(asyncio.run, work).result()

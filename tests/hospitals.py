@@ -179,11 +179,12 @@ class Hospital:
 
 
 class House:
-    """The control plane of `aegis up`, in a folder of its own."""
+    """The control plane of `aegis up`, in a folder of its own; `given` is what its user says."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **given: str) -> None:
         self.folder = folder
         self.home = folder / "home"
+        self._given = given
         self.metrics = folder / "metrics"
         self.hospitals: dict[str, Hospital] = {}
         self._loop = asyncio.new_event_loop()
@@ -226,7 +227,7 @@ class House:
             self._thread.join(10)
 
     async def _serve(self) -> None:
-        given = {**os.environ, "AEGIS_METRICS": str(self.metrics)}
+        given = {**os.environ, "AEGIS_METRICS": str(self.metrics), **self._given}
         async with Stack(self.home, sandbox=True, given=given) as self.stack:
             self._up.set_result(None)
             await self._over.wait()

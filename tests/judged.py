@@ -38,7 +38,7 @@ async def judge(
     now: datetime = NOW,
 ) -> dict[str, str]:
     """Stores a round that was judged and remembered; returns update ids by participant."""
-    ids, ruling = await _judged(connection, key, updates, now)
+    ids, ruling = await _judged(connection, key, updates, now, enrolled=True)
     await remember(connection, key, dataset=dataset, ruling=ruling, now=now)
     return ids
 
@@ -49,15 +49,21 @@ async def reckoned(
     updates: Mapping[str, Judged],
     standings: Standings,
     *,
+    enrolled: bool = True,
     now: datetime = NOW,
 ) -> tuple[dict[str, str], list[Entry]]:
     """As `judge`, with its participants' standings; returns the audit records, too."""
-    ids, ruling = await _judged(connection, key, updates, now)
+    ids, ruling = await _judged(connection, key, updates, now, enrolled=enrolled)
     return ids, await standings.remember(connection, key, dataset="digits", ruling=ruling, now=now)
 
 
 async def _judged(
-    connection: Connection, key: store.RoundKey, updates: Mapping[str, Judged], now: datetime
+    connection: Connection,
+    key: store.RoundKey,
+    updates: Mapping[str, Judged],
+    now: datetime,
+    *,
+    enrolled: bool,
 ) -> tuple[dict[str, str], Ruling]:
     ids = {name: f"upd-{key.run_id}-{key.round}-{key.attempt}-{name}" for name in updates}
     await store.open_round(connection, key)
@@ -67,8 +73,10 @@ async def _judged(
             key,
             update_id=update_id,
             participant=name,
+            enrolled=enrolled,
             sha256=hashlib.sha256(update_id.encode()).digest(),
             size_bytes=1,
+            by="service:coordinator",
             now=now,
         )
     await store.close_round(

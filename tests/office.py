@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import grpc
@@ -47,6 +46,7 @@ from aegis_server.review.golden.service import GoldenSetService
 from aegis_server.review.golden.sets import GoldenSets
 from aegis_server.workers import Workers
 from tests.blobs import blobs_in
+from tests.commands import command
 from tests.doors import DoorsFor
 
 ROLES: Mapping[str, tuple[str, ...]] = {
@@ -64,15 +64,6 @@ class Clock:
 
     def __call__(self) -> datetime:
         return datetime.now(UTC) + self.ahead
-
-
-@dataclass
-class Done:
-    """A command that came to its end."""
-
-    status: int
-    out: str
-    err: str
 
 
 @dataclass
@@ -130,19 +121,10 @@ class Office:
             if each.kind == audit_pb2.AUDIT_KIND_REVIEW and action in ("", each.action)
         ]
 
-    async def aegis(self, *arguments: str, seconds: float = 60.0) -> Done:
-        """Runs `aegis` as admin, over mTLS."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-c", "from aegis.cli.main import main; main()"),
-            *("--home", str(self.folder), "--address", await self._address(), "--as", "admin"),
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "COLUMNS": "120"},
-        )
-        out, err = await asyncio.wait_for(process.communicate(), seconds)
-        return Done(process.returncode or 0, out.decode(), err.decode())
+    async def aegis(self, *arguments: str) -> CompletedProcess[str]:
+        """Gives a command as admin, over mTLS; we serve it meanwhile."""
+        where = ("--home", str(self.folder), "--address", await self._address(), "--as", "admin")
+        return await asyncio.to_thread(command, *where, *arguments, environment={"COLUMNS": "120"})
 
     async def _address(self) -> str:
         if not self.address:

@@ -96,7 +96,7 @@ class Making:
         """All of it."""
         database, audit, clock, runs = self.database, self.audit, self.clock, self.runs
         access = Access(self.decisions, audit)
-        queue = self.queue or Here(self.judging(), self.deeds, desks=self.desks.count)
+        queue = self.queue or Here(self.judging(), self.deeds, database, desks=self.desks.count)
         return Room(
             senders=Senders(access, self.decisions),
             turns=Turns(self.rate),  # type: ignore[arg-type]
@@ -110,7 +110,11 @@ class Making:
                 bytes_max=self.bytes_max,
             ),
             rounds=Rounds(
-                database=database, queue=queue, clock=clock, answer_seconds=self.answer_seconds
+                database=database,
+                audit=audit,
+                queue=queue,
+                clock=clock,
+                answer_seconds=self.answer_seconds,
             ),
             overrides=Overrides(
                 database=database,

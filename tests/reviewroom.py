@@ -128,9 +128,11 @@ class Room:
         for submission in CASE.submissions:
             await self.submit(submission.data, submission.update_id)
 
-    async def review(self, attempt: int = 1) -> list[review_pb2.Update]:
-        """Has round 1 judged; raises the server's error."""
-        request = review_pb2.ReviewRoundRequest(run_id=RUN, round=1, attempt=attempt)
+    async def review(self, attempt: int = 1, *asked: str) -> list[review_pb2.Update]:
+        """Has round 1 judged, of these or (empty) of all; raises the server's error."""
+        request = review_pb2.ReviewRoundRequest(
+            run_id=RUN, round=1, attempt=attempt, participants=asked
+        )
         try:
             return list((await self.stub.ReviewRound(request, timeout=60)).updates)
         except grpc.RpcError as error:

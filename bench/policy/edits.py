@@ -28,9 +28,10 @@ from prometheus_client import CollectorRegistry
 
 from aegis.local.postgres import SERVER, Postgres
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis_policy import Line, to_csv
 from aegis_policy.baseline import baseline_csv
+from aegis_server.migrating import migrate
 from aegis_server.policy.changes import Create, Delete, etag_of
 from aegis_server.policy.decisions import Decisions, Question
 from aegis_server.policy.following import Following
@@ -129,7 +130,7 @@ async def main() -> None:
                 home / "data", run=home / "run", log=home / "postgres.log", outlives_us=False
             )
             with server:
-                await migrate(server.url(), "aegis_server", "aegis")
+                await migrate(server.url())
                 asked, answered, imported = await edit(server.url(SERVER), rules, options.edits)
         lines = rules.count("\n")
         print(f"{size:7,} rules, {lines:,} lines, imported in {imported:.1f} s, {len(asked)} edits")

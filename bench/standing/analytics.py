@@ -24,7 +24,8 @@ import psycopg
 from prometheus_client import CollectorRegistry
 
 from aegis.local.postgres import DATABASE, SERVER, Postgres
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
+from aegis_server.migrating import migrate
 from aegis_server.review import sketches, store
 from aegis_server.review.analytics.analytics import Analytics
 from aegis_server.review.case import Judgement, Ruling, Verdict
@@ -48,16 +49,17 @@ _ROWS = """
     insert into aegis.review_round (run_id, round, attempt, closed_at, judged_at)
     select run_id, round, 1, min(at) - interval '0.8 seconds' * random(), min(at)
     from numbered group by run_id, round;
-    insert into aegis.review_update (update_id, run_id, round, attempt, participant, sha256,
-                                     size_bytes, created_at, verdict, score, findings, reviewed_at)
-    select 'upd-' || n, run_id, round, 1, participant, sha256(n::text::bytea), 10000, at, verdict,
-           random(), %(findings)s, at
+    insert into aegis.review_update (update_id, run_id, round, attempt, participant, enrolled,
+                                     sha256, size_bytes, created_at, verdict, score, findings,
+                                     reviewed_at)
+    select 'upd-' || n, run_id, round, 1, participant, true, sha256(n::text::bytea), 10000, at,
+           verdict, random(), %(findings)s, at
     from numbered;
-    insert into aegis.review_memory (update_id, run_id, round, attempt, participant, dataset,
-                                     verdict, score, features, sketch, against, looks_like,
-                                     created_at)
-    select 'upd-' || n, run_id, round, 1, participant, 'digits', verdict, random(), %(features)s,
-           %(sketch)s,
+    insert into aegis.review_memory (update_id, run_id, round, attempt, participant, enrolled,
+                                     dataset, verdict, score, features, sketch, against,
+                                     looks_like, created_at)
+    select 'upd-' || n, run_id, round, 1, participant, true, 'digits', verdict, random(),
+           %(features)s, %(sketch)s,
            case when verdict = 'accepted' then '{}' else array['direction', 'golden-set'] end,
            case when verdict = 'accepted' then '' else
                (array['sign-flip', 'label-flip', 'free-rider', 'scaling'])[1 + n %% 4] end,
@@ -101,7 +103,7 @@ async def measured(name: str, deed: Callable[[], Awaitable[object]], times: int)
 
 async def measure(url: str, owner: str, updates: int, times: int) -> None:
     """Prints every figure."""
-    await migrate(owner, "aegis_server", "aegis")
+    await migrate(owner)
     database = Database(url, application="bench")
     await database.open()
     began = time.perf_counter()
@@ -128,8 +130,10 @@ async def measure(url: str, owner: str, updates: int, times: int) -> None:
                     key,
                     update_id=f"{key.run_id}-{name}",
                     participant=name,
+                    enrolled=True,
                     sha256=bytes(32),
                     size_bytes=1,
+                    by="service:coordinator",
                     now=NOW,
                 )
         random = np.random.default_rng(size)

@@ -17,7 +17,6 @@ from prometheus_client import start_http_server
 
 from aegis.errors import AegisError
 from aegis.secretfiles import tell_weak, text_of
-from aegis.serving.database import migrate
 from aegis.serving.program import announce, configure_logging, run, run_until_stopped
 from aegis_server.parent import program as parent
 from aegis_server.parent.worker import end_with_parent
@@ -44,11 +43,13 @@ async def serve(settings: Settings) -> None:
         await run_until_stopped(*plane.parts)
 
 
-async def examine(settings: Settings) -> None:
+def examine() -> None:
     """Examines rounds until SIGTERM or SIGINT."""
-    from aegis_server.review_worker import work
+    from aegis_server.review_worker import WorkerSettings, work
 
-    await work(settings)
+    settings = WorkerSettings.from_environment()
+    tell_weak(os.environ, development=settings.development)
+    run(work(settings))
 
 
 async def bring_up_to_date() -> None:
@@ -56,7 +57,10 @@ async def bring_up_to_date() -> None:
     url = text_of(os.environ, "AEGIS_MIGRATION_URL") or text_of(os.environ, "AEGIS_DATABASE_URL")
     if not url:
         raise SettingsError("set AEGIS_MIGRATION_URL or AEGIS_DATABASE_URL")
-    for name in await migrate(url, "aegis_server", "aegis"):
+    # Only this command is for the queue's tables, which their package has to be loaded for.
+    from aegis_server.migrating import migrate
+
+    for name in await migrate(url):
         log.info("applied %s", name)
 
 
@@ -75,11 +79,10 @@ def main() -> None:
     try:
         if arguments.command == "migrate":
             asyncio.run(bring_up_to_date())
+        elif arguments.command == "review-worker":
+            examine()
         else:
             settings = Settings.from_environment()
-            if arguments.command == "review-worker":
-                run(examine(settings))
-                return
             if arguments.worker is not None:
                 end_with_parent()
                 run(serve(settings))

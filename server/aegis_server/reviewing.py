@@ -48,7 +48,7 @@ from aegis_server.review.uploads.senders import Senders
 from aegis_server.review.uploads.turns import Turns
 from aegis_server.review.uploads.uploads import Uploads
 from aegis_server.review.vetting import vet
-from aegis_server.settings import ReviewSettings, Settings
+from aegis_server.settings import ReviewSettings
 from aegis_server.workers import Workers
 
 # A second and at once, of what a participant sends by itself.
@@ -60,7 +60,7 @@ _EXAMINE_SECONDS = 60.0
 class Ground:
     """What examining stands on, in a server and in a worker of its own."""
 
-    settings: Settings
+    review: ReviewSettings
     database: Database
     audit: AuditLog
     blobs: BlobStore
@@ -75,9 +75,12 @@ def worker_name() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-def desks_of(settings: Settings, stack: AsyncExitStack) -> Desks:
-    """Returns the desks of this process: two at least, or a small round waits for a large one."""
-    count = max(2, (os.cpu_count() or 2) // 2 // settings.workers)
+def desks_of(workers: int, stack: AsyncExitStack) -> Desks:
+    """Returns the desks of one of so many processes on this machine.
+
+    Two at least, or a small round waits for a large one.
+    """
+    count = max(2, (os.cpu_count() or 2) // 2 // workers)
     desks = Desks(count)
     stack.callback(desks.close)
     return desks
@@ -104,7 +107,7 @@ def judging_of(ground: Ground, desks: Desks, standings: Standings) -> Judging:
         cases=Cases(database=database, blobs=blobs, runs=ground.runs, rooms=rooms),
         desks=desks,
         examining=Examining(vet, _EXAMINE_SECONDS, numbers),
-        terms=_terms(ground.settings.review),
+        terms=_terms(ground.review),
         worker=worker_name(),
         metrics=Metrics(ground.registry),
         clock=clock,
@@ -123,7 +126,7 @@ async def serve_review(
 ) -> list[Part]:
     """Serves ReviewService and StandingService; returns what must run while it does."""
     ground = Ground(
-        settings=base.settings,
+        review=base.settings.review,
         database=base.database,
         audit=base.audit,
         blobs=base.blobs,
@@ -132,13 +135,10 @@ async def serve_review(
         clock=base.clock,
         registry=registry,
     )
-    desks = desks_of(base.settings, stack)
+    desks = desks_of(base.settings.workers, stack)
     standings, counts = standings_of(ground)
     judging = judging_of(ground, desks, standings)
-    queue: Queue = Here(judging, base.deeds, desks=desks.count)
-    if base.settings.review.workers == "queue":
-        app = await stack.enter_async_context(opened(base.settings.database_url))
-        queue = Jobs(app, base.database)
+    queue, parts = await _queue_of(base, judging, desks, stack)
     uploads = Uploads(base.database, base.deeds, clock=base.clock)
     access = Access(base.decisions, base.audit)
     database, audit, clock = base.database, base.audit, base.clock
@@ -147,7 +147,7 @@ async def serve_review(
         turns=Turns(_rate_of(base)),
         uploads=uploads,
         intake=Intake(database=database, audit=audit, blobs=base.blobs, runs=runs, clock=clock),
-        rounds=Rounds(database=database, queue=queue, clock=clock),
+        rounds=Rounds(database=database, audit=audit, queue=queue, clock=clock),
         overrides=Overrides(
             database=database,
             audit=audit,
@@ -171,7 +171,18 @@ async def serve_review(
     )
     standing_pb2_grpc.add_StandingServiceServicer_to_server(service, port.server)
     deadline = Deadline(database=database, audit=audit, clock=clock, memory=standings)
-    return [judging.run(), uploads.run(), deadline.run()]
+    return [judging.run(), uploads.run(), deadline.run(), *parts]
+
+
+async def _queue_of(
+    base: Base, judging: Judging, desks: Desks, stack: AsyncExitStack
+) -> tuple[Queue, list[Part]]:
+    """Returns who has rounds judged, and what must run for it: workers look for what waits."""
+    if base.settings.review.workers == "queue":
+        app = await stack.enter_async_context(opened(base.settings.database_url))
+        return Jobs(app, base.database), []
+    here = Here(judging, base.deeds, base.database, desks=desks.count)
+    return here, [here.run()]
 
 
 def _bundles(base: Base, runs: RunLookup, workers: Workers, datasets: Datasets) -> Bundles:

@@ -14,11 +14,9 @@ from pathlib import Path
 import grpc
 import pytest
 import pytest_asyncio
-from typer.testing import CliRunner
 
 from aegis import algorithms
 from aegis.channel import connect
-from aegis.cli.main import app
 from aegis.envelope import sign_action
 from aegis.errors import from_rpc_error
 from aegis.local import laptop
@@ -37,6 +35,7 @@ from aegis.v1 import (
     training_pb2_grpc,
 )
 from tests.auditing import chained
+from tests.commands import invoke
 
 ROUNDS = 5
 
@@ -249,7 +248,7 @@ async def test_revoked_signing_key_is_refused_without_a_restart(stack: Stack):
     pod = await asyncio.to_thread(one_pod, stack)
     action = await submit(stack, restart_of(stack, pod, str(uuid.uuid4())))
     assert action.state == execution_pb2.Action.STATE_APPLIED
-    result = CliRunner().invoke(app, ["--home", str(stack.home), "keys", "revoke", key])
+    result = invoke(["--home", str(stack.home), "keys", "revoke", key])
     assert result.exit_code == 0, result.output
     async with asyncio.timeout(5):
         while True:

@@ -13,9 +13,9 @@ def test_run_is_created_started_paused_resumed_and_compared(home: Path, tmp_path
     """As a person would do it; the paused run ends as the one that was left alone."""
     options = (
         "--rounds",
-        "16",
-        "--local-steps",
         "24",
+        "--local-steps",
+        "8",
         "--per-round",
         "4",
         "--no-review",
@@ -42,7 +42,7 @@ def test_run_is_created_started_paused_resumed_and_compared(home: Path, tmp_path
     assert answer(home, "train", "resume", run_id)["state"] == "STATE_STARTING"
     watched = run(home, "train", "watch", run_id)
     assert watched.returncode == 0, watched.stderr
-    assert "round  16" in watched.stdout
+    assert "round  24" in watched.stdout
     shown = run(home, "train", "show", run_id, "--participants")
     assert "not drawn" in shown.stdout
     alone = run(home, "train", "start", "--plan", str(file), "--output", "json")

@@ -14,12 +14,14 @@ import pytest
 from aegis.channel import Identity, connect
 from aegis.local import pki
 from aegis.local.programs import server_environment
-from aegis.serving.database import migrate
 from aegis.v1 import review_pb2, review_pb2_grpc, training_pb2, training_pb2_grpc
+from aegis_server.migrating import migrate
 from tests.integration.training.conftest import small_plan
 from tests.processes import Process
 
 Run = training_pb2.Run
+# No certificate, and no key but that of blobs.
+WORKERS_ARE_TOLD = {"AEGIS_DATABASE_URL", "AEGIS_DATA_DIR", "AEGIS_BLOB_KEY", "AEGIS_PROFILE"}
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ async def environment(
     tmp_path: Path, database_url: str, server_database_url: str
 ) -> dict[str, str]:
     """What a server and its workers are told."""
-    await migrate(database_url, "aegis_server", "aegis")
+    await migrate(database_url)
     pki.ensure(tmp_path / "pki")
     (tmp_path / "blobs").mkdir()
     told = server_environment(
@@ -70,9 +72,10 @@ async def test_run_is_reviewed_by_workers_though_one_is_killed(
     """Every round gets its verdicts once, whoever gives them; the run does not notice."""
     training = training_pb2_grpc.TrainingServiceStub(admin)
     review = review_pb2_grpc.ReviewServiceStub(admin)
+    told = {name: value for name, value in environment.items() if name in WORKERS_ARE_TOLD}
     with (
-        process(tmp_path / "one", environment, "review-worker") as one,
-        process(tmp_path / "two", environment, "review-worker"),
+        process(tmp_path / "one", told, "review-worker") as one,
+        process(tmp_path / "two", told, "review-worker"),
     ):
         request = training_pb2.StartRunRequest(
             request_id=str(uuid.uuid4()), plan=small_plan(rounds=4, review=True)

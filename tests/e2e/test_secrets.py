@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
-from aegis.cli.main import app
 from aegis.local import pki, programs
 from aegis.local.stack import Stack
+from tests.commands import invoke
 
 PASSWORD = "canary-4f9Qm2xZ7tR1"
 
@@ -135,7 +134,7 @@ def test_check_of_a_home_finds_what_is_wrong(home: Path, monkeypatch: pytest.Mon
         monkeypatch.delenv(name)
 
     def check(*more: str) -> Result:
-        return CliRunner().invoke(app, ["--home", str(home), "secrets", "check", *more])
+        return invoke(["--home", str(home), "secrets", "check", *more])
 
     assert (check().exit_code, "nothing is wrong" in check().output) == (0, True)
     (home / "pki" / "cache.key").chmod(0o640)
@@ -154,7 +153,7 @@ def test_check_of_an_environment_looks_at_that_alone(
 ):
     """For the machine a program runs on, as its start-up sees it."""
     monkeypatch.setenv("AEGIS_REDIS_URL", "redis://:postgres@cache.example.org")
-    result = CliRunner().invoke(app, ["--home", str(tmp_path), "secrets", "check"])
+    result = invoke(["--home", str(tmp_path), "secrets", "check"])
     assert result.exit_code == 1
     assert "SECRET_WEAK" in result.output
     assert "postgres" not in result.output

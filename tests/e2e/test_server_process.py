@@ -16,13 +16,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from aegis.channel import Identity, connect
 from aegis.local import pki
 from aegis.local.programs import server_environment
-from aegis.serving.database import migrate
 from aegis.v1 import policy_pb2, policy_pb2_grpc
+from aegis_server.migrating import migrate
 from tests.processes import Process
 
 
 async def started(home: Path, owner_url: str, url: str, **more: str) -> Process:
-    await migrate(owner_url, "aegis_server", "aegis")
+    await migrate(owner_url)
     pki.ensure(home / "pki")
     (home / "blobs").mkdir()
     environment = server_environment(

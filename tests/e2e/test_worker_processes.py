@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from aegis.channel import OPTIONS, Identity
 from aegis.local import pki
 from aegis.local.programs import server_environment
-from aegis.serving.database import migrate
 from aegis.v1 import identity_pb2, identity_pb2_grpc, policy_pb2, policy_pb2_grpc
+from aegis_server.migrating import migrate
 from tests.processes import Process, until
 
 WORKERS = 2
@@ -98,7 +98,7 @@ async def served(
     tmp_path: Path, database_url: str, server_database_url: str, redis_url: str
 ) -> AsyncIterator[Served]:
     """A server that is not started yet; whatever runs at the end of the test is ended."""
-    await migrate(database_url, "aegis_server", "aegis")
+    await migrate(database_url)
     pki.ensure(tmp_path / "pki")
     (tmp_path / "blobs").mkdir()
     server = Served(tmp_path, server_database_url, redis_url)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from typer.testing import CliRunner
+from tests.commands import invoke
 
-from aegis.cli.main import app
 from aegis.local.authority import Names
 from aegis.serving.revocation import read
 from aegis.spiffe import certificate_id
@@ -24,7 +23,7 @@ class Pki:
 
     def __call__(self, *arguments: str, exit_code: int = 0) -> str:
         """Runs a command; returns all it printed."""
-        result = CliRunner().invoke(app, ["pki", *arguments, "--dir", str(self.folder)])
+        result = invoke(["pki", *arguments, "--dir", str(self.folder)])
         assert result.exit_code == exit_code, result.output
         return result.output
 

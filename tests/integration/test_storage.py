@@ -20,6 +20,7 @@ from aegis.local.process import PartFailed, birth, end_stranger
 from aegis.local.unprivileged import CannotRun, Unprivileged
 from aegis.local.valkey import Valkey
 from aegis.serving.database import migrate
+from aegis_server import migrating
 
 
 def make(home: Path, **options: object) -> Postgres:
@@ -74,7 +75,7 @@ async def test_server_role_may_add_to_the_audit_log_and_never_change_it(
     database_url: str, server_database_url: str
 ) -> None:
     """Of the log the server keeps SELECT and INSERT; other tables give it all by default."""
-    await migrate(database_url, "aegis_server", "aegis")
+    await migrating.migrate(database_url)
     with psycopg.connect(server_database_url) as connection:
         rights = connection.execute(
             "select table_name, string_agg(privilege_type, ' ' order by privilege_type)"
@@ -90,7 +91,7 @@ async def test_server_and_executor_do_not_see_each_other(
     database_url: str, server_database_url: str, executor_database_url: str
 ) -> None:
     """Each role is refused at the door of the other's schema, and neither may create anything."""
-    await migrate(database_url, "aegis_server", "aegis")
+    await migrating.migrate(database_url)
     await migrate(database_url, "aegis_executor", "aegis_executor")
     with psycopg.connect(executor_database_url, autocommit=True) as connection:
         assert connection.execute("select count(*) from aegis_executor.intent").fetchone() == (0,)

@@ -105,11 +105,12 @@ class ReviewServiceServicer:
         Errors: REQUEST_TOO_LARGE; DIGEST_MISMATCH; UPDATE_FORMAT_INVALID (e.g. a
         pickle); UPDATE_SHAPE_MISMATCH; UPDATE_NOT_FINITE; FIELD_INVALID when the
         stream is not one header and then chunks, or does not go on where it broke
-        off; RESOURCE_NOT_FOUND for an unknown run or a round before which it has no
-        model; PARTICIPANT_UNKNOWN for one that takes no part in the run;
-        REQUEST_ID_REUSED for other bytes under the same name; UPDATE_BASE_MISMATCH;
-        UPLOADS_TOO_MANY; STATE_CONFLICT when the round is being or has been judged,
-        or the run has ended.
+        off; RESOURCE_NOT_FOUND for an unknown run, a round before which it has no
+        model or an attempt that nobody began; PARTICIPANT_UNKNOWN for one that takes no
+        part in the run; REQUEST_ID_REUSED for other bytes under the same name;
+        UPDATE_BASE_MISMATCH; UPLOADS_TOO_MANY; STATE_CONFLICT when the round is
+        being or has been judged, the run has ended, or a participant sends for itself
+        while it is in quarantine (state QUARANTINED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,7 +128,8 @@ class ReviewServiceServicer:
 
     def ReviewRound(self, request, context):
         """Judges every update of a round together and returns the verdicts. A round
-        is judged once; repeating the call returns the verdicts as they stand.
+        is judged once; repeating the call returns the verdicts as they stand, and the
+        participants of the first call count.
 
         Who: subjects with action "judge" on /review/updates.
         Errors: RESOURCE_NOT_FOUND when the round has no update; REVIEW_BUSY when it
@@ -181,8 +183,8 @@ class ReviewServiceServicer:
     def OverrideVerdict(self, request, context):
         """A person decides otherwise, or decides what is HELD. Of REJECTED updates it
         takes two persons to make one ACCEPTED: the first call proposes it, the same
-        call by somebody else does it. A model that was made meanwhile stays as it is,
-        and the answer says so.
+        call by somebody else does it. So it does of a HELD one for who sent it. A model
+        that was made meanwhile stays as it is, and the answer says so.
 
         Who: subjects with action "override" on /review/updates, where conditions see
         ctx.from, ctx.to (verdicts in lower case) and ctx.run.

@@ -876,7 +876,9 @@ class ParticipantRound(_message.Message):
     nothing.
     """
     reason: _builtins.str
-    """Sentence for people, e.g. the error or the first finding."""
+    """Sentence for people, e.g. the error, or which examiner spoke against it. No
+    figure of the review: participants read this.
+    """
     seconds: _builtins.float
     """From when it was asked to when its answer was whole."""
     bytes_sent: _builtins.int

@@ -7,6 +7,7 @@ create table aegis.review_memory (
     attempt int not null,
     participant text not null,
     dataset text not null,
+    enrolled boolean not null,
     verdict text not null check (verdict in ('accepted', 'rejected', 'held')),
     score double precision not null,
     -- Numbers by name, relative to the round.
@@ -22,7 +23,8 @@ create table aegis.review_memory (
 );
 create index review_memory_past on aegis.review_memory (run_id, participant, round, attempt);
 create index review_memory_recorded on aegis.review_memory (dataset, created_at);
-create index review_memory_participant on aegis.review_memory (participant, created_at);
+create index review_memory_participant on aegis.review_memory (participant, created_at)
+    where enrolled;
 
 -- What is thought of a participant: reckoned anew with every round of it that is judged.
 create table aegis.review_standing (
@@ -37,7 +39,11 @@ create table aegis.review_standing (
     last_at timestamptz not null
 );
 create index review_standing_by_trust on aegis.review_standing (reputation, participant);
-create index review_update_standing on aegis.review_update (participant, verdict);
+-- Whether an update's participant has enrolled. Sites of a simulation have a number and no identity:
+-- what they send says nothing about whoever has that name in another run. What was judged before is
+-- not remembered, and no part of a standing.
+alter table aegis.review_update add column enrolled boolean not null default false;
+create index review_update_standing on aegis.review_update (participant, verdict) where enrolled;
 
 create table aegis.review_quarantine (
     seq bigint generated always as identity unique,

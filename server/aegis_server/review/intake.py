@@ -22,6 +22,7 @@ from aegis.errors import (
     FailedPrecondition,
     Internal,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     ResourceExhausted,
     Unavailable,
@@ -33,6 +34,8 @@ from aegis.v1 import audit_pb2
 from aegis_learning import parameters
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.review import store
+from aegis_server.review.standing.standings import STANDINGS
+from aegis_server.review.standing.store import in_force
 from aegis_server.review.updates import RESOURCE, Claim, RunLookup, Update, details, update_of
 
 _BYTES_MAX = 64 * 1024 * 1024
@@ -74,21 +77,24 @@ class Intake:
             await self._audit.record(_refused(by, claim, refusal))
             raise
 
-    async def expect(self, claim: Claim) -> Update | None:
+    async def expect(self, claim: Claim, *, own: bool) -> Update | None:
         """Decides from the announcement alone whether to read on.
 
-        Returns the update these very bytes made before, which nobody has to send again. Raises
-        `NotFound` for an unknown run or round, `PermissionDenied` (PARTICIPANT_UNKNOWN),
-        `ResourceExhausted` (REQUEST_TOO_LARGE) for more bytes than the limit, or than any update of
-        this model can have, `FailedPrecondition` (UPDATE_BASE_MISMATCH, STATE_CONFLICT) and
-        `AlreadyExists` (REQUEST_ID_REUSED).
+        `own` is said of a participant that sends for itself: in quarantine it may not. Returns the
+        update these very bytes made before, which nobody has to send again. Raises `NotFound` for
+        an unknown run, round or try, `PermissionDenied` (PARTICIPANT_UNKNOWN), `ResourceExhausted`
+        (REQUEST_TOO_LARGE) for more bytes than the limit, or than any update of this model can
+        have, `FailedPrecondition` (UPDATE_BASE_MISMATCH, STATE_CONFLICT) and `AlreadyExists`
+        (REQUEST_ID_REUSED).
         """
         base = await self._runs.base_of(claim.key.run_id, claim.key.round)
         async with self._database.transaction() as connection:
             earlier = await _earlier(connection, claim)
             round_row = await store.round_of(connection, claim.key)
+            locked_out = own and claim.participant in await in_force(connection)
         if earlier is not None:
             return earlier
+        _require_begun(claim.key, base.attempts)
         _require_room(claim, min(self._bytes_max, _largest(base.family.shapes)))
         _require_open(claim.key, round_row)
         if not base.open or base.made:
@@ -98,11 +104,18 @@ class Intake:
                 resource=claim.key.run_id,
                 state="MADE" if base.open else "ENDED",
             )
-        if claim.participant not in base.examples:
+        if claim.participant not in base.examples or (own and not base.enrolled):
             raise PermissionDenied(
                 "PARTICIPANT_UNKNOWN",
                 f"{claim.participant} takes no part in {claim.key.run_id}",
                 participant=claim.participant,
+            )
+        if locked_out:
+            raise FailedPrecondition(
+                "STATE_CONFLICT",
+                f"{claim.participant} is in quarantine, and sends nothing until that is lifted",
+                resource=f"{STANDINGS}/{claim.participant}",
+                state="QUARANTINED",
             )
         if claim.base_sha256 not in (b"", base.params_sha256):
             raise FailedPrecondition(
@@ -125,9 +138,9 @@ class Intake:
         await asyncio.to_thread(require_update, data, base.family.shapes)
         # Before the row: a row must never name bytes that are not there.
         await self._blobs.put(data)
-        return await self._insert(claim, by)
+        return await self._insert(claim, by, enrolled=base.enrolled)
 
-    async def _insert(self, claim: Claim, by: Call) -> Update:
+    async def _insert(self, claim: Claim, by: Call, *, enrolled: bool) -> Update:
         update_id = f"upd-{uuid.uuid4().hex[:20]}"
         async with self._database.transaction() as connection:
             await store.open_round(connection, claim.key)
@@ -142,8 +155,10 @@ class Intake:
                 claim.key,
                 update_id=update_id,
                 participant=claim.participant,
+                enrolled=enrolled,
                 sha256=claim.sha256,
                 size_bytes=claim.size_bytes,
+                by=by.caller.subject,
                 now=self._clock(),
             )
             stored = await store.find(connection, update_id)
@@ -164,6 +179,16 @@ async def _earlier(connection: Connection, claim: Claim) -> Update | None:
             update_id=row.update_id,
         )
     return update_of(row)
+
+
+def _require_begun(key: store.RoundKey, attempts: int) -> None:
+    """A participant has one update in each try: it must not be able to make tries up."""
+    if key.attempt > attempts:
+        raise NotFound(
+            "RESOURCE_NOT_FOUND",
+            f"round {key.round} of {key.run_id} was not tried {key.attempt} times",
+            resource=f"{RESOURCE}/{key.run_id}/{key.round}/{key.attempt}",
+        )
 
 
 def _require_room(claim: Claim, limit: int) -> None:

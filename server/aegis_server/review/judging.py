@@ -125,8 +125,7 @@ class Judging:
     async def _examine(self, key: RoundKey, desk: Desk) -> None:
         try:
             async with self._lease(key):
-                async with self._database.transaction() as connection:
-                    updates = await complete(connection, await store.of_round(connection, key))
+                updates = await self._pending(key)
                 prepared = await self._cases.prepare(key, updates)
                 with self._metrics.seconds.time():
                     examined = await self._examined(desk, prepared)
@@ -141,6 +140,12 @@ class Judging:
                 async with self._database.transaction() as connection:
                     await store.let_go(connection, key, worker=self._worker)
             raise
+
+    async def _pending(self, key: RoundKey) -> list[Update]:
+        """Returns what there is to judge: what came unasked has its verdict."""
+        async with self._database.transaction() as connection:
+            found = await complete(connection, await store.of_round(connection, key))
+        return [each for each in found if each.verdict is Verdict.PENDING]
 
     async def _examined(self, desk: Desk, prepared: Prepared) -> Examined:
         case = prepared.case
@@ -230,7 +235,7 @@ class Judging:
             false_positive_rate=judgement.false_positive_rate,
             would_change=judgement.would_change,
             hold_until=now + timedelta(seconds=self._terms.seconds) if held else None,
-            hold_default=self._terms.default.value if held else None,
+            hold_default=self._terms.default_of(judgement.score).value if held else None,
             detector=ruling.detector,
             golden_sha256=prepared.golden_sha256,
             evidence_sha256=evidence.get(judgement.update_id, b""),

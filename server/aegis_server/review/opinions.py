@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from aegis_server.review.detection.detector import Suspicion
-from aegis_server.review.detection.measures import MEASURES, NAMES, Kind, of_kind, suspicious
+from aegis_server.review.detection.measures import (
+    DIRECTION,
+    MEASURES,
+    NAMES,
+    Kind,
+    of_kind,
+    suspicious,
+)
 from aegis_server.review.detection.observing import Observation
 from aegis_server.review.detection.regimes import VIEWS
 from aegis_server.review.findings import Finding, decisive
@@ -17,6 +24,8 @@ _OF_VIEW = {
     "effect": of_kind(Kind.EFFECT),
     "form": of_kind(Kind.FORM),
     "past": of_kind(Kind.PAST),
+    "heading": [NAMES.index(name) for name in DIRECTION],
+    "harm": of_kind(Kind.EFFECT),
 }
 _ABOUT = {
     "forest": "all of it together",
@@ -24,6 +33,8 @@ _ABOUT = {
     "form": "what it looks like",
     "all": "the rarest of its measures",
     "past": "how it goes on from its past",
+    "heading": "where it leads",
+    "harm": "the harm it does, on average",
 }
 
 

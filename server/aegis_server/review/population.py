@@ -165,9 +165,8 @@ class Population:
         total = self.weights[members].sum()
         factors = np.where(members, self.weights, 0.0) / (total or 1.0)
         with np.errstate(over="ignore"):
-            return np.concatenate(
-                [(factors @ block).astype(np.float32) for block in blocks(self.matrix)]
-            )
+            middle: Array = factors.astype(np.float32) @ self.matrix
+        return middle
 
     def along(self, vector: Array) -> Vector:
         """Returns the product of each update with a vector, shape (n,), summed in float64."""

@@ -1,29 +1,33 @@
 """Rounds: closed when somebody asks for their verdicts, judged once, watched until nothing waits.
 
-A round is closed in one transaction, which also writes down who asked; a crash leaves a closed
-round that waits, and the next call has exactly the same updates judged. Where that happens is the
-queue's business: in this process, or at a worker on another machine.
+A round is closed in one transaction, which also writes down who asked and turns away what came
+unasked; a crash leaves a closed round that waits, and the next call has exactly the same updates
+judged. Where that happens is the queue's business: in this process, or at a worker elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from aegis.errors import NotFound, Unavailable
+from aegis.serving.auditlog import AuditLog, Entry
 from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Call
+from aegis.v1 import audit_pb2
 from aegis_server.review import store
 from aegis_server.review.case import Verdict
-from aegis_server.review.store import QueueRow, RoundKey, RoundRow
-from aegis_server.review.updates import RESOURCE, Update, complete
+from aegis_server.review.findings import Finding, encode, rows
+from aegis_server.review.store import QueueRow, RoundKey, RoundRow, UpdateRow
+from aegis_server.review.updates import RESOURCE, Update, complete, details
 
 # Longer than a round takes that has to be examined four times.
 ANSWER_SECONDS = 270.0
 _LOOK_SECONDS = 1.0
+_UNASKED = Finding("intake", "not_asked", 1.0, 1.0, 1.0, "it was not asked for in this round")
 
 
 class Queue(Protocol):
@@ -59,31 +63,39 @@ class Rounds:
         self,
         *,
         database: Database,
+        audit: AuditLog,
         queue: Queue,
         clock: Callable[[], datetime],
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._database = database
+        self._audit = audit
         self._queue = queue
         self._clock = clock
         self._answer_seconds = answer_seconds
 
-    async def ask(self, key: RoundKey, by: Call) -> None:
+    async def ask(self, key: RoundKey, by: Call, participants: Collection[str] = ()) -> None:
         """Closes a round, with what waits for earlier tries of it, and has it judged.
 
-        Raises `NotFound` when it has no update.
+        `participants` are those that were asked for an update, everybody without any. Raises
+        `NotFound` when it has no update of theirs.
         """
-        await self._close(key, by)
+        await self._close(key, by, participants)
         await self._queue.put(key)
 
-    async def _close(self, key: RoundKey, by: Call) -> None:
+    async def _close(self, key: RoundKey, by: Call, participants: Collection[str]) -> None:
         async with self._database.transaction() as connection:
             # A round nobody sent anything for is gone again with this transaction.
             await store.open_round(connection, key)
             row = await store.lock_round(connection, key)
-            if row is not None and row.closed_at is None:
+            was_open = row is not None and row.closed_at is None
+            if was_open:
                 await store.adopt(connection, key)
-            if not await store.of_round(connection, key):
+            found, now = await store.of_round(connection, key), self._clock()
+            unasked = []
+            if was_open and participants:
+                unasked = [each for each in found if each.participant not in participants]
+            if len(unasked) == len(found):
                 raise _none(key, "has no update")
             await store.close_round(
                 connection,
@@ -91,8 +103,35 @@ class Rounds:
                 by=by.caller.subject,
                 policy_revision=by.grant.revision,
                 rule_id=by.grant.rule_id,
-                now=self._clock(),
+                now=now,
             )
+            if unasked:
+                await self._turn_away(connection, unasked, by, now)
+
+    async def _turn_away(
+        self, connection: Connection, unasked: Collection[UpdateRow], by: Call, now: datetime
+    ) -> None:
+        """Rejects what came unasked: an update is judged by its peers, so those cannot be anybody.
+
+        It says nothing about who sent it, so nothing of it is remembered.
+        """
+        for each in unasked:
+            await store.write_verdict(
+                connection,
+                each.update_id,
+                verdict=Verdict.REJECTED.value,
+                score=_UNASKED.strength,
+                findings=rows([_UNASKED]),
+                false_positive_rate=1.0,
+                would_change=(),
+                hold_until=None,
+                hold_default=None,
+                detector="",
+                golden_sha256=b"",
+                evidence_sha256=b"",
+                now=now,
+            )
+        await self._audit.record_in(connection, *(_turned_away(each, by) for each in unasked))
 
     async def judged(self, key: RoundKey) -> Judged:
         """Returns a closed round once it is judged.
@@ -141,6 +180,23 @@ class Rounds:
 
 async def _updates(connection: Connection, key: RoundKey) -> tuple[Update, ...]:
     return tuple(await complete(connection, await store.of_round(connection, key)))
+
+
+def _turned_away(row: UpdateRow, by: Call) -> Entry:
+    key = RoundKey(row.run_id, row.round, row.attempt)
+    return Entry(
+        kind=audit_pb2.AUDIT_KIND_REVIEW,
+        actor=by.caller.subject,
+        action="judge",
+        resource=f"{RESOURCE}/{row.update_id}",
+        outcome=Verdict.REJECTED.value,
+        reason=f"{_UNASKED.examiner}/{_UNASKED.measure}",
+        policy_revision=by.grant.revision,
+        rule_id=by.grant.rule_id,
+        subject_id=row.update_id,
+        details=details(key, row.participant, row.sha256),
+        evidence={"findings.json": encode([_UNASKED])},
+    )
 
 
 def _none(key: RoundKey, why: str) -> NotFound:

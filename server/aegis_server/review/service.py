@@ -67,7 +67,8 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             # Programs of our own take their turns where they are started.
             turn = room.turns.one(claim.participant) if sender.own else nullcontext()
             async with turn:
-                update = await room.intake.expect(claim) or await self._upload(claim, parts, by)
+                update = await room.intake.expect(claim, own=sender.own)
+                update = update or await self._upload(claim, parts, by)
         shown = brief_message(update) if sender.own else update_message(update)
         return review_pb2.SubmitUpdateResponse(update=shown)
 
@@ -103,7 +104,8 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
     ) -> review_pb2.ReviewRoundResponse:
         """Verdicts of a round, in order of its participants."""
         key = RoundKey(request.run_id, request.round, request.attempt)
-        await self._deeds.finish(self._room.rounds.ask(key, current_call()))
+        asked = self._room.rounds.ask(key, current_call(), frozenset(request.participants))
+        await self._deeds.finish(asked)
         judged = await self._room.rounds.judged(key)
         return review_pb2.ReviewRoundResponse(
             updates=[update_message(update) for update in judged.updates],

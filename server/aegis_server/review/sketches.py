@@ -47,9 +47,15 @@ def values(data: bytes) -> NDArray[np.float64]:
     return found
 
 
-def mean(data: Sequence[bytes]) -> bytes:
-    """Returns the sketch of the mean of the vectors that were sketched."""
-    middle: NDArray[np.float64] = np.mean([values(each) for each in data], axis=0)
+def mean(data: Sequence[bytes], weights: Sequence[float] = ()) -> bytes:
+    """Returns the sketch of the weighted mean of the vectors that were sketched.
+
+    They weigh the same without weights, and when one is not known (0).
+    """
+    known = len(weights) == len(data) and all(weight > 0 for weight in weights)
+    middle: NDArray[np.float64] = np.average(
+        [values(each) for each in data], axis=0, weights=weights if known else None
+    )
     return middle.astype("<f4").tobytes()
 
 

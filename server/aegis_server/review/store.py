@@ -72,6 +72,7 @@ class UpdateRow:
     detector: str
     golden_sha256: bytes
     evidence_sha256: bytes
+    sent_by: str
 
 
 _COLUMNS = ", ".join(UpdateRow.__slots__)
@@ -247,20 +248,23 @@ async def insert(
     *,
     update_id: str,
     participant: str,
+    enrolled: bool,
     sha256: bytes,
     size_bytes: int,
+    by: str,
     now: datetime,
 ) -> None:
     """Stores an update as pending; the caller holds the round's lock and knows it is new."""
     await connection.execute(
         """
         insert into aegis.review_update
-            (update_id, run_id, round, attempt, participant, sha256, size_bytes, created_at)
-        values (%s, %s, %s, %s, %s, %s, %s, %s)
+            (update_id, run_id, round, attempt, participant, enrolled, sha256, size_bytes,
+             sent_by, created_at)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         (
             *(update_id, key.run_id, key.round, key.attempt),
-            *(participant, sha256, size_bytes, now),
+            *(participant, enrolled, sha256, size_bytes, by, now),
         ),
     )
 

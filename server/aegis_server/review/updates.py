@@ -18,6 +18,7 @@ from aegis_server.review.findings import Finding, from_rows
 from aegis_server.review.holding.store import OverrideRow, overrides_of
 
 RESOURCE = "/review/updates"
+_ATTEMPTS_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,10 @@ class Base:
     """What a round starts from: data set and model family, the model's blob, and enrolment.
 
     `examples` are the rows each participant enrolled, never what it claims in a round; who is not
-    listed takes no part. `noises` are the standard deviations each number of their updates has at
+    listed takes no part. They are `enrolled`, or sites of a simulation that have no identity beyond
+    their run. `noises` are the standard deviations each number of their updates has at
     least, where they promised noise. `open` is false once the run has ended, `made` true once the
-    model this round makes is stored.
+    model this round makes is stored. `attempts` are the tries the round may have had by now.
     """
 
     data: Dataset
@@ -36,8 +38,10 @@ class Base:
     examples: Mapping[str, int] = field(default_factory=dict)
     open: bool = True
     made: bool = False
+    attempts: int = _ATTEMPTS_MAX
     local: Local = field(default_factory=Local)
     noises: Mapping[str, float] = field(default_factory=dict)
+    enrolled: bool = True
 
     @property
     def dataset(self) -> str:
@@ -96,6 +100,7 @@ class Update:
     golden_sha256: bytes = b""
     evidence_sha256: bytes = b""
     overrides: tuple[OverrideRow, ...] = ()
+    sent_by: str = ""
 
 
 class Updates:
@@ -174,6 +179,7 @@ def update_of(row: store.UpdateRow, overrides: tuple[OverrideRow, ...] = ()) -> 
         golden_sha256=row.golden_sha256,
         evidence_sha256=row.evidence_sha256,
         overrides=overrides,
+        sent_by=row.sent_by,
     )
 
 

@@ -16,7 +16,7 @@ say about themselves is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from aegis_server.review.case import Verdict as Verdict
 from aegis_server.review.combining import Evidence, rule, strongest
 from aegis_server.review.detection import Detector, builtin
 from aegis_server.review.detection.observing import Observation, observe
+from aegis_server.review.deviations import Members, Vector
 from aegis_server.review.examiners import FURTHER, MEASURED
 from aegis_server.review.examining import Examining, quiet
 from aegis_server.review.population import Population
@@ -73,9 +74,17 @@ def vet(
 def look(population: Population, examine: Examining) -> Observation:
     """Returns what a detector is shown of the round."""
     case = population.case
+    first = examine(population, MEASURED)
+
+    def measure(members: Members) -> Mapping[str, Vector]:
+        if members.all():
+            return first.features
+        return examine(population.among(members), MEASURED).features
+
     return observe(
-        lambda members: examine(population.among(members), MEASURED).features,
+        measure,
         [each.past for each in case.submissions],
         private=any(each.noise > 0 for each in case.submissions),
         classes=case.family.classes,
+        barred=np.array([strongest(found) >= 1 for found in first.findings]),
     )

@@ -107,6 +107,8 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # A line for every question to a SuperLink, four times a second.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     raise SystemExit(asyncio.run(run(arguments.run, arguments.attempt)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 
 import grpc
@@ -59,15 +59,22 @@ class ReviewGate:
         self._hold = hold_seconds
         self.attempt = 1
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
         """Submits every update, then asks for the verdicts; raises `AegisError`.
+
+        Whoever was not `asked` has no say, so that a crowd cannot outnumber who was drawn.
 
         A server that is away or full for a while is asked again: it is no update's fault, and to
         begin the round anew would cost every participant its steps.
         """
-        return asyncio.run_coroutine_threadsafe(self._judge(number, updates), self._loop).result()
+        judging = self._judge(number, updates, asked)
+        return asyncio.run_coroutine_threadsafe(judging, self._loop).result()
 
-    async def _judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+    async def _judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str]
+    ) -> Judged:
         refused: dict[str, Update | AegisError] = {}
         taken: set[str] = set()
         for participant, update in updates.items():
@@ -82,14 +89,21 @@ class ReviewGate:
                 if not isinstance(refusal, InvalidArgument) and refusal.reason not in _ITS_FAULT:
                     raise
                 refused[participant] = refusal
-        judged = await self._reviewed(number, held_for=self._hold)
+        judged = await self._reviewed(number, asked, held_for=self._hold)
         if judged is None:
             return Judged(refused)
         verdicts = {each.participant: each for each in judged.updates}
-        held = any(each.verdict == Update.VERDICT_HELD for each in judged.updates)
-        fallback = tuple(judged.review.fallback_participants) if held else ()
+        open_ones = {name for name, each in verdicts.items() if _nobody_decided(each)}
+        # Whom a person has rejected meanwhile is not unknown any more.
+        fallback = tuple(
+            name
+            for name in judged.review.fallback_participants
+            if open_ones
+            and name in verdicts
+            and (name in open_ones or verdicts[name].verdict != Update.VERDICT_REJECTED)
+        )
         counting = {n for n, each in verdicts.items() if each.verdict == Update.VERDICT_ACCEPTED}
-        wanted = (counting | set(fallback)) & verdicts.keys()
+        wanted = counting | set(fallback)
         outside = {
             name: await persistent(partial(self._download, verdicts[name]), seconds=self._patience)
             for name in sorted(wanted - taken)
@@ -103,7 +117,9 @@ class ReviewGate:
         response = await self._stub.SubmitUpdate(parts, timeout=_SUBMIT_SECONDS)
         return response.update
 
-    async def _reviewed(self, number: int, *, held_for: float) -> Round | None:
+    async def _reviewed(
+        self, number: int, asked: Collection[str], *, held_for: float
+    ) -> Round | None:
         """Returns the judged round, once nothing in it is held or that was waited for in vain.
 
         None when nobody sent an update.
@@ -112,7 +128,7 @@ class ReviewGate:
         while True:
             try:
                 judged: Round = await persistent(
-                    partial(self._review, number), seconds=self._patience
+                    partial(self._review, number, asked), seconds=self._patience
                 )
                 break
             except AegisError as error:
@@ -146,9 +162,9 @@ class ReviewGate:
                 raise failure from error
         return judged
 
-    async def _review(self, number: int) -> review_pb2.ReviewRoundResponse:
+    async def _review(self, number: int, asked: Collection[str]) -> review_pb2.ReviewRoundResponse:
         request = review_pb2.ReviewRoundRequest(
-            run_id=self._run_id, round=number, attempt=self.attempt
+            run_id=self._run_id, round=number, attempt=self.attempt, participants=asked
         )
         return await self._stub.ReviewRound(request, timeout=_REVIEW_SECONDS)
 
@@ -175,3 +191,9 @@ class ReviewGate:
         yield review_pb2.SubmitUpdateRequest(header=header)
         for start in range(0, len(update), _CHUNK):
             yield review_pb2.SubmitUpdateRequest(chunk=update[start : start + _CHUNK])
+
+
+def _nobody_decided(update: Update) -> bool:
+    """Says whether no examiner and no person could: it is HELD, or was until its deadline."""
+    decided = [each for each in update.overrides if each.effective]
+    return update.verdict == Update.VERDICT_HELD or bool(decided and not decided[-1].by)

@@ -20,7 +20,7 @@ from aegis_server.review.standing.store import in_force
 from aegis_server.review.updates import Base
 from aegis_server.training import reports, store
 from aegis_server.training.assignments import Assignment, Wishes
-from aegis_server.training.budget import Budget, lost_steps, steps_so_far
+from aegis_server.training.budget import TRIES, Budget, lost_steps, steps_so_far
 from aegis_server.training.endings import Endings, require_completed
 from aegis_server.training.metrics.counting import Counts
 from aegis_server.training.metrics.store import participants_between, rounds_after
@@ -38,6 +38,7 @@ from aegis_server.training.states import (
     require_current,
 )
 from aegis_server.training.store import StoredRound, StoredRun
+from aegis_server.training.units import embedded
 from aegis_server.training.views import RunView, rounds_of
 
 
@@ -82,7 +83,7 @@ class Progress:
             rounds = await rounds_of(connection, run_id)
             stored = await store.steps_of(connection, run_id)
             spent = self._least(run, last, plan, sites, stored, {})
-            quarantined = await in_force(connection)
+            quarantined = await _barred(connection, plan)
             if run.state == State.STATE_STARTING:
                 run = await move(
                     connection,
@@ -147,7 +148,7 @@ class Progress:
             require_current(run, attempt)
             stored = await store.round_of(connection, run_id, report.round)
             if stored is not None and stored.model_sha256 == report.model_sha256:
-                return Wishes.of(run, await in_force(connection))
+                return Wishes.of(run, await _barred(connection, plan))
             last = (await store.last_rounds(connection, [run_id])).get(run_id)
             await self._append(connection, run, last, report, actor, state_sha256)
             await record(
@@ -167,7 +168,7 @@ class Progress:
             )
             (measured,) = (await rounds_after(connection, run_id, report.round - 1))[:1]
             told = await participants_between(connection, run_id, report.round, report.round)
-            wishes = Wishes.of(run, await in_force(connection))
+            wishes = Wishes.of(run, await _barred(connection, plan))
         if self._counts is not None:
             self._counts.completed(measured, told)
         await self._changes.tell()
@@ -289,6 +290,13 @@ class Progress:
             examples=examples,
             open=run.state in OPEN_STATES,
             made=made,
+            attempts=TRIES * run.attempt,
             local=local_of(plan, data),
             noises=noises_of(plan, run.noise_multiplier, examples),
+            enrolled=not embedded(plan),
         )
+
+
+async def _barred(connection: Connection, plan: training_pb2.RunPlan) -> set[str]:
+    """Returns who is in quarantine: only who has enrolled can be, whatever a site is called."""
+    return set() if embedded(plan) else await in_force(connection)

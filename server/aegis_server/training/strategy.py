@@ -8,7 +8,7 @@ sender.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,7 +37,7 @@ from aegis_server.training.flower import (
     MetricRecord,
     RecordDict,
 )
-from aegis_server.training.words import kind_of, one_line
+from aegis_server.training.words import failure_of, one_line
 
 Outcome = training_pb2.ParticipantRound
 Update = review_pb2.Update
@@ -83,8 +83,13 @@ class Gate(Protocol):
 
     attempt: int
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
-        """Returns what became of them, and of those that came another way."""
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
+        """Returns what became of them, and of those that came another way.
+
+        Those of others than were `asked` have no say; without any, everybody was.
+        """
 
 
 class ReviewedStrategy(FedAvg):
@@ -222,7 +227,7 @@ class ReviewedStrategy(FedAvg):
                 outcome.outcome = Outcome.OUTCOME_REFUSED
                 outcome.reason = one_line(f"it refused: {reply.error.reason}")
                 return None
-            outcome.reason = f"its training failed: {kind_of(reply.error.reason or '')}"
+            outcome.reason = failure_of(reply.error.code, reply.error.reason or "")
             return None
         try:
             update = _update_in(reply, self._shapes)
@@ -245,7 +250,7 @@ class ReviewedStrategy(FedAvg):
             self._mark(updates, Outcome.OUTCOME_AGGREGATED, "")
             return Judged({})
         encoded = {name: parameters.encode(update) for name, update in updates.items()}
-        judged = self._gate.judge(server_round, encoded)
+        judged = self._gate.judge(server_round, encoded, tuple(self.outcomes))
         for name, data in judged.outside.items():
             # Who was not drawn does not count, whatever it sends. The review let no other bytes in
             # than those of an update of this model.
@@ -284,8 +289,9 @@ def _note(outcome: Outcome, verdict: Update | AegisError | None) -> None:
         Update.VERDICT_REJECTED: Outcome.OUTCOME_REJECTED,
     }.get(verdict.verdict, Outcome.OUTCOME_HELD)
     if outcome.outcome != Outcome.OUTCOME_AGGREGATED and verdict.findings:
+        # Participants read this, and a finding's figures would tell them how far they may go.
         worst = max(verdict.findings, key=lambda finding: finding.severity)
-        outcome.reason = worst.text[:200]
+        outcome.reason = f"the review's {worst.examiner} spoke against it"[:200]
 
 
 def _claimed(reply: Message, metric: str) -> float:

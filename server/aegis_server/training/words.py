@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import re
 
+# What Flower's SuperLink and SuperNodes say instead of an answer, by the code of the error.
+_WITHOUT_ANSWER = {
+    3: "its SuperNode did not take the message up in time",
+    4: "its answer was not fetched in time",
+    5: "its SuperNode was away",
+    7: "its SuperNode could not install the application",
+    8: "the process of its application died",
+}
 _KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
@@ -20,3 +28,8 @@ def kind_of(text: str) -> str:
     """
     found = _KIND.search(text.removeprefix("<class "))
     return found.group()[:100] if found else "an error without a name"
+
+
+def failure_of(code: int, text: str) -> str:
+    """Returns in our words why a site has no update, by what its error says."""
+    return _WITHOUT_ANSWER.get(code) or f"its training failed: {kind_of(text)}"

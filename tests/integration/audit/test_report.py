@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from tests.auditing import START, Written, entry
-from typer.testing import CliRunner
+from tests.commands import invoke
 
 from aegis.audit.copies import RECORDS, TRUST
-from aegis.cli.main import app
 from aegis.serving.database import Database
 from aegis.v1 import audit_pb2
 
@@ -44,7 +43,7 @@ async def copy(database: Database, tmp_path: Path) -> Path:
 
 def report(copy: Path, *more: str, period: tuple[str, str] = FIRST_OF_MAY) -> Any:
     words = ["--records", str(copy), "--from", period[0], "--to", period[1], "--as-of", AS_OF]
-    return CliRunner().invoke(app, ["audit", "report", *words, *more])
+    return invoke(["audit", "report", *words, *more])
 
 
 def test_report_counts_one_day_of_a_real_log(copy: Path, tmp_path: Path):
@@ -110,7 +109,7 @@ def test_altered_copy_is_reported_as_altered(copy: Path, tmp_path: Path):
 def test_old_copy_without_as_of_is_stale(copy: Path, tmp_path: Path):
     """A log that fell silent is told, with exit status 5."""
     words = ["--from", "2026-05-01", "--to", "2026-05-02", "--out", str(tmp_path / "report.html")]
-    done = CliRunner().invoke(app, ["audit", "report", "--records", str(copy), *words])
+    done = invoke(["audit", "report", "--records", str(copy), *words])
     assert done.exit_code == 5
     assert "NO RECENT CHECKPOINT" in (tmp_path / "report.html").read_text()
 

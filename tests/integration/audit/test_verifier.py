@@ -14,7 +14,7 @@ from pathlib import Path
 import click.testing
 import pytest
 from tests.auditing import START, Keys, Written, entry
-from typer.testing import CliRunner
+from tests.commands import invoke
 
 from aegis.audit import checkpoints
 from aegis.audit.chain import GENESIS, chain_hash, leaf_hash
@@ -30,7 +30,6 @@ from aegis.audit.copies import (
 )
 from aegis.audit.merkle import root_of
 from aegis.audit.verifier import Result, Verdict, verify_copy
-from aegis.cli.main import app
 from aegis.serving.database import Database
 from aegis.v1 import audit_pb2
 
@@ -379,7 +378,7 @@ async def test_log_without_its_records_is_seen_beside_one_that_is_whole(copy: Pa
 def told(copy: Path, trust: Path, *more: str) -> click.testing.Result:
     """What the command says."""
     words = ["audit", "verify", "--records", str(copy), "--trust", str(trust)]
-    return CliRunner().invoke(app, [*words, "--as-of", "2026-05-01T12:05:00", *more])
+    return invoke([*words, "--as-of", "2026-05-01T12:05:00", *more])
 
 
 async def test_folder_without_checkpoints_is_not_taken_for_one_that_agrees(

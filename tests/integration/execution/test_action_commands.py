@@ -13,14 +13,13 @@ import pytest
 from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
+from tests.commands import invoke
 from tests.factories import restart, scale
 from tests.fake_execution import BORN, ONCALL, FakeExecution, serving
-from typer.testing import CliRunner
 
 from aegis import dsse
 from aegis.algorithms import public_half
 from aegis.cli.action import calls, submitting, telling
-from aegis.cli.main import app
 from aegis.cli.session import Output
 from aegis.errors import FailedPrecondition, PermissionDenied
 from aegis.local.keys import pem
@@ -54,7 +53,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeExecut
 
 
 def aegis(*words: object, says: str = "") -> Result:
-    return CliRunner().invoke(app, ["action", *map(str, words)], input=says)
+    return invoke(["action", *map(str, words)], stdin=says)
 
 
 def stored(fake: FakeExecution, state: int, name: str = "a-1", **fields: object) -> Action:

@@ -12,12 +12,11 @@ from xml.etree import ElementTree as ET
 import grpc
 import pytest
 from click.testing import Result
+from tests.commands import invoke
 from tests.fake_execution import BORN, FakeExecution, serving
 from tests.healing import healing_report
-from typer.testing import CliRunner
 
 from aegis.cli.action import calls
-from aegis.cli.main import app
 from aegis.errors import PermissionDenied, Unavailable
 from aegis.v1 import execution_pb2
 
@@ -41,7 +40,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeExecution]:
 
 
 def aegis(*words: object) -> Result:
-    return CliRunner().invoke(app, ["execution", *map(str, words)])
+    return invoke(["execution", *map(str, words)])
 
 
 def pause(**fields: object) -> execution_pb2.Pause:

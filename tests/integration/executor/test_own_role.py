@@ -10,6 +10,7 @@ from psycopg import sql
 
 from aegis.errors import AegisError
 from aegis.serving.database import migrate, require_migrated
+from aegis_server import migrating
 
 SCHEMA = "aegis_executor"
 
@@ -17,7 +18,7 @@ SCHEMA = "aegis_executor"
 @pytest.fixture
 async def migrated(database_url: str) -> None:
     """Both schemas, made by their owner."""
-    await migrate(database_url, "aegis_server", "aegis")
+    await migrating.migrate(database_url)
     await migrate(database_url, SCHEMA, SCHEMA)
 
 

@@ -13,9 +13,8 @@ import grpc
 import pytest
 from click.testing import Result
 from google.protobuf.message import Message
-from typer.testing import CliRunner
+from tests.commands import invoke
 
-from aegis.cli.main import app
 from aegis.cli.policy import calls
 from aegis.v1 import policy_admin_pb2 as admin
 from aegis.v1 import policy_admin_pb2_grpc, policy_pb2, policy_pb2_grpc
@@ -73,7 +72,7 @@ def draft(tmp_path: Path) -> Path:
 
 
 def aegis(*words: object) -> Result:
-    return CliRunner().invoke(app, ["policy", *map(str, words)])
+    return invoke(["policy", *map(str, words)])
 
 
 def revision(number: int = 8) -> policy_pb2.PolicyRevision:

@@ -31,8 +31,9 @@ from tests.integration.privacy.test_books import ADMIN, register
 
 from aegis.errors import FailedPrecondition
 from aegis.serving.auditlog import AuditLog
-from aegis.serving.database import Database, migrate
+from aegis.serving.database import Database
 from aegis_learning import privacy
+from aegis_server.migrating import migrate
 from aegis_server.privacy.book import PARTICIPANT, RECORD, Limit, Mechanism
 from aegis_server.privacy.books import Books
 from aegis_server.privacy.ledger import Ledger
@@ -226,7 +227,7 @@ class Ledgers(RuleBasedStateMachine):
 
 
 async def _opened(owner_url: str, url: str, folder: Path) -> Room:
-    await migrate(owner_url, "aegis_server", "aegis")
+    await migrate(owner_url)
     database = Database(url, application="test")
     await database.open()
     async with database.transaction() as connection:

@@ -10,10 +10,9 @@ from typing import Any
 import grpc
 import pytest
 from click.testing import Result
+from tests.commands import invoke
 from tests.integration.privacy.conftest import DATASET, PLAN
-from typer.testing import CliRunner
 
-from aegis.cli.main import app
 from aegis.errors import AegisError, from_rpc_error
 from aegis.v1 import privacy_pb2
 from aegis_learning import privacy
@@ -181,7 +180,7 @@ async def _aegis(room: Any, *words: object) -> Result:
     where = ["--as", "admin", "--home", str(room.home), "--address", room.address]
     arguments = [*where, "privacy", *map(str, words)]
     # It has a loop of its own, and ours has to answer it meanwhile.
-    return await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    return await asyncio.to_thread(invoke, arguments)
 
 
 async def test_command_shows_a_bar_and_the_runs(room: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 from tests.judged import Judged, judge
 from tests.office import Office, answer, opened, refusal
+from tests.schooling import die, examined, known, learn_slowly, once, unteachable
 
 from aegis.errors import DataLoss
 from aegis.v1 import detector_pb2 as pb
@@ -28,7 +28,6 @@ from aegis_server.review.detection.measures import NAMES
 from aegis_server.review.detection.observing import SO_FAR
 from aegis_server.review.detectors import lessons, store
 from aegis_server.review.detectors.jobs import School
-from aegis_server.review.detectors.lessons import Exam, Learnt, Lesson
 from aegis_server.review.detectors.records import HELD_BACK, Measured, rows
 from aegis_server.review.store import RoundKey
 from aegis_server.workers import Workers
@@ -36,42 +35,6 @@ from aegis_server.workers import Workers
 TRAINING, TRAINED, FAILED, SHADOW, CHAMPION, RETIRED, ROLLED_BACK = range(1, 8)
 SITES = tuple(f"site-{number:02d}" for number in range(16))
 ROUNDS = 20
-
-
-def examined(exam: Exam) -> list[Measured]:
-    """What the lab would say, at once."""
-    assert Detector.decode(exam.file).version.startswith("v")
-    return [
-        Measured("sign-flip", 0.9, 0.95, 0.99, 0.92, 0.02),
-        Measured("silent", math.nan, math.nan, math.nan, math.nan, 0.04),
-    ]
-
-
-def known(lesson: Lesson) -> Learnt:
-    """Learns what ships, at once."""
-    file = Detector(lesson.version, lesson.target_fpr, builtin().regimes).encode()
-    nan = math.nan
-    return Learnt(file, len(lesson.rows), ROUNDS, 16, Measured(HELD_BACK, nan, nan, nan, nan, 0.0))
-
-
-def unteachable(lesson: Lesson) -> Learnt:
-    raise ValueError("there is nothing to be learnt")
-
-
-def die(lesson: Lesson) -> Learnt:
-    os._exit(9)
-
-
-def learn_slowly(lesson: Lesson, *, file: str) -> Learnt:
-    """Waits until a file is gone."""
-    Path(f"{file}.{os.getpid()}").touch()
-    while Path(file).exists():
-        time.sleep(0.02)
-    return known(lesson)
-
-
-def once(seed: int) -> list[int]:
-    return [seed]
 
 
 QUICK = School(learn=known, examine=examined, seeds=once)
@@ -128,7 +91,7 @@ async def shadow(office: Office, version: str, by: str = "user:olga") -> pb.Dete
 
 
 async def promote(
-    office: Office, version: str, by: str = "user:olga", fpr_max: float = 0.0
+    office: Office, version: str, by: str = "user:otto", fpr_max: float = 0.0
 ) -> pb.Detector:
     stub = await office.scoring(by)
     request = pb.PromoteDetectorRequest(
@@ -369,11 +332,22 @@ async def test_promoted_detector_is_what_rounds_are_given(
         assert here == there != b""
     assert await states(office) == {"builtin": "retired", version: "champion"}
     (record,) = await office.records("promote")
-    assert (record.outcome, record.actor) == ("champion", "user:olga")
+    assert (record.outcome, record.actor) == ("champion", "user:otto")
     assert record.details["former"] == "builtin"
     assert (record.details["fpr"], record.details["reason"]) == ("0.0300", "better")
-    assert (await promote(office, "builtin", by="user:otto")).state == CHAMPION
+    assert (await promote(office, "builtin", by="user:olga")).state == CHAMPION
     assert await office.current.champion() == b""
+
+
+async def test_who_had_a_detector_trained_does_not_promote_it(office: Office):
+    """One that counts nobody out is quickly made; with it in place everything is accepted."""
+    version = await a_trained(office, fpr=0.0, tpr=0.0)
+    error = await refusal(promote(office, version, by="user:olga"))
+    assert (error.reason, error.metadata["first"]) == ("SECOND_PERSON_NEEDED", "user:olga")
+    (record,) = await office.records("promote")
+    assert (record.outcome, record.reason) == ("refused", "SECOND_PERSON_NEEDED")
+    assert await states(office) == {"builtin": "champion", version: "trained"}
+    assert (await promote(office, version, by="user:otto")).state == CHAMPION
 
 
 async def test_detector_that_was_measured_to_err_is_not_promoted(office: Office):
@@ -635,23 +609,23 @@ async def test_detector_comes_into_use_from_a_shell(office: Office):
     await remember(office)
     await office.train(QUICK)
     trained = await office.aegis("detector", "train", "--dataset", "digits", "-o", "json")
-    assert trained.status == 0, trained.err
-    assert json.loads(trained.out)["state"] == "STATE_TRAINED"
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["state"] == "STATE_TRAINED"
     shown = await office.aegis("detector", "show", "v1")
-    assert "sign-flip" in shown.out
-    assert "learnt from 320 updates" in shown.out
-    assert "shadow" in (await office.aegis("detector", "shadow", "v1")).out
-    promoted = await office.aegis(
-        "detector", "promote", "v1", "--reason", "try", "--fpr-max", "0.2"
-    )
-    assert "champion" in promoted.out
+    assert "sign-flip" in shown.stdout
+    assert "learnt from 320 updates" in shown.stdout
+    assert "shadow" in (await office.aegis("detector", "shadow", "v1")).stdout
+    promoting = ("detector", "promote", "--reason", "try", "--fpr-max", "0.2")
+    alone = await office.aegis(*promoting, "v1")
+    assert (alone.returncode, "SECOND_PERSON_NEEDED" in alone.stderr) == (1, True)
+    assert (await promote(office, "v1", fpr_max=0.2)).state == CHAMPION
     listed = await office.aegis("detector", "list", "-o", "json")
-    assert [each["version"] for each in json.loads(listed.out)] == ["v1", "builtin"]
+    assert [each["version"] for each in json.loads(listed.stdout)] == ["v1", "builtin"]
     compared = await office.aegis("detector", "compare", "builtin")
-    assert "both scored 0 updates" in compared.out
-    (line,) = (line for line in compared.out.splitlines() if line.startswith("sign-flip "))
+    assert "both scored 0 updates" in compared.stdout
+    (line,) = (line for line in compared.stdout.splitlines() if line.startswith("sign-flip "))
     assert line.split()[1] == "-"
-    builtin = await office.aegis("detector", "show", "builtin")
-    assert "it was not measured here" in builtin.out
+    assert "it was not measured here" in (await office.aegis("detector", "show", "builtin")).stdout
+    assert "champion" in (await office.aegis(*promoting, "builtin")).stdout
     missing = await office.aegis("detector", "train", "--dataset", "nobody")
-    assert (missing.status, "TRAINING_DATA_MISSING" in missing.err) == (1, True)
+    assert (missing.returncode, "TRAINING_DATA_MISSING" in missing.stderr) == (1, True)

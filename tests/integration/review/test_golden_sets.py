@@ -465,21 +465,24 @@ async def test_rows_of_a_csv_file_come_into_use_from_a_shell(office: Office):
             "json",
         )
     )
-    assert created.status == 0, created.err
-    assert json.loads(created.out)["golden_set_id"] == "ward@1"
-    assert json.loads(created.out)["class_counts"] == [15, 15]
+    assert created.returncode == 0, created.stderr
+    assert json.loads(created.stdout)["golden_set_id"] == "ward@1"
+    assert json.loads(created.stdout)["class_counts"] == [15, 15]
     frozen = await office.aegis("golden", "freeze", "ward@1")
-    assert "frozen" in frozen.out
+    assert "frozen" in frozen.stdout
     refused = await office.aegis("golden", "promote", "ward@1", "--reason", "mine")
-    assert (refused.status, "SECOND_PERSON_NEEDED" in refused.err) == (1, True)
+    assert (refused.returncode, "SECOND_PERSON_NEEDED" in refused.stderr) == (1, True)
     await promote(office, "ward@1", by="user:olga")
     shown = await office.aegis("golden", "show", "ward@active")
-    assert "promoted by user:olga" in shown.out
+    assert "promoted by user:olga" in shown.stdout
     listed = await office.aegis("golden", "list", "--dataset", "ward", "-o", "json")
-    assert [each["state"] for each in json.loads(listed.out)] == ["STATE_ACTIVE", "STATE_RETIRED"]
+    assert [each["state"] for each in json.loads(listed.stdout)] == [
+        "STATE_ACTIVE",
+        "STATE_RETIRED",
+    ]
     compared = await office.aegis("golden", "compare", "ward@0")
-    assert "rows in common" in compared.out
-    assert "age" in compared.out
+    assert "rows in common" in compared.stdout
+    assert "age" in compared.stdout
 
 
 async def test_row_of_a_csv_file_that_does_not_fit_is_named(office: Office):
@@ -488,5 +491,5 @@ async def test_row_of_a_csv_file_that_does_not_fit_is_named(office: Office):
     await register_ward(office)
     file.write_text("outcome,age,sex\nill,5,f\nill,old,f\n")
     done = await office.aegis("golden", "create", str(file), "--dataset", "ward")
-    assert done.status == 2
-    assert "row 3, age: is not a number" in done.err
+    assert done.returncode == 2
+    assert "row 3, age: is not a number" in done.stderr

@@ -79,8 +79,10 @@ async def test_round_is_judged_with_what_is_in_use(office: Office):
                     key,
                     update_id=f"upd-{each.update_id}",
                     participant=each.update_id,
+                    enrolled=True,
                     sha256=digest(each.data),
                     size_bytes=len(each.data),
+                    by="service:coordinator",
                     now=office.clock(),
                 )
         await room.rounds.ask(key, COORDINATOR)

@@ -29,7 +29,7 @@ from aegis.serving.database import Database
 from aegis.v1 import review_pb2
 from aegis_policy.baseline import baseline_csv
 from aegis_server.policy.revisions import Change, Revisions
-from aegis_server.review.case import Case, Ruling, Verdict
+from aegis_server.review.case import Case, Judgement, Ruling, Verdict
 from aegis_server.review.desks import Desks
 from aegis_server.review.holding.deadline import Deadline
 from aegis_server.review.holding.terms import Terms
@@ -120,6 +120,20 @@ async def test_one_person_decides_about_a_held_update(room: Room):
     assert (record.actor, record.rule_id) == ("user:olga", "operator-overrides-verdicts")
     assert record.details["reason"] == "a small site"
     assert (record.details["from"], record.details["to"]) == ("held", "accepted")
+
+
+async def test_who_sent_a_held_update_does_not_accept_it_alone(room: Room):
+    """Or one operator could send in a site's name what nobody but that operator looks at."""
+    for submission in CASE.submissions[1:3]:
+        await room.submit(submission.data, submission.update_id, by="user:olga")
+    update_id = (await room.review())[0].update_id
+    own = await room.override(update_id, ACCEPTED, "user:olga")
+    assert (own.update.verdict, own.needs_second_person) == (HELD, True)
+    with pytest.raises(AegisError) as refused:
+        await room.override(update_id, ACCEPTED, "user:olga")
+    assert refused.value.reason == "SECOND_PERSON_NEEDED"
+    other = await room.override(update_id, ACCEPTED, "user:otto")
+    assert (other.update.verdict, other.needs_second_person) == (ACCEPTED, False)
 
 
 async def test_one_person_rejects_what_was_accepted(room: Room):
@@ -261,6 +275,33 @@ async def test_deadline_decides_what_nobody_did(
         (record,) = [r for r in await room.records() if r.actor == "server:aegis"]
         assert (record.action, record.outcome) == ("override", default.value)
         assert record.subject_id == update.update_id
+
+
+def holding_all(case: Case, *, begin: Callable[[str], None], without: frozenset[str]) -> Ruling:
+    """No quorum: s3 would have been rejected, of s2 an examiner saw nothing."""
+    scores = {"s2": 0.0, "s3": 1.7}
+    return Ruling(
+        tuple(
+            Judgement(each.update_id, Verdict.HELD, scores[each.participant], ())
+            for each in case.submissions
+        )
+    )
+
+
+async def test_deadline_accepts_nothing_that_would_have_been_rejected(
+    database: Database, tmp_path: Path, desks: Desks
+):
+    """Or it would be enough to take the quorum from a round and wait."""
+    terms, examining = Terms(3600, Verdict.ACCEPTED), Examining(holding_all, 60.0)
+    async with serving(database, tmp_path, desks, terms=terms, examining=examining) as room:
+        updates = await held(room)
+        assert updates["s2"].hold_default == ACCEPTED
+        assert updates["s3"].hold_default == REJECTED
+        later = datetime.now(UTC) + timedelta(minutes=61)
+        deadline = Deadline(database=database, audit=room.making.audit, clock=lambda: later)
+        assert await deadline.decide() == 2
+        assert (await get(room, updates["s2"].update_id)).verdict == ACCEPTED
+        assert (await get(room, updates["s3"].update_id)).verdict == REJECTED
 
 
 async def test_two_servers_at_the_deadline_decide_once(room: Room):

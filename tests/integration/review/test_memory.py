@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from tests.judged import Judged, judge
+from tests.judged import NOW, Judged, judge
 
 from aegis.serving.database import Connection, Database
 from aegis_server.review import sketches
 from aegis_server.review.case import Verdict
+from aegis_server.review.holding import store as holding
 from aegis_server.review.memory.store import past_of, recorded
 from aegis_server.review.store import RoundKey
 
@@ -96,6 +97,57 @@ async def test_detectors_learn_from_what_stands_as_accepted(connection: Connecti
         "east": 3.0,
     }
     assert await recorded(connection, "breast-cancer") == []
+
+
+async def test_nothing_is_learnt_from_what_nobody_looked_at(connection: Connection):
+    """A deadline that accepts is no judgement; a person who does so afterwards is one."""
+    held = Judged(Verdict.HELD, features={"norm_z": 9.0})
+    ids = await judge(connection, RoundKey("run-1", 1, 1), {"north": held, "south": held})
+    for name in ids:
+        await _decided(connection, ids[name], "", "accepted")
+    assert await recorded(connection, "digits") == []
+    await _decided(connection, ids["south"], "user:olga", "rejected")
+    await _decided(connection, ids["south"], "user:otto", "accepted")
+    assert [each.participant for each in await recorded(connection, "digits")] == ["south"]
+
+
+async def test_round_that_was_tried_again_teaches_once(connection: Connection):
+    """The last try counts, or four sites would look like a round of eight."""
+    for attempt in (1, 2):
+        judged = {"north": Judged(features={"norm_z": float(attempt)})}
+        await judge(connection, RoundKey("run-1", 1, attempt), judged)
+    assert [each.features["norm_z"] for each in await recorded(connection, "digits")] == [2.0]
+
+
+@pytest.mark.parametrize(("state", "learnt"), [("proposed", 1), ("in_force", 1), ("lifted", 2)])
+async def test_nothing_is_learnt_from_suspects(connection: Connection, state: str, learnt: int):
+    """Who is, or may be, sent into quarantine does not teach what honest updates look like."""
+    ordinary = Judged(features={"norm_z": 1.0})
+    await judge(connection, RoundKey("run-1", 1, 1), {"north": ordinary, "south": ordinary})
+    await connection.execute(
+        """
+        insert into aegis.review_quarantine
+            (quarantine_id, participant, state, cause, reason, update_ids, proposed_at, decided_at)
+        values ('q', 'north', %s, 'reputation', 'why', '{}', now(),
+                case when %s = 'proposed' then null else now() end)
+        """,
+        (state, state),
+    )
+    assert len(await recorded(connection, "digits")) == learnt
+
+
+async def _decided(connection: Connection, update_id: str, by: str, verdict: str) -> None:
+    await holding.add(
+        connection,
+        update_id,
+        before="held",
+        after=verdict,
+        by=by,
+        reason="why",
+        effective=True,
+        now=NOW,
+    )
+    await holding.set_verdict(connection, update_id, verdict)
 
 
 async def test_number_that_json_has_not_is_left_out(connection: Connection):

@@ -65,8 +65,10 @@ class House:
                     key,
                     update_id=f"upd-{number}-{each.update_id}",
                     participant=each.update_id,
+                    enrolled=True,
                     sha256=digest(each.data),
                     size_bytes=len(each.data),
+                    by="service:coordinator",
                     now=now,
                 )
         await self.room.rounds.ask(key, by("service:coordinator"))

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import psycopg
 import pytest
+from tests.blobs import blobs_in
 from tests.reviewroom import (
     ACCEPTED,
     CASE,
@@ -28,7 +29,7 @@ from tests.reviewroom import (
     room,
     serving,
 )
-from tests.unit.review.factories import FAMILY
+from tests.unit.review.factories import FAMILY, a_round
 
 from aegis.errors import AegisError, from_rpc_error
 from aegis.serving.database import Database
@@ -57,6 +58,17 @@ async def test_update_is_taken_in_as_pending(room: Room):
     assert (record.actor, record.rule_id) == ("service:coordinator", "coordinator-submits-updates")
     assert record.subject_id == update.update_id
     assert record.details["sha256"] == parameters.digest(GOOD).hex()
+
+
+async def test_taken_in_is_written_down_whether_its_participant_has_enrolled(room: Room):
+    """A simulation's site has a participant's name at most."""
+    assert room.runs.base is not None
+    for enrolled, participant in ((True, "s1"), (False, "s2")):
+        room.runs.base = replace(room.runs.base, enrolled=enrolled)
+        await room.submit(GOOD, participant)
+    async with room.database.transaction() as connection:
+        cursor = await connection.execute("select participant, enrolled from aegis.review_update")
+        assert dict(await cursor.fetchall()) == {"s1": True, "s2": False}
 
 
 async def test_same_bytes_again_return_the_stored_update(room: Room):
@@ -175,6 +187,18 @@ async def test_update_for_an_unknown_run_is_refused(room: Room):
     assert [record.outcome for record in await room.records()] == ["refused"]
 
 
+async def test_update_for_a_try_that_nobody_began_is_refused(room: Room):
+    """Each name keeps other bytes, so a sender that makes names up would fill the store."""
+    assert room.runs.base is not None
+    room.runs.base = replace(room.runs.base, attempts=2)
+    await room.submit(GOOD, by="participant:s1")
+    stored = room.stored_blobs()
+    with pytest.raises(AegisError) as refused:
+        await room.submit(GOOD, by="participant:s1", attempt=3)
+    assert refused.value.reason == "RESOURCE_NOT_FOUND"
+    assert room.stored_blobs() == stored
+
+
 async def test_client_that_leaves_half_way_leaves_nothing_behind(room: Room):
     """A broken stream is neither an update nor a refusal."""
 
@@ -268,6 +292,40 @@ async def test_round_without_updates_cannot_be_judged(room: Room):
     with pytest.raises(AegisError) as refused:
         await room.review()
     assert refused.value.reason == "RESOURCE_NOT_FOUND"
+
+
+CROWD = a_round(sites=12, **{f"s{n}": "sign-flip" for n in range(6, 13)})
+
+
+async def test_crowd_that_was_not_asked_has_no_say_in_a_round(room: Room):
+    """Five were drawn, and seven attackers of the run send by themselves: no quorum is lost."""
+    assert room.runs.base is not None
+    room.runs.base = replace(
+        room.runs.base,
+        params_sha256=await blobs_in(room.blobs).put(CROWD.base),
+        examples={each.participant: each.examples for each in CROWD.submissions},
+    )
+    for each in CROWD.submissions:
+        await room.submit(each.data, each.participant)
+    drawn = [f"s{n}" for n in range(1, 6)]
+    found = {each.participant: each for each in await room.review(1, *drawn)}
+    assert {found[name].verdict for name in drawn} == {ACCEPTED}
+    uninvited = [each for name, each in found.items() if name not in drawn]
+    assert {each.verdict for each in uninvited} == {REJECTED}
+    assert {each.findings[0].measure for each in uninvited} == {"not_asked"}
+    records = await room.records("rejected")
+    assert {each.subject_id for each in records} == {each.update_id for each in uninvited}
+    again = await room.review(1)
+    assert [each.verdict for each in again] == [each.verdict for each in found.values()]
+
+
+async def test_round_of_nobody_who_was_asked_stays_open(room: Room):
+    """What came unasked waits: in the next try its sender may be drawn."""
+    await room.submit(GOOD)
+    with pytest.raises(AegisError) as refused:
+        await room.review(1, "s2")
+    assert refused.value.reason == "RESOURCE_NOT_FOUND"
+    assert (await room.submit(GOOD)).verdict == PENDING
 
 
 async def test_judgement_that_broke_off_is_made_by_the_next_call(room: Room):

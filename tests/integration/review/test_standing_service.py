@@ -73,13 +73,15 @@ class Room:
             await self.ask(method, request)
         return refused.value.reason
 
-    async def judged(self, number: int, run_id: str = "run-1", **updates: Judged) -> dict[str, str]:
+    async def judged(
+        self, number: int, run_id: str = "run-1", *, enrolled: bool = True, **updates: Judged
+    ) -> dict[str, str]:
         """A round is judged, an hour after the last one; returns its updates' ids."""
         self.clock[0] += timedelta(hours=1)
         async with self.database.transaction() as connection:
             key = RoundKey(run_id, number, 1)
             ids, entries = await reckoned(
-                connection, key, updates, self.standings, now=self.clock[0]
+                connection, key, updates, self.standings, enrolled=enrolled, now=self.clock[0]
             )
             if entries:
                 await self.audit.record_in(connection, *entries)
@@ -220,6 +222,30 @@ async def test_reputation_goes_on_from_run_to_run(room: Room):
     await room.judged(1, north=BAD)
     await room.judged(1, "run-2", north=BAD)
     assert (await room.standing("north")).rejected == 2
+
+
+async def test_site_of_a_simulation_has_no_standing(room: Room):
+    """It is nobody: whatever it sends, and whoever decides about it, nobody is proposed."""
+    for number in range(1, 5):
+        ids = await room.judged(number, "run-0", enrolled=False, north=BAD, south=Judged())
+    assert await room.quarantines() == []
+    await room.overridden(ids["north"], "rejected", "accepted")
+    request = standing_pb2.GetStandingRequest(participant="north")
+    assert await room.refusal("GetStanding", request) == "RESOURCE_NOT_FOUND"
+    listed = await room.ask("ListStandings", standing_pb2.ListStandingsRequest())
+    assert list(listed.standings) == []
+
+
+async def test_simulation_says_nothing_about_who_enrolled_under_that_name(room: Room):
+    """Neither for nor against it, and its company is not the other's."""
+    await room.judged(1, "run-1", north=Judged())
+    before = await room.standing("north")
+    for number in range(1, 5):
+        ids = await room.judged(number, "run-0", enrolled=False, north=BAD)
+    await room.overridden(ids["north"], "rejected", "accepted")
+    after = await room.standing("north")
+    assert (after, after.judged) == (before, 1)
+    assert await room.quarantines() == []
 
 
 async def test_least_trusted_are_listed_first_page_by_page(room: Room):

@@ -30,6 +30,7 @@ from aegis.serving.database import Database
 from aegis.v1 import review_pb2
 from aegis_learning import parameters
 from aegis_server.review.desks import Desks
+from aegis_server.review.standing import store as standing_store
 from aegis_server.review.uploads.uploads import PART_BYTES, Uploads
 
 __all__ = ["database", "desks", "room"]
@@ -81,6 +82,25 @@ async def break_off(room: Room, data: bytes, after: int) -> None:
 async def received(room: Room, data: bytes) -> int:
     request = review_pb2.GetUploadRequest(header=header_of(data).header)
     return (await room.stub.GetUpload(request, timeout=10)).received_bytes
+
+
+async def quarantine(room: Room, name: str, state: str) -> None:
+    """A quarantine of a participant, that somebody decided about unless it is proposed."""
+    now = datetime.now(UTC)
+    async with room.database.transaction() as connection:
+        await standing_store.insert_quarantine(
+            connection,
+            quarantine_id=f"qua-{name}",
+            participant=name,
+            cause="reputation",
+            reason="all of it was rejected",
+            update_ids=[],
+            now=now,
+        )
+        if state != "proposed":
+            await standing_store.decide_quarantine(
+                connection, f"qua-{name}", state=state, by="user:olga", reason="seen", now=now
+            )
 
 
 async def parts_stored(database: Database) -> int:
@@ -278,6 +298,36 @@ async def test_viewer_submits_nothing(room: Room):
     assert refused.value.reason == "POLICY_DENIED"
     (record,) = await room.records("refused")
     assert (record.actor, record.reason) == ("user:vera", "POLICY_DENIED")
+
+
+async def test_participant_in_quarantine_cannot_submit_for_itself(room: Room):
+    """Somebody locked it out; on record, and others, who answer for what they send, still may."""
+    await quarantine(room, "s1", "in_force")
+    with pytest.raises(AegisError) as refused:
+        await room.submit(GOOD, by="participant:s1")
+    error = refused.value
+    assert (error.reason, error.metadata["state"]) == ("STATE_CONFLICT", "QUARANTINED")
+    (record,) = await room.records("refused")
+    assert (record.actor, record.reason) == ("participant:s1", "STATE_CONFLICT")
+    assert (await room.submit(GOOD)).participant == "s1"
+
+
+async def test_participant_whose_quarantine_is_only_proposed_or_was_lifted_submits(room: Room):
+    """Nobody has decided against it, or somebody has for it."""
+    await quarantine(room, "s1", "proposed")
+    await quarantine(room, "s2", "lifted")
+    for name in ("s1", "s2"):
+        assert (await room.submit(GOOD, name, by=f"participant:{name}")).participant == name
+
+
+async def test_participant_is_no_site_of_a_simulation(room: Room):
+    """It may have the name of one, and sends nothing in its place."""
+    assert room.runs.base is not None
+    room.runs.base = replace(room.runs.base, enrolled=False)
+    with pytest.raises(AegisError) as refused:
+        await room.submit(GOOD, by="participant:s1")
+    assert refused.value.reason == "PARTICIPANT_UNKNOWN"
+    assert (await room.submit(GOOD)).participant == "s1"
 
 
 async def test_participant_learns_no_figure_of_its_own_update(room: Room):

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from typer.testing import CliRunner
+from tests.commands import invoke
 
 from aegis import dsse
 from aegis.algorithms import load_signing_key
 from aegis.cli.audit_copy import trust_of
-from aegis.cli.main import app
 from aegis.errors import Unauthenticated
 from aegis.local import pki
 from aegis.serving import trusting
@@ -38,7 +37,7 @@ class Home:
 
     def __call__(self, *arguments: str, exit_code: int = 0) -> str:
         """Runs a command; returns all it printed."""
-        result = CliRunner().invoke(app, ["--home", str(self.folder), "keys", *arguments])
+        result = invoke(["--home", str(self.folder), "keys", *arguments])
         assert result.exit_code == exit_code, result.output
         return " ".join(result.output.split())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -19,6 +20,7 @@ from tests.reviewing import Making, desks_for
 
 from aegis.channel import Identity, connect
 from aegis.local import pki
+from aegis.local.authority import Authority, Names
 from aegis.serving.auditlog import AuditLog
 from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
@@ -26,12 +28,22 @@ from aegis.serving.doors import Doors, by_certificate
 from aegis.serving.metrics import CallMetrics
 from aegis.serving.port import Port
 from aegis.serving.tls import TlsFiles
-from aegis.v1 import model_pb2_grpc, review_pb2_grpc, training_pb2, training_pb2_grpc
-from aegis_server.access import Access
+from aegis.spiffe import spiffe_id
+from aegis.trust import TrustBundle
+from aegis.v1 import (
+    identity_pb2_grpc,
+    model_pb2_grpc,
+    review_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
+)
+from aegis_server.access import DOMAIN, Access
 from aegis_server.checkpoints.models import Models
 from aegis_server.checkpoints.service import ModelService
+from aegis_server.identity.service import IdentityService
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.objects.folder import Folder
+from aegis_server.participants.registry import KIND, ROLE
 from aegis_server.policy.decisions import Decisions
 from aegis_server.policy.revisions import Revisions
 from aegis_server.privacy.ledger import Ledger
@@ -110,6 +122,27 @@ class Room:
         """TrainingService as user:admin calls it."""
         return training_pb2_grpc.TrainingServiceStub(await self.channel("admin"))
 
+    async def enrol(self, name: str) -> None:
+        """A participant with a certificate and 100 rows of the plan's data set."""
+        authority = Authority.open(self.pki)
+        assert authority is not None
+        names = Names(spiffe_id(f"{KIND}{name}", "aegis.local"))
+        authority.issue(name, names, _now(), [], days=1)
+        async with self.database.transaction() as connection:
+            await connection.execute(
+                """
+                insert into aegis.participant
+                    (name, state, invited_by, invited_at, secret_sha256, invitation_ends_at)
+                values (%s, 2, 'user:admin', now(), %s, now())
+                """,
+                (name, hashlib.sha256(name.encode()).digest()),
+            )
+            await connection.execute(
+                "insert into aegis.holding (participant, dataset, rows_max, rows)"
+                " values (%s, %s, 100, 100)",
+                (name, small_plan().dataset),
+            )
+
 
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
@@ -127,6 +160,18 @@ def plan() -> Callable[..., training_pb2.RunPlan]:
 
 
 @pytest.fixture
+def enrolled(plan: Callable[..., training_pb2.RunPlan]) -> Callable[..., training_pb2.RunPlan]:
+    """Makes plans of participants that have enrolled."""
+
+    def make(**how: object) -> training_pb2.RunPlan:
+        made = plan(sites=training_pb2.SITES_ENROLLED, **how)
+        made.simulation, made.review = False, True
+        return made
+
+    return make
+
+
+@pytest.fixture
 async def room(server_tables: str, server_database_url: str, tmp_path: Path) -> AsyncIterator[Room]:
     """A serving training room on a fresh database; no coordinator is started."""
     pki.ensure(tmp_path / "pki")
@@ -141,7 +186,13 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
     audit = AuditLog(database, log_id="test", clock=_now)
     stack.push_async_callback(_cancel, asyncio.create_task(audit.run()))
     registry = CollectorRegistry()
-    decisions = Decisions(database, cache=None, clock=_now, registry=registry)
+    decisions = Decisions(
+        database,
+        cache=None,
+        clock=_now,
+        registry=registry,
+        held_roles=lambda subject: (ROLE,) if subject.startswith(KIND) else (),
+    )
     await Revisions(database, audit=audit, decisions=decisions, clock=_now).ensure_first()
     await decisions.open()
     blobs, changes, deeds = blobs_in(folder / "blobs"), Changes(), Deeds()
@@ -183,6 +234,10 @@ async def _assemble(stack: AsyncExitStack, url: str, folder: Path) -> Room:
     )
     training_pb2_grpc.add_CoordinatorServiceServicer_to_server(
         CoordinatorService(progress, deeds, Tasks(database, blobs, clock=_now), News(url)),
+        port.server,
+    )
+    identity_pb2_grpc.add_IdentityServiceServicer_to_server(
+        IdentityService(TrustBundle(()), lambda subject: decisions.roles_of(subject, DOMAIN)),
         port.server,
     )
     model_pb2_grpc.add_ModelServiceServicer_to_server(

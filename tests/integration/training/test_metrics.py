@@ -296,9 +296,10 @@ def test_only_the_last_runs_have_series_of_their_own():
 def test_worker_counts_without_a_warning(tmp_path: Path):
     """Where values lie in files, the oldest cannot be taken out."""
     code = (
-        "import warnings; warnings.simplefilter('error')\n"
+        "import warnings\n"
         "from tests.integration.training.test_metrics import a_round, Counts\n"
         "from prometheus_client import CollectorRegistry\n"
+        "warnings.simplefilter('error')\n"
         "counts = Counts(CollectorRegistry())\n"
         "for number in range(40): counts.completed(a_round(number), [])\n"
     )

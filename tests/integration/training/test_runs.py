@@ -202,6 +202,8 @@ async def test_rounds_are_stored_once_and_in_order(room: Any, plan: Plan) -> Non
     assert parameters.digest(_model(1)) == base.params_sha256
     assert _model(1) == await room.blobs.get(base.params_sha256)
     assert sum(base.examples.values()) == 391
+    # Twice by each coordinator, and this run has had one.
+    assert base.attempts == 2
     with pytest.raises(NotFound):
         await room.progress.base_of(run_id, 3)
 

@@ -81,7 +81,9 @@ async def test_held_update_is_listed_and_decided(room: Any, run_id: str, file: P
     update = json.loads((await submitted(room, run_id, file)).out)
     async with room.database.transaction() as connection:
         await connection.execute(
+            # Sent by the site, because nobody accepts alone what they sent themselves.
             "update aegis.review_update set verdict = 'held', reviewed_at = now(),"
+            " sent_by = 'participant:site-1',"
             " hold_until = now() + interval '1 hour', hold_default = 'rejected'"
         )
         await connection.execute(
@@ -140,6 +142,26 @@ async def test_submission_goes_on_where_another_broke_off(
     done = await submitted(room, run_id, file)
     assert done.status == 0, done.err
     assert json.loads(done.out)["size_bytes"] == str(len(data))
+
+
+async def test_update_is_a_participants_own_by_default(
+    room: Any, enrolled: Plan, file: Path
+) -> None:
+    """Its certificate says whose; somebody who is no participant has to say it."""
+    for name in ("north", "south", "west"):
+        await room.enrol(name)
+    run_id = await room.start(enrolled(names=["north", "south", "west"]))
+    await _first_round(room, run_id, parameters.encode(FAMILY.initial(1)))
+    submit = ("update", "submit", str(file), "--run", run_id, "--round", "1", "--output", "json")
+    done = await aegis(room, *submit, by="south")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["participant"] == "south"
+    again = await aegis(room, *submit, "--participant", "south", by="south")
+    assert json.loads(again.out)["update_id"] == json.loads(done.out)["update_id"]
+    refused = await aegis(room, *submit)
+    assert refused.status == 2
+    assert "user:admin is no participant" in refused.err
+    assert "--participant" in refused.err
 
 
 async def _first_round(room: Any, run_id: str, model: bytes) -> None:

@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from google.protobuf.json_format import ParseDict
-from typer.testing import CliRunner
+from tests.commands import invoke
 
-from aegis.cli.main import app
 from aegis.cli.planfiles import read_plan, written
 from aegis.plans import default_plan
 from aegis.v1 import training_pb2
 
 
 def _run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["train", *arguments])
+    return invoke(["train", *arguments])
 
 
 def _plan(*arguments: str) -> training_pb2.RunPlan:

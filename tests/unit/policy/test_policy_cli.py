@@ -10,9 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
+from tests.commands import invoke
 
-from aegis.cli.main import app
 from aegis.cli.policy.lines import line_of
 from aegis.v1 import policy_admin_pb2
 
@@ -30,7 +29,7 @@ cases:
 
 
 def aegis(*words: object) -> Result:
-    return CliRunner().invoke(app, ["policy", *map(str, words)])
+    return invoke(["policy", *map(str, words)])
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.unit.review.factories import a_round, measured, population
 
-from aegis_learning import models, parameters
+from aegis_learning import gradients, models, parameters
 from aegis_server.review import sketches
 from aegis_server.review.case import Past, Verdict
 from aegis_server.review.examiners import (
@@ -17,6 +17,7 @@ from aegis_server.review.examiners import (
     direction,
     fingerprint,
     length,
+    mixture,
     noise,
     past,
     spectral,
@@ -52,12 +53,16 @@ def test_equal_lengths_of_unequal_sites_are_ordinary():
     assert max(measured(found, "norm_z")) < 1
 
 
-def test_without_noise_a_long_update_needs_to_be_longer_to_be_rejected():
-    """Lengths then follow the labels of a site: the threshold says so."""
-    vectors = noisy(0, 8) * np.array([1, 1, 1, 1, 1, 1, 1, 3])[:, None]
-    private = length.examine(population(*vectors, noise=0.5))
-    open_ = length.examine(population(*vectors))
-    assert strengths(private, "norm_z")[7] > 1 > strengths(open_, "norm_z")[7]
+def test_without_noise_length_alone_rejects_nobody():
+    """Lengths then follow the labels a site has; among few, nothing else would find it."""
+    vectors = noisy(0, 8) * np.array([1, 1, 1, 1, 1, 1, 1, 5])[:, None]
+    private, open_, few = (
+        strengths(length.examine(population(*rows, noise=noise)), "norm_z")[-1]
+        for rows, noise in ((vectors, 0.5), (vectors, 0.0), (vectors[3:], 0.0))
+    )
+    assert private > 1
+    assert open_ == 0.75
+    assert few > 1
 
 
 def test_layer_that_stands_out_is_named():
@@ -109,6 +114,52 @@ def test_coordinates_that_were_left_out_do_not_change_directions(monkeypatch: py
     some = direction.examine(population(*vectors))
     for measure in ("cosine_to_median", "sign_agreement"):
         assert measured(some, measure) == pytest.approx(measured(whole, measure), abs=0.03)
+
+
+def test_nearest_mixture_is_that_of_least_squares():
+    """Cosines to the cone, from products alone, are those scipy's solver finds."""
+    from scipy.optimize import nnls
+
+    random = np.random.default_rng(3)
+    directions, vectors = random.normal(size=(4, 30)), random.normal(size=(6, 30))
+    vectors[0] = directions[0] + 2 * directions[2]
+    vectors[1] = -vectors[0]
+    found = mixture.nearest(
+        vectors @ directions.T, directions @ directions.T, (vectors**2).sum(axis=1)
+    )
+    for vector, cosine in zip(vectors, found, strict=True):
+        near = directions.T @ nnls(directions.T, vector)[0]
+        assert cosine == pytest.approx(np.linalg.norm(near) / np.linalg.norm(vector), abs=1e-4)
+    assert found[0] == pytest.approx(1)
+
+
+def test_site_with_one_class_is_on_the_cone_and_a_poisoned_one_is_not():
+    """Whatever the labels of a site, its first step is a mix of its classes' slopes."""
+    here = population(*noisy(2, 3, 8))
+    steps = []
+    for rows in (here.golden, here.golden.take(np.flatnonzero(here.golden.y == 1))):
+        slope = gradients.loss_gradient(here.family, here.base, rows)
+        steps.append(-parameters.flatten(slope))
+    found = mixture.examine(population(*steps, -steps[0])).features
+    assert found["mixture/inside"][:2].min() > 0.99
+    assert found["mixture/cone"][2] < -0.5 < 0 < found["mixture/cone"][:2].min()
+
+
+def test_longer_than_any_rows_would_make_it_decides():
+    """The steepest class, for as long as sites train, and the promised noise on top."""
+    slopes = population(*noisy(2, 2, 8))
+    of_class = [slopes.golden.take(np.flatnonzero(slopes.golden.y == label)) for label in (0, 1)]
+    limit = (4 * 0.5) * max(
+        float(np.linalg.norm(parameters.flatten(each)))
+        for each in (gradients.loss_gradient(slopes.family, slopes.base, r) for r in of_class)
+    )
+    unit = np.ones(8) / np.sqrt(8)
+    found = mixture.examine(population(limit * unit, 5 * limit * unit))
+    assert measured(found, "far") == pytest.approx([1, 5], rel=1e-3)
+    assert strengths(found, "far")[1] > 1 > strengths(found, "far")[0]
+    noise = 10 * limit
+    noisy_round = mixture.examine(population(limit * unit, 5 * limit * unit, noise=noise))
+    assert max(strengths(noisy_round, "far")) < 1
 
 
 def test_colluders_stand_out_along_the_first_singular_direction():

@@ -45,6 +45,10 @@ def test_mean_of_sketches_is_the_sketch_of_the_mean():
     np.testing.assert_allclose(
         sketches.values(mean), sketches.values(sketches.sketch((a + b) / 2)), atol=1e-4
     )
+    weighted = sketches.mean([sketches.sketch(a), sketches.sketch(b)], [30, 10])
+    np.testing.assert_allclose(
+        sketches.values(weighted), sketches.values(sketches.sketch((3 * a + b) / 4)), atol=1e-4
+    )
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):

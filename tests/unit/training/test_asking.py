@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from flwr.common.constant import ErrorCode
 
 from aegis.plans import default_plan
 from aegis.v1 import training_pb2
@@ -78,6 +79,23 @@ def test_of_an_error_only_its_kind_is_told(reason: str) -> None:
     """What an exception says may be what a row holds; no text can have a NUL in the database."""
     _, outcome = _ask(Told(Error(2, reason)))
     assert outcome.reason == "its training failed: KeyError"
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (ErrorCode.MESSAGE_UNAVAILABLE, "its SuperNode did not take the message up in time"),
+        (ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "its answer was not fetched in time"),
+        (ErrorCode.NODE_UNAVAILABLE, "its SuperNode was away"),
+        (ErrorCode.INVALID_FAB, "its SuperNode could not install the application"),
+        (ErrorCode.CLIENT_APP_CRASHED, "the process of its application died"),
+        (ErrorCode.UNKNOWN, "its training failed: Error"),
+    ],
+)
+def test_what_flower_says_in_the_name_of_a_site_is_told_in_our_words(code: int, told: str) -> None:
+    """Its own sentences all begin with the same word, which would be all that is left."""
+    _, outcome = _ask(Told(Error(code, "Error: something - in many words")))
+    assert outcome.reason == told
 
 
 def test_a_tensor_may_have_any_name_and_fails_its_sender_only() -> None:

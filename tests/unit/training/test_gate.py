@@ -152,7 +152,10 @@ class Room(Review):
 
 
 async def judged_by(
-    review: Review, hold_seconds: float = 0.0, updates: dict[str, bytes] | None = None
+    review: Review,
+    hold_seconds: float = 0.0,
+    updates: dict[str, bytes] | None = None,
+    asked: tuple[str, ...] = (),
 ) -> Judged:
     server = grpc.aio.server()
     review_pb2_grpc.add_ReviewServiceServicer_to_server(review, server)
@@ -168,7 +171,7 @@ async def judged_by(
                 hold_seconds=hold_seconds,
             )
             sent = {"site-1": MINE} if updates is None else updates
-            return await asyncio.to_thread(gate.judge, 1, sent)
+            return await asyncio.to_thread(gate.judge, 1, sent, asked)
     finally:
         await server.stop(None)
 
@@ -188,6 +191,23 @@ async def test_participant_that_sent_an_update_before_cannot_fail_the_round() ->
     judged = await judged_by(room, updates={"site-1": MINE, "site-2": b"two"})
     assert judged.outside == {"site-1": THEIRS}
     assert isinstance(judged.verdicts["site-1"], Update)
+
+
+async def test_review_is_told_whose_updates_were_asked_for() -> None:
+    """Every time it is asked, because only the first time counts."""
+
+    participants: list[list[str]] = []
+
+    class Told(Room):
+        async def ReviewRound(self, request: Any, context: Any) -> Any:
+            participants.append(list(request.participants))
+            if len(participants) < 2:
+                busy = Unavailable("REVIEW_BUSY", "not yet")
+                await context.abort_with_status(rpc_status.to_status(busy.to_status()))
+            return await super().ReviewRound(request, context)
+
+    await judged_by(Told({"site-1": ACCEPTED}), asked=("site-1", "site-2"))
+    assert participants == [["site-1", "site-2"]] * 2
 
 
 async def test_held_updates_are_waited_for_as_long_as_the_plan_says() -> None:
@@ -225,6 +245,23 @@ async def test_round_people_have_decided_needs_no_fallback() -> None:
     states = ({"site-1": HELD, "site-2": HELD}, {"site-1": ACCEPTED, "site-2": REJECTED})
     judged = await judged_by(Room(*states, fallback=("site-1", "site-2")), hold_seconds=20)
     assert judged.fallback == ()
+
+
+async def test_deadline_takes_the_fallback_from_no_round() -> None:
+    """It says no more of who the odd ones are than before; a person's word stands."""
+
+    class Late(Room):
+        def _updates(self, state: dict[str, Any]) -> list[Update]:
+            updates = super()._updates(state)
+            for each in updates:
+                by = "user:olga" if each.participant == "site-1" else ""
+                each.overrides.add(to=each.verdict, by=by, effective=True)
+            return updates
+
+    names = ("site-1", "site-2", "site-3")
+    judged = await judged_by(Late(dict.fromkeys(names, REJECTED), fallback=names))
+    assert judged.fallback == ("site-2", "site-3")
+    assert judged.outside == {"site-2": THEIRS, "site-3": THEIRS}
 
 
 async def test_review_that_is_busy_is_asked_again() -> None:

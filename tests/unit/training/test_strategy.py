@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pytest
@@ -139,15 +139,21 @@ class _Verdicts:
     def __init__(self, verdicts: Mapping[str, Update | AegisError]) -> None:
         self.verdicts = verdicts
         self.asked: dict[str, bytes] = {}
+        self.drawn: set[str] = set()
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
         self.asked.update(updates)
+        self.drawn = set(asked)
         return Judged(self.verdicts)
 
 
 def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:
     """Rejected, held, pending, refused and unmentioned updates are all left out."""
-    finding = review_pb2.Finding(severity=review_pb2.Finding.SEVERITY_CRITICAL, text="too far")
+    finding = review_pb2.Finding(
+        examiner="length", severity=review_pb2.Finding.SEVERITY_CRITICAL, text="8.4 deviations"
+    )
     gate = _Verdicts(
         {
             "site-1": Update(update_id="u1", verdict=Update.VERDICT_ACCEPTED),
@@ -169,7 +175,31 @@ def test_only_what_the_review_accepted_becomes_part_of_the_model() -> None:
         Outcome.OUTCOME_FAILED,
         Outcome.OUTCOME_FAILED,
     ]
-    assert (outcomes["site-2"].update_id, outcomes["site-2"].reason) == ("u2", "too far")
+    assert outcomes["site-2"].update_id == "u2"
+    assert outcomes["site-2"].reason == "the review's length spoke against it"
+
+
+def test_what_is_told_of_a_round_has_no_figure_of_the_review() -> None:
+    """Participants read runs: a figure beside a verdict would tell them how far they may go."""
+    finding = review_pb2.Finding(
+        examiner="direction",
+        measure="root_cosine",
+        value=-0.31,
+        severity=review_pb2.Finding.SEVERITY_CRITICAL,
+        text="it points away from where the golden rows lead (cosine -0.31)",
+    )
+    rejected = Update(update_id="u1", verdict=Update.VERDICT_REJECTED, findings=[finding])
+    _, outcomes = _round([_sender(_constant(1))], [10], _Verdicts({"site-1": rejected}))
+    assert "direction" in outcomes["site-1"].reason
+    assert not any(letter.isdigit() for letter in outcomes["site-1"].reason)
+
+
+def test_gate_is_told_who_was_asked() -> None:
+    """Who answered in vain and who did not, so that nobody else has a say in the round."""
+    gate = _Verdicts({})
+    _round([_sender(_constant(1)), _sender({})], [10, 10], gate)
+    assert set(gate.asked) == {"site-1"}
+    assert gate.drawn == {"site-1", "site-2"}
 
 
 def test_updates_the_rule_does_not_choose_are_left_out_of_the_model() -> None:
@@ -225,7 +255,9 @@ class _Says:
     def __init__(self, judged: Judged) -> None:
         self.judged = judged
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
         return self.judged
 
 

@@ -2,7 +2,7 @@
 
 **Score.** How rare the rarest view of an update is among honest ones (`detection.regimes`), as a
 logarithm, over that of the target rate: at 1 a share `target` of honest updates is as high, at 2
-the square of it.
+the square of it. Where several of a round are odd, the others' scores rise a little.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from aegis_server.review.detection.observing import UPDATES_MIN, Observation
 from aegis_server.review.detection.regimes import VIEWS, Regime, regime_name, surprises
 from aegis_server.review.deviations import Vector
 
+# Measured with seeds that no report uses: a round with 30 % of attackers is judged as if the target
+# were nearly twice as high.
+_COMPANY, _COMPANY_STEPS, _ODD_MAX = 0.6, 3, 0.4
 _FILE = "builtin.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
     """By update: `scores` and `rates` (n,); `parts` (n, 2 * views), the scores of each view.
+
+    `rates` are those of honest rounds, before the company an update is in counts.
 
     The views of now come first, then those so far.
     """
@@ -53,7 +58,9 @@ class Detector:
         surprise = surprises(regime, known, observation)
         rarity = known.total.surprise(surprise.reshape(-1, 1)).reshape(surprise.shape)
         parts = rarity / -math.log(self.target)
-        return Suspicion(parts.max(axis=1), np.exp(-rarity.max(axis=1)), parts)
+        return Suspicion(
+            _in_company(parts.max(axis=1)), np.exp(-rarity.max(axis=1)), _in_company(parts)
+        )
 
     def _regime(self, observation: Observation) -> Regime:
         name = regime_name(private=observation.private, classes=observation.classes)
@@ -67,6 +74,20 @@ class Detector:
     def decode(cls, data: bytes) -> Detector:
         """Returns the detector of a file; raises `DetectorInvalid`."""
         return cls(*read(data))
+
+
+def _in_company(scores: Vector) -> Vector:
+    """Returns the scores, higher where many of the round are odd already.
+
+    An attack comes from several sites more often than one site is odd by chance several times: with
+    the odd ones' share grows what is likely of the next. Rows are updates.
+    """
+    odd = 0.0
+    highest = scores.reshape(len(scores), -1).max(axis=1)
+    for _ in range(_COMPANY_STEPS):
+        odd = min(float((highest * (1 + _COMPANY * odd) >= 1).mean()), _ODD_MAX)
+    found: Vector = scores * (1 + _COMPANY * odd)
+    return found
 
 
 @lru_cache(maxsize=1)

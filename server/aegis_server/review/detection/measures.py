@@ -39,13 +39,19 @@ MEASURES: Mapping[str, Measure] = {
     "golden-set/auc": Measure(Kind.EFFECT, 1, 0.005, "area under the curve lost"),
     "golden-set/recall": Measure(Kind.EFFECT, 1, 0.05, "recall lost of the worst class"),
     "golden-set/pull": Measure(Kind.EFFECT, 1, 0.005, "pull up the golden loss"),
+    "golden-set/push": Measure(Kind.EFFECT, 1, 0.001, "push of the mean up the golden loss"),
     "direction/root": Measure(Kind.EFFECT, -1, 0.005, "cosine to the golden rows' own update"),
+    "mixture/cone": Measure(Kind.EFFECT, -1, 0.005, "way along a mix of labels"),
+    "mixture/inside": Measure(Kind.EFFECT, -1, 0.005, "cosine to the nearest mix of labels"),
+    # Too far is scaled up, backward is worse.
+    "direction/reach": Measure(Kind.EFFECT, 0, 0.01, "way along the golden rows' own update"),
     "fingerprint/cosine": Measure(Kind.EFFECT, -1, 0.01, "cosine of what it teaches"),
     "fingerprint/distance": Measure(Kind.EFFECT, 1, 0.005, "distance of its fingerprint"),
     # Colluders are nearer to the others than the others are: either side is odd.
     "direction/others": Measure(Kind.FORM, 0, 0.005, "cosine to the other updates"),
     "direction/signs": Measure(Kind.FORM, 0, 0.005, "signs shared with the others"),
     "direction/layer": Measure(Kind.FORM, 0, 0.01, "least cosine of a layer"),
+    "mixture/far": Measure(Kind.FORM, 0, 0.01, "length beside what rows would make"),
     "length/norm": Measure(Kind.FORM, 0, 0.01, "length"),
     "length/layer": Measure(Kind.FORM, 1, 0.1, "share of one layer"),
     "noise/residual": Measure(Kind.FORM, 0, 0.005, "part that nobody else has"),
@@ -62,9 +68,30 @@ TAILS = np.array([measure.tail for measure in MEASURES.values()])
 FLOORS = np.array([measure.floor for measure in MEASURES.values()])
 
 
+# What noise hides least.
+DIRECTION = {"direction/root": -1, "mixture/cone": -1, "golden-set/pull": 1}
+_EFFECT = {
+    name: measure.tail
+    for name, measure in MEASURES.items()
+    if measure.kind is Kind.EFFECT and measure.tail
+}
+_MEANS = tuple(
+    (np.array([NAMES.index(name) for name in means]), np.array(list(means.values())))
+    for means in (DIRECTION, _EFFECT)
+)
+
+
 def of_kind(*kinds: Kind) -> list[int]:
     """Returns the positions of these kinds' measures."""
     return [k for k, measure in enumerate(MEASURES.values()) if measure.kind in kinds]
+
+
+def toward_harm(deviations: Vector) -> Vector:
+    """Returns the mean deviation toward harm, of the direction and of the effect: (n, 2).
+
+    A mean of many that all point a little the wrong way says what the largest of them does not.
+    """
+    return np.stack([(deviations[:, of] * signs).mean(axis=1) for of, signs in _MEANS], axis=1)
 
 
 def relative(features: Mapping[str, Vector], members: Members) -> Vector:

@@ -4,8 +4,9 @@
 median and deviation so far that honest updates begin to look strange and attackers do not. So the
 least suspicious 60 % are found first, twice, as in the concentration steps of the minimum
 covariance determinant (Rousseeuw and van Driessen 1999), and only they are what all are held
-against. A detector learns from rounds that went through the same, so that this costs no honest
-update anything.
+against. Who is `barred`, for a finding that needs no statistics, is not among them: six copies of
+one vector are not ordinary for being alike. A detector learns from rounds that went through the
+same, so that this costs no honest update anything.
 
 **So far.** One round under privacy noise says little; noise averages out, and an attacker persists.
 The mean of a participant's deviations over the run, held against the others' means, is looked at
@@ -70,6 +71,7 @@ def observe(
     *,
     private: bool,
     classes: int,
+    barred: Members | None = None,
 ) -> Observation:
     """Returns what there is to see; `measure` returns the features, given who is a member."""
     n = len(pasts)
@@ -77,7 +79,7 @@ def observe(
     core = np.ones(n, bool)
     now, so_far = _seen(measure(core), before, rounds, core)
     for _ in range(_STEPS):
-        core = _least_suspicious(now, so_far)
+        core = _least_suspicious(now, so_far, np.zeros(n, bool) if barred is None else barred)
         now, so_far = _seen(measure(core), before, rounds, core)
     return Observation(now, so_far, core, rounds, private, classes)
 
@@ -90,12 +92,13 @@ def _seen(
     return now, squeezed(robust_z(means, _SO_FAR_FLOOR, core))
 
 
-def _least_suspicious(now: Vector, so_far: Vector) -> Members:
+def _least_suspicious(now: Vector, so_far: Vector, barred: Members) -> Members:
     if len(now) < UPDATES_MIN:
         return np.ones(len(now), bool)
     size = int(np.ceil(CORE * len(now)))
     squares = np.maximum(suspicious(np.stack([now, so_far])), 0.0) ** 2
-    order = np.argsort(squares.mean(axis=2).sum(axis=0), kind="stable")
+    # The barred come last: they are needed only where there are not enough others.
+    order = np.lexsort((squares.mean(axis=2).sum(axis=0), barred))
     core = np.zeros(len(now), bool)
     core[order[:size]] = True
     return core

@@ -1,13 +1,11 @@
-"""What honest updates look like: five views of an update, and how rare each is.
+"""What honest updates look like: seven views of an update, and how rare each is.
 
-Five views are taken of an update's deviations now, and of those so far: an isolation forest over
-all measures; the three rarest among those about its effect, those about its form, and all; and the
-rarest about its past. Each view is held against the same view of the round's core once more, so
-that a round whose honest updates differ much makes nobody an outlier, and then against honest
-updates of many rounds: how rare is that? The rarest view counts.
-
-**Score.** How rare the rarest view is among honest updates, as a logarithm, over that of the target
-rate: at 1 a share `target` of honest updates is as high, at 2 the square of it.
+Views are taken of an update's deviations now, and of those so far: an isolation forest over all
+measures; the three rarest among those about its effect, those about its form, and all; the rarest
+about its past; and the mean deviation toward harm of its direction and of its effect. Each is held
+against the same view of the round's core once more, so that a round whose honest updates differ
+much makes nobody an outlier, and then against honest updates of many rounds: how rare is that? The
+rarest view counts.
 
 Rounds are told apart by what changes the numbers of honest updates: privacy noise or none, two
 classes or more, and how many updates there are.
@@ -21,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aegis_server.review.detection.forest import Forest
-from aegis_server.review.detection.measures import Kind, of_kind, suspicious
+from aegis_server.review.detection.measures import Kind, of_kind, suspicious, toward_harm
 from aegis_server.review.detection.observing import Observation
 from aegis_server.review.detection.tails import Table
 from aegis_server.review.deviations import Vector
@@ -29,13 +27,17 @@ from aegis_server.review.deviations import Vector
 #: Rounds that have to be remembered before the past counts.
 ROUNDS_MIN = 2
 SIZES = (15,)
-VIEWS = ("forest", "effect", "form", "all", "past")
+VIEWS = ("forest", "effect", "form", "all", "past", "heading", "harm")
 _TOP = 3
 _TOPS = (of_kind(Kind.EFFECT), of_kind(Kind.FORM), of_kind(*Kind))
 _PAST = of_kind(Kind.PAST)
 # Deviations of a view among honest updates; a core of three may have none by chance.
-_SPREADS = np.array([0.03, 1.5, 1.5, 1.5, 1.0])
+_SPREADS = np.array([0.03, 1.5, 1.5, 1.5, 1.0, 0.5, 0.5])
 _MAD_TO_SIGMA = 1.4826
+# What of the false positives each view may cause, as nats off its rarity. What odd forms show is
+# rarer than rare; what is subtle shows in the means, and most of all over many rounds.
+_NOW = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5])
+_SO_FAR = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Knowledge:
                 self.forest.score(deviations),
                 *(np.sort(surprise[:, top], axis=1)[:, -_TOP:].sum(axis=1) for top in _TOPS),
                 surprise[:, _PAST].max(axis=1),
+                *toward_harm(deviations).T,
             ],
             axis=1,
         )
@@ -87,9 +90,9 @@ class Regime:
 
 
 def surprises(regime: Regime, known: Calibration, observation: Observation) -> Vector:
-    """Returns how rare each view of each update is, shape (n, 2 * views)."""
-    now = known.now.surprise(regime.now.views(observation, observation.now))
-    so_far = known.so_far.surprise(regime.so_far.views(observation, observation.so_far))
+    """Returns how rare each view of each update is, less what it is allowed: (n, 2 * views)."""
+    now = known.now.surprise(regime.now.views(observation, observation.now)) - _NOW
+    so_far = known.so_far.surprise(regime.so_far.views(observation, observation.so_far)) - _SO_FAR
     so_far[observation.rounds < ROUNDS_MIN] = 0.0
     return np.concatenate([now, so_far], axis=1)
 

@@ -90,7 +90,7 @@ class Jobs:
                 return True
             try:
                 await self._do(job, claim)
-            except AegisError:
+            except (AegisError, OSError):
                 with suppress(AegisError):
                     async with self._database.transaction() as connection:
                         await store.give_attempt_back(connection, job.version)

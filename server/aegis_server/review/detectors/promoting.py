@@ -70,12 +70,14 @@ class Promotion:
     ) -> StoredDetector:
         """Makes a detector the champion; `fpr_max` 0 means 0.06.
 
-        Raises `NotFound`, what `permit` raises, or `FailedPrecondition` (STATE_CONFLICT).
+        Raises `NotFound`, what `permit` raises, or `FailedPrecondition` (SECOND_PERSON_NEEDED,
+        STATE_CONFLICT).
         """
         async with self._database.transaction() as connection:
             wanted = await _require(connection, version)
         by = by._replace(grant=await permit(_attributes(wanted, reason)))
         try:
+            _require_another(wanted, by.caller.subject)
             _require_measured(wanted, fpr_max or FPR_MAX)
             return await self._crown(version, reason, by)
         except FailedPrecondition as refusal:
@@ -163,6 +165,16 @@ def _attributes(wanted: StoredDetector, reason: str) -> dict[str, object]:
         "reason": reason,
         **known,
     }
+
+
+def _require_another(wanted: StoredDetector, actor: str) -> None:
+    """Whoever chooses what counts nobody out, and puts it in place, has accepted everything."""
+    if wanted.created_by == actor:
+        raise FailedPrecondition(
+            "SECOND_PERSON_NEEDED",
+            "somebody else than who had it trained has to promote it",
+            first=actor,
+        )
 
 
 def _require_measured(wanted: StoredDetector, fpr_max: float) -> None:

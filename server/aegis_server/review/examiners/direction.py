@@ -1,7 +1,8 @@
 """Where does an update point: to where the others go, to where the golden rows would go?
 
 `root`: the cosine to what a site with the golden rows would have sent, the trust score of FLTrust
-(Cao et al. 2021). It needs no peers, so a majority of colluders does not move it. `others`: the
+(Cao et al. 2021). It needs no peers, so a majority of colluders does not move it. `reach`: how many
+times as far as that update it goes there, with the share its rows have in the mean. `others`: the
 cosine to the mean of the other members, each scaled to length one, so that nobody weighs more by
 being long. `median` and `signs` hold it against the coordinate-wise median of the others.
 """
@@ -28,12 +29,12 @@ def examine(population: Population) -> Examination:
     unit = np.where(population.norms > 0, population.norms, 1.0)
     root = population.root
     length = float(np.linalg.norm(root.astype(np.float64)))
-    to_root = population.once("along root", lambda: population.along(root)) / (
-        unit * (length or 1.0)
-    )
+    along = population.once("along root", lambda: population.along(root)) / (length or 1.0)
+    to_root = along / unit
     cosines = population.gram / np.outer(unit, unit)
     features = {
         "direction/root": to_root,
+        "direction/reach": n * population.weights * along / (length or 1.0),
         "direction/others": to_others(cosines, population.members),
         "direction/layer": _least_layer(population),
     }

@@ -5,8 +5,9 @@ site has, and small sites add much noise. So what it does is held against what t
 loss, accuracy, area under the curve, calibration, and what of each class is found. No finding of
 these rejects by itself; what the update does to the round's mean is asked by `harm`.
 
-`pull` asks gently: how far does the update go up the slope of the golden loss at the mean of the
-members? It is what is left of harm when no update is large.
+`pull` asks gently: does the update go up the slope of the golden loss at the mean of the members?
+`push` is how far it moves the mean up there, with the share its rows have: what is left of harm
+when no update is large, and what many attackers cannot hide behind each other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from aegis_learning import gradients
 from aegis_learning.parameters import Array, flatten
-from aegis_server.review.deviations import Vector, above_others, ratio
+from aegis_server.review.deviations import Vector, above_others
 from aegis_server.review.findings import Examination, Finding, corroborating, indicative
 from aegis_server.review.population import Population
 from aegis_server.review.quality import Quality, quality
@@ -43,12 +44,14 @@ def examine(population: Population) -> Examination:
         [[e.loss, e.accuracy, e.auc, e.calibration, *e.recalls] for e in alone], np.float64
     )
     above = above_others(numbers, population.members)
+    up = _uphill(population)
     features = {
         "golden-set/loss": numbers[:, 0] - base.loss,
         "golden-set/accuracy": base.accuracy - numbers[:, 1],
         "golden-set/auc": base.auc - numbers[:, 2],
         "golden-set/recall": -above[:, 4:].min(axis=1),
-        "golden-set/pull": _pull(population),
+        "golden-set/pull": up / np.where(population.norms > 0, population.norms, 1.0),
+        "golden-set/push": len(population) * population.weights * up,
     }
     return Examination([_findings(row) for row in above], features)
 
@@ -73,8 +76,8 @@ def quality_at(population: Population, delta: Array | None) -> Quality:
         return quality(population.family.logits(params, population.golden.x), population.golden.y)
 
 
-def _pull(population: Population) -> Vector:
-    """Returns the cosine of each update to the slope of the golden loss at the members' mean."""
+def _uphill(population: Population) -> Vector:
+    """Returns how far each update goes up the slope of the golden loss at the members' mean."""
     with np.errstate(all="ignore"):
         slope = flatten(
             gradients.loss_gradient(
@@ -86,7 +89,7 @@ def _pull(population: Population) -> Vector:
     if not np.isfinite(slope).all():
         return np.zeros(len(population))
     length = float(np.linalg.norm(slope.astype(np.float64)))
-    return ratio(population.along(slope), population.norms * length)
+    return population.along(slope) / (length or 1.0)
 
 
 def _loss_finding(excess: float) -> Finding:

@@ -24,11 +24,8 @@ NAME = "length"
 # 99 % stay below 1 where noise dominates, below 2.8 where the signal does (few parameters). With
 # hardly any noise (epsilon 100), some 7 % are above.
 NORM_Z = 3.0
-# Without noise lengths follow the labels a site has: more deviations, and never less than five
-# times the usual length.
-NORM_Z_OPEN = 4.0
-_SPREAD_MIN_OPEN = 0.4
-# Where few are there to compare with, nothing else would find it.
+# Without noise lengths follow the labels a site has, so it decides only among so few that nothing
+# else would find it.
 UPDATES_FEW = 8
 LAYER_NORM_Z = 5.0
 
@@ -76,10 +73,9 @@ def examine(population: Population) -> Examination:
 
 def _norm_findings(logs: Vector, population: Population) -> list[Finding]:
     private = any(each.noise > 0 for each in population.case.submissions)
-    known = private or len(population) < UPDATES_FEW
-    threshold, floor = (NORM_Z, _SPREAD_MIN) if known else (NORM_Z_OPEN, _SPREAD_MIN_OPEN)
-    z = _z(logs, floor, population.matrix.shape[1], population)
-    return [_norm_finding(each, threshold) for each in z.tolist()]
+    decides = private or len(population) < UPDATES_FEW
+    z = _z(logs, _SPREAD_MIN, population.matrix.shape[1], population)
+    return [_norm_finding(each, decides=decides) for each in z.tolist()]
 
 
 def _sizes(population: Population) -> list[int]:
@@ -113,12 +109,12 @@ def _corrected(logs: Vector, examples: Vector, members: Members) -> Vector:
     return best
 
 
-def _norm_finding(z: float, threshold: float) -> Finding:
-    strength = decisive(z / threshold)
+def _norm_finding(z: float, *, decides: bool) -> Finding:
+    strength = decisive(z / NORM_Z) if decides else corroborating(z / NORM_Z)
     text = "its length is ordinary for its number of examples"
-    if strength >= 1:
+    if z >= NORM_Z:
         text = f"it is far longer than the round's other updates: {z:.1f} deviations"
-    return Finding(NAME, "norm_z", z, threshold, strength, text)
+    return Finding(NAME, "norm_z", z, NORM_Z, strength, text)
 
 
 def _layer_finding(z: float, layer: str) -> Finding:

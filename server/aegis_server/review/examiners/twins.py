@@ -34,7 +34,7 @@ def examine(population: Population) -> Examination:
     # Halves of squared distances between updates of length one.
     usual = _usual(population)
     apart = np.maximum(1 - largest, _LEAST)
-    repeated = _to_last_step(population)
+    repeated = population.once("repeated", lambda: _to_last_step(population))
     features = {
         "twins/nearest": np.log(max(usual, _LEAST) / apart) if n > 1 else np.zeros(n),
         "twins/repeated": repeated,
@@ -61,14 +61,14 @@ def _to_last_step(population: Population) -> Vector:
     """Returns the cosine to the mean of what was accepted in the round before, 0 without one."""
     case = population.case
     accepted = [
-        past.sketch
+        (past.sketch, each.examples)
         for each in case.submissions
         for past in each.past[-1:]
         if past.verdict is Verdict.ACCEPTED and past.round == case.round - 1 and past.sketch
     ]
     if len(accepted) < 2:
         return np.zeros(len(population))
-    step = sketches.mean(accepted)
+    step = sketches.mean(*zip(*accepted, strict=True))
     return np.array([sketches.cosine(each, step) for each in population.sketches])
 
 

@@ -1,7 +1,8 @@
 """Overrides: a person decides otherwise than the examiners, or decides what they left open.
 
-One person is enough, but for what was REJECTED and shall be ACCEPTED: the first one proposes it,
-and somebody else has to say the same. A proposal falls when the update is decided another way.
+One person is enough, but for what was REJECTED and shall be ACCEPTED, or is HELD and was sent by
+that person in its participant's name: the first one proposes it, and somebody else has to say the
+same. A proposal falls when the update is decided another way.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class Overrides:
     ) -> bool:
         """Returns whether it is decided; False when it waits for somebody else."""
         update_id, subject, now = before.update_id, call.caller.subject, self._clock()
-        two = (before.verdict, wanted) == (Verdict.REJECTED, Verdict.ACCEPTED)
+        two = wanted is Verdict.ACCEPTED and (
+            before.verdict is Verdict.REJECTED or before.sent_by == subject
+        )
         found = (await store.overrides_of(connection, [update_id])).get(update_id, ())
         waiting = next((each for each in found if not each.effective), None)
         if two and waiting is not None:

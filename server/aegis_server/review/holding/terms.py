@@ -15,3 +15,11 @@ class Terms:
 
     seconds: int = HOLD_SECONDS
     default: Verdict = Verdict.REJECTED
+
+    def default_of(self, score: float) -> Verdict:
+        """Returns the verdict one of this score gets.
+
+        What would have been rejected, had the round a quorum, is not accepted by waiting: a person
+        has to do that.
+        """
+        return self.default if score < 1 else Verdict.REJECTED

@@ -29,24 +29,25 @@ async def remember(
     Returns whose updates they were. Features that are no finite numbers are left out: JSON has
     none.
     """
-    participants = await _participants(connection, key)
-    names = [participants[each.update_id] for each in ruling.judgements]
+    senders = await _senders(connection, key)
+    names = [senders[each.update_id][0] for each in ruling.judgements]
     likes = await asyncio.to_thread(alike, [each.sketch for each in ruling.judgements])
     async with connection.cursor() as cursor:
         await cursor.executemany(
             """
             insert into aegis.review_memory
-                (update_id, run_id, round, attempt, participant, dataset, verdict, score, features,
-                 sketch, alike, against, looks_like, created_at)
-            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                (update_id, run_id, round, attempt, participant, enrolled, dataset, verdict, score,
+                 features, sketch, alike, against, looks_like, created_at)
+            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             """,
             [
                 (
-                    *(each.update_id, key.run_id, key.round, key.attempt, name, dataset),
+                    *(each.update_id, key.run_id, key.round, key.attempt),
+                    *(*senders[each.update_id], dataset),
                     *(each.verdict.value, each.score, _finite(each.features), each.sketch),
                     *([names[other] for other in others], _against(each), _looks_like(each), now),
                 )
-                for each, name, others in zip(ruling.judgements, names, likes, strict=True)
+                for each, others in zip(ruling.judgements, likes, strict=True)
             ],
         )
     return names
@@ -84,7 +85,10 @@ async def past_of(
 async def recorded(connection: Connection, dataset: str) -> list[Recorded]:
     """Returns what stands as ACCEPTED of a data set, oldest first, at most the last 20,000.
 
-    As it stands: what a person accepted counts, what a person rejected does not.
+    As it stands: what a person accepted counts, what a person rejected does not. Neither does what
+    a deadline accepted, because nobody has looked, nor what those sent who are, or are to be, in
+    quarantine: who is suspected must not teach what is ordinary. Of a round that was tried again,
+    its last try.
     """
     cursor = await connection.execute(
         """
@@ -92,6 +96,17 @@ async def recorded(connection: Connection, dataset: str) -> list[Recorded]:
             select m.run_id, m.round, m.participant, m.features, m.created_at
             from aegis.review_memory m join aegis.review_update u using (update_id)
             where m.dataset = %s and u.verdict = 'accepted'
+              and coalesce((
+                  select o.by_whom from aegis.review_override o
+                  where o.update_id = m.update_id and o.effective order by o.seq desc limit 1
+              ), 'examiners') <> ''
+              and not exists (
+                  select from aegis.review_memory later
+                  where later.run_id = m.run_id and later.participant = m.participant
+                    and later.round = m.round and later.attempt > m.attempt)
+              and not exists (
+                  select from aegis.review_quarantine q
+                  where q.participant = m.participant and q.state in ('proposed', 'in_force'))
             order by m.created_at desc limit %s
         ) newest
         order by created_at, run_id, round, participant
@@ -116,12 +131,13 @@ def _looks_like(judgement: Judgement) -> str:
     return next((each.text for each in judgement.findings if each.measure == "looks_like"), "")
 
 
-async def _participants(connection: Connection, key: RoundKey) -> dict[str, str]:
+async def _senders(connection: Connection, key: RoundKey) -> dict[str, tuple[str, bool]]:
+    """Returns whose each update of a round is, and whether that one has enrolled."""
     cursor = await connection.execute(
         """
-        select update_id, participant from aegis.review_update
+        select update_id, participant, enrolled from aegis.review_update
         where run_id = %s and round = %s and attempt = %s
         """,
         (key.run_id, key.round, key.attempt),
     )
-    return {str(update_id): str(participant) for update_id, participant in await cursor.fetchall()}
+    return {update_id: (name, enrolled) for update_id, name, enrolled in await cursor.fetchall()}

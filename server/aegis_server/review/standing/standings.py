@@ -82,7 +82,12 @@ class Standings:
     async def reckon(
         self, connection: Connection, participants: Collection[str], *, now: datetime
     ) -> list[Entry]:
-        """Reckons participants of whom a verdict has changed; proposes quarantines."""
+        """Reckons participants of whom a verdict has changed; proposes quarantines.
+
+        Sites of a simulation are nobody: they have no standing, and no part in that of who has
+        enrolled under such a name.
+        """
+        participants = await store.enrolled(connection, participants)
         await store.lock(connection, participants, now)
         histories = await store.histories(connection, participants)
         company = await _company(connection, histories)
@@ -93,8 +98,6 @@ class Standings:
         entries = []
         for name in sorted(participants):
             history = histories[name]
-            if not history:
-                continue
             standing = _standing(history, counts[name], drifts[name], company[name])
             await store.write(connection, standing)
             if name in open_ones:
@@ -114,7 +117,7 @@ class Standings:
             if row is None:
                 raise NotFound(
                     "RESOURCE_NOT_FOUND",
-                    f"no update of {participant} was judged",
+                    f"no update of {participant} was judged, as one who has enrolled",
                     resource=f"{STANDINGS}/{participant}",
                 )
             # Twice as many, so that the first one's reputation stands on something.

@@ -72,6 +72,18 @@ _STANDING = ", ".join(StandingRow.__slots__)
 _QUARANTINE = ", ".join(QuarantineRow.__slots__)
 
 
+async def enrolled(connection: Connection, names: Collection[str]) -> list[str]:
+    """Returns those under whose name something was judged that somebody enrolled had sent."""
+    cursor = await connection.execute(
+        """
+        select name from unnest(%s::text[]) as name where exists (
+            select from aegis.review_memory where participant = name and enrolled)
+        """,
+        (sorted(names),),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
+
+
 async def lock(connection: Connection, participants: Collection[str], now: datetime) -> None:
     """Makes sure that each has a row, and keeps others from reckoning it until the end.
 
@@ -113,7 +125,7 @@ async def histories(
                 select participant, update_id, run_id, round, attempt, verdict, score, alike,
                        features, created_at,
                        row_number() over (order by created_at desc, update_id desc) as nth
-                from aegis.review_memory where participant = p.name
+                from aegis.review_memory where participant = p.name and enrolled
                 order by created_at desc, update_id desc limit %s
             ) m left join (
                 select distinct on (update_id) update_id, to_verdict, by_whom
@@ -136,7 +148,8 @@ async def counts(
     cursor = await connection.execute(
         """
         select participant, verdict, count(*) from aegis.review_update
-        where participant = any(%s) and verdict <> 'pending' group by participant, verdict
+        where participant = any(%s) and enrolled and verdict <> 'pending'
+        group by participant, verdict
         """,
         (list(participants),),
     )

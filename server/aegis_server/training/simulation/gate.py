@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from aegis.v1 import review_pb2, training_pb2
 from aegis_learning import parameters
@@ -32,8 +32,10 @@ class DirectGate:
         self._noises = noises_of(plan, plans.noise_of(plan, self._data), self._examples)
         self._past: dict[str, tuple[Past, ...]] = {}
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
-        """Returns the verdict on each participant's update."""
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
+        """Returns the verdict on each participant's update; here nobody sends another way."""
         if not updates:
             return Judged({})
         submissions = tuple(

@@ -1,0 +1,101 @@
+"""Could any mix of labels have led here, and so far?
+
+With unevenly dealt labels honest updates differ as much as poisoned ones do, but not in any way: a
+site's first step is the mean of its classes' slopes, whatever their shares. So an update is held
+against the cone of the golden rows' slopes by class. `inside` is its cosine to the nearest mixture:
+what it has beside, no labels explain. `cone` is that less the cosine of its opposite: noise goes
+either way alike, who trains on wrong labels or goes backward does not. `far` is its length beside
+the longest a site could make of rows like the golden ones, with the noise that was promised.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aegis_learning import gradients
+from aegis_learning.parameters import Array, flatten
+from aegis_server.review.deviations import Vector, ratio
+from aegis_server.review.findings import Examination, Finding, decisive, indicative
+from aegis_server.review.population import Population, blocks
+
+NAME = "mixture"
+
+# Times the longest that rows like the golden ones, and the promised noise, explain. With noise the
+# longest honest update of the lab is at 1.05, without at 2.3.
+FAR, FAR_OPEN = 2.0, 4.0
+CONE = -0.5
+# More classes than these are looked at together.
+_CLASSES_MAX = 16
+_SWEEPS = 40
+
+
+def examine(population: Population) -> Examination:
+    """Returns how well a mixture of labels explains each update, and its length."""
+    inside, cone, far = population.once("mixture", lambda: _measured(population))
+    private = any(each.noise > 0 for each in population.case.submissions)
+    threshold = FAR if private else FAR_OPEN
+    return Examination(
+        [
+            [_far_finding(f, threshold), _cone_finding(c)]
+            for f, c in zip(np.exp(far).tolist(), cone.tolist(), strict=True)
+        ],
+        {"mixture/inside": inside, "mixture/cone": cone, "mixture/far": far},
+    )
+
+
+def _measured(population: Population) -> tuple[Vector, Vector, Vector]:
+    slopes, longest = _slopes(population)
+    gram = np.zeros((len(slopes), len(slopes)))
+    products = np.zeros((len(population), len(slopes)))
+    own = np.zeros(len(population))
+    for block, some in zip(blocks(population.sampled), blocks(slopes), strict=True):
+        gram += some @ some.T
+        products += block @ some.T
+        own += (block**2).sum(axis=1)
+    inside = nearest(products, gram, own)
+    cone: Vector = inside - nearest(-products, gram, own)
+    noise = np.array([each.noise for each in population.case.submissions])
+    limit = np.sqrt(longest**2 + population.matrix.shape[1] * noise**2)
+    lengths = np.maximum(population.norms, np.finfo(np.float32).tiny)
+    return inside, cone, np.log(lengths / np.maximum(limit, np.finfo(np.float32).tiny))
+
+
+def nearest(products: Vector, gram: Vector, own: Vector) -> Vector:
+    """Returns cosines of vectors to the nearest non-negative mixture, from products alone.
+
+    `products` are those of n vectors with c directions, (n, c), `gram` those of the directions,
+    (c, c), `own` the vectors' squared lengths. Non-negative least squares by coordinate descent.
+    """
+    shares = np.zeros(products.shape)
+    for _ in range(_SWEEPS):
+        for k in np.flatnonzero(np.diag(gram) > 0):
+            left = products[:, k] - shares @ gram[:, k]
+            shares[:, k] = np.maximum(shares[:, k] + left / gram[k, k], 0.0)
+    # At the optimum the mixture's squared length is its product with the vector.
+    explained = np.maximum((shares * products).sum(axis=1), 0.0)
+    return np.sqrt(np.minimum(ratio(explained, own), 1.0))
+
+
+def _slopes(population: Population) -> tuple[Array, float]:
+    """Returns the slopes by class, on the sampled columns, and how far the steepest leads."""
+    rows, local = population.golden, population.case.local
+    step = -(-population.matrix.shape[1] // population.sampled.shape[1])
+    labels = np.unique(rows.y)
+    found, steepest = [], 0.0
+    for group in np.array_split(labels, min(len(labels), _CLASSES_MAX)):
+        some = rows.take(np.flatnonzero(np.isin(rows.y, group)))
+        slope = -flatten(gradients.loss_gradient(population.family, population.base, some))
+        found.append(slope[::step])
+        steepest = max(steepest, float(np.linalg.norm(slope.astype(np.float64))))
+    return np.stack(found), steepest * local.steps * local.learning_rate
+
+
+def _far_finding(times: float, threshold: float) -> Finding:
+    strength = decisive(times / threshold) if times >= threshold else indicative(times / threshold)
+    text = f"it is {times:.1f} times as long as rows of any mix of labels would have made it"
+    return Finding(NAME, "far", times, threshold, strength, text)
+
+
+def _cone_finding(cosine: float) -> Finding:
+    text = f"its cosine to the nearest mix of labels, less its opposite's, is {cosine:.2f}"
+    return Finding(NAME, "cone", cosine, CONE, indicative(cosine / CONE), text)
