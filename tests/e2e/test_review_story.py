@@ -71,15 +71,8 @@ def test_attacker_is_rejected_and_the_evidence_holds_without_the_server(
     assert command("--home", house.home, "audit", "export", "--out", copy).returncode == 0
 
     # Somebody who has nothing but these files.
-    check = (
-        "--home",
-        tmp_path,
-        "update",
-        "verify-evidence",
-        bundle,
-        "--trust",
-        copy / "trust.json",
-    )
+    trust = ("--trust", copy / "trust.json")
+    check = ("--home", tmp_path, "update", "verify-evidence", bundle, *trust)
     good = command(*check, "--update", first, "--audit", copy, "--output", "json")
     assert good.returncode == 0, good.stderr
     found = json.loads(good.stdout)
