@@ -2,7 +2,8 @@
 
 diary    it writes there: RUN ROUND begun, RUN ROUND held, RUN ROUND done
 hold     while this file is there, it goes no further
-poison   what it sends instead: nan, shape, missing, type, pickle, claim, or same NUMBER
+poison   what it sends instead: nan, shape, missing, type, pickle, claim, same NUMBER, or
+         flip NUMBER
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def _poison(reply: Message, kind: str, number: str = "0") -> None:
     if kind == "same":
         content.metric_records["metrics"]["num-examples"] = 1_000_000_000
         values = {name: np.full_like(each, float(number)) for name, each in values.items()}
+    elif kind == "flip":
+        values = {name: -float(number) * each for name, each in values.items()}
     elif kind == "nan":
         values[first].flat[0] = np.nan
     elif kind == "shape":
