@@ -28,6 +28,7 @@ from aegis_server.review.judging import Judging, Metrics
 from aegis_server.review.queue.here import Here
 from aegis_server.review.rounds import Queue, Rounds
 from aegis_server.review.service import ReviewService, Room
+from aegis_server.review.settling import Settling
 from aegis_server.review.updates import RunLookup, Updates
 from aegis_server.review.uploads.senders import Senders
 from aegis_server.review.uploads.turns import Turns
@@ -72,17 +73,21 @@ class Making:
         """What judges rounds."""
         parts = {
             "database": self.database,
-            "audit": self.audit,
             "blobs": self.blobs,
             "cases": Cases(
                 database=self.database, blobs=self.blobs, runs=self.runs, rooms=self.rooms
             ),
             "desks": self.desks,
             "examining": self.examining,
-            "terms": self.terms,
+            "settling": Settling(
+                database=self.database,
+                audit=self.audit,
+                rooms=self.rooms,
+                terms=self.terms,
+                clock=self.clock,
+            ),
             "worker": self.worker,
             "metrics": Metrics(self.registry or CollectorRegistry()),
-            "clock": self.clock,
         } | instead
         return Judging(**parts)  # type: ignore[arg-type]
 

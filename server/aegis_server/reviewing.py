@@ -39,6 +39,7 @@ from aegis_server.review.queue.here import Here
 from aegis_server.review.queue.jobs import Jobs, opened
 from aegis_server.review.rounds import Queue, Rounds
 from aegis_server.review.service import ReviewService, Room
+from aegis_server.review.settling import Settling
 from aegis_server.review.standing.counting import Counts
 from aegis_server.review.standing.quarantines import Quarantines
 from aegis_server.review.standing.service import StandingService
@@ -102,15 +103,19 @@ def judging_of(ground: Ground, desks: Desks, standings: Standings) -> Judging:
     )
     return Judging(
         database=database,
-        audit=audit,
         blobs=blobs,
         cases=Cases(database=database, blobs=blobs, runs=ground.runs, rooms=rooms),
         desks=desks,
         examining=Examining(vet, _EXAMINE_SECONDS, numbers),
-        terms=_terms(ground.review),
+        settling=Settling(
+            database=database,
+            audit=audit,
+            rooms=rooms,
+            terms=_terms(ground.review),
+            clock=clock,
+        ),
         worker=worker_name(),
         metrics=Metrics(ground.registry),
-        clock=clock,
     )
 
 

@@ -1,8 +1,7 @@
 """Judging: a round that was asked for gets its verdicts, here or at any other worker.
 
 Whoever examines a round has a lease on its row, renewed while the process lives: when it dies,
-another takes over. Verdicts are written once, under the row's lock, with their audit records, in
-one transaction; nothing is held open meanwhile.
+another takes over. Nothing is held open meanwhile.
 """
 
 from __future__ import annotations
@@ -10,27 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from aegis.errors import Unavailable
-from aegis.serving.auditlog import AuditLog, Entry
-from aegis.serving.database import Connection, Database
-from aegis.v1 import audit_pb2
+from aegis.serving.database import Database
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.review import store
-from aegis_server.review.case import Judgement, Ruling, Verdict
+from aegis_server.review.case import Verdict
 from aegis_server.review.cases import Cases, Prepared
 from aegis_server.review.desks import Desk, Desks, Examined
-from aegis_server.review.findings import encode, rows
-from aegis_server.review.holding.terms import Terms
-from aegis_server.review.isolation import Examining, all_held, failed
-from aegis_server.review.store import RoundKey, RoundRow
-from aegis_server.review.updates import RESOURCE, Update, complete, details
+from aegis_server.review.isolation import Examining, all_held
+from aegis_server.review.queue import store as queue
+from aegis_server.review.settling import Settling
+from aegis_server.review.store import RoundKey
+from aegis_server.review.updates import Update, complete
 
 log = logging.getLogger(__name__)
 
@@ -68,26 +64,22 @@ class Judging:
         self,
         *,
         database: Database,
-        audit: AuditLog,
         blobs: BlobStore,
         cases: Cases,
         desks: Desks,
         examining: Examining,
-        terms: Terms,
+        settling: Settling,
         worker: str,
         metrics: Metrics,
-        clock: Callable[[], datetime],
     ) -> None:
         self._database = database
-        self._audit = audit
         self._blobs = blobs
         self._cases = cases
         self._desks = desks
         self._examining = examining
-        self._terms = terms
+        self._settling = settling
         self._worker = worker
         self._metrics = metrics
-        self._clock = clock
 
     async def judge(self, key: RoundKey) -> None:
         """Returns once the round is judged, by us or by whoever else has it.
@@ -106,7 +98,7 @@ class Judging:
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    found = await store.queue(connection)
+                    found = await queue.rounds(connection)
             except Unavailable:
                 log.debug("the queue cannot be counted now")
             else:
@@ -116,11 +108,11 @@ class Judging:
 
     async def _is_judged(self, key: RoundKey) -> bool:
         async with self._database.transaction() as connection:
-            return await store.state_of(connection, key) == "judged"
+            return await queue.state_of(connection, key) == "judged"
 
     async def _claimed(self, key: RoundKey) -> bool:
         async with self._database.transaction() as connection:
-            return await store.claim(connection, key, worker=self._worker, seconds=_LEASE_SECONDS)
+            return await queue.claim(connection, key, worker=self._worker, seconds=_LEASE_SECONDS)
 
     async def _examine(self, key: RoundKey, desk: Desk) -> None:
         try:
@@ -133,12 +125,11 @@ class Judging:
                     update_id: await self._blobs.put(numbers)
                     for update_id, numbers in examined.numbers.items()
                 }
-                ruling = _whole(updates, examined.ruling, prepared)
-                await self._settle(key, updates, ruling, prepared, evidence)
+                await self._settling.settle(key, updates, examined.ruling, prepared, evidence)
         except BaseException:
             with contextlib.suppress(Unavailable):
                 async with self._database.transaction() as connection:
-                    await store.let_go(connection, key, worker=self._worker)
+                    await queue.let_go(connection, key, worker=self._worker)
             raise
 
     async def _pending(self, key: RoundKey) -> list[Update]:
@@ -163,7 +154,7 @@ class Judging:
                 # Without a database nobody else can take the round either.
                 with contextlib.suppress(Unavailable):
                     async with self._database.transaction() as connection:
-                        await store.keep(
+                        await queue.keep(
                             connection, key, worker=self._worker, seconds=_LEASE_SECONDS
                         )
 
@@ -173,111 +164,3 @@ class Judging:
         finally:
             renewing.cancel()
             await asyncio.wait([renewing])
-
-    async def _settle(
-        self,
-        key: RoundKey,
-        updates: Sequence[Update],
-        ruling: Ruling,
-        prepared: Prepared,
-        evidence: Mapping[str, bytes],
-    ) -> None:
-        async with self._database.transaction() as connection:
-            row = await store.lock_round(connection, key)
-            if row is None or row.judged_at is not None:
-                return
-            now = self._clock()
-            for judgement in ruling.judgements:
-                await self._write(connection, judgement, ruling, prepared, evidence, now)
-            names = {update.update_id: update.participant for update in updates}
-            await store.mark_judged(
-                connection,
-                key,
-                fallback=ruling.fallback,
-                fallback_participants=[names[each] for each in ruling.members],
-                reason=ruling.why,
-                warming_up=ruling.warming_up,
-                now=now,
-            )
-            rooms = self._cases.rooms
-            told: Sequence[Entry] = ()
-            if rooms.memory is not None:
-                told = await rooms.memory.remember(
-                    connection, key, dataset=prepared.base.dataset, ruling=ruling, now=now
-                )
-            if rooms.detectors is not None:
-                await rooms.detectors.note(connection, ruling)
-            await self._audit.record_in(
-                connection,
-                *(
-                    _entry(row, update, judgement, ruling, prepared, evidence)
-                    for update, judgement in zip(updates, ruling.judgements, strict=True)
-                ),
-                *told,
-            )
-
-    async def _write(
-        self,
-        connection: Connection,
-        judgement: Judgement,
-        ruling: Ruling,
-        prepared: Prepared,
-        evidence: Mapping[str, bytes],
-        now: datetime,
-    ) -> None:
-        held = judgement.verdict is Verdict.HELD
-        await store.write_verdict(
-            connection,
-            judgement.update_id,
-            verdict=judgement.verdict.value,
-            score=judgement.score,
-            findings=rows(judgement.findings),
-            false_positive_rate=judgement.false_positive_rate,
-            would_change=judgement.would_change,
-            hold_until=now + timedelta(seconds=self._terms.seconds) if held else None,
-            hold_default=self._terms.default_of(judgement.score).value if held else None,
-            detector=ruling.detector,
-            golden_sha256=prepared.golden_sha256,
-            evidence_sha256=evidence.get(judgement.update_id, b""),
-            now=now,
-        )
-
-
-def _whole(updates: Sequence[Update], ruling: Ruling, prepared: Prepared) -> Ruling:
-    """Returns a judgement for every update of the round, those whose bytes are lost included."""
-    judged = {each.update_id: each for each in ruling.judgements}
-    judged |= {name: failed(name, [finding]) for name, finding in prepared.lost.items()}
-    return replace(ruling, judgements=tuple(judged[each.update_id] for each in updates))
-
-
-def _entry(
-    row: RoundRow,
-    update: Update,
-    judgement: Judgement,
-    ruling: Ruling,
-    prepared: Prepared,
-    evidence: Mapping[str, bytes],
-) -> Entry:
-    known = {
-        "score": f"{judgement.score:.4f}",
-        "detector": ruling.detector,
-        "golden_sha256": prepared.golden_sha256.hex(),
-        "evidence_sha256": evidence.get(update.update_id, b"").hex(),
-        "fallback": "yes" if ruling.fallback else "",
-    }
-    return Entry(
-        kind=audit_pb2.AUDIT_KIND_REVIEW,
-        actor=row.asked_by,
-        action="judge",
-        resource=f"{RESOURCE}/{update.update_id}",
-        outcome=judgement.verdict.value,
-        reason=judgement.reason,
-        policy_revision=row.policy_revision,
-        rule_id=row.rule_id,
-        subject_id=update.update_id,
-        details={
-            **details(update.key, update.participant, update.sha256),
-            **{name: value for name, value in known.items() if value},
-        },
-        evidence={"findings.json": encode(judgement.findings)},
-    )

@@ -6,8 +6,8 @@ from aegis.v1 import review_pb2
 from aegis_server.review.case import Verdict
 from aegis_server.review.findings import Finding, Severity
 from aegis_server.review.holding.store import OverrideRow
+from aegis_server.review.queue.store import QueueRow
 from aegis_server.review.rounds import Judged
-from aegis_server.review.store import QueueRow
 from aegis_server.review.updates import Update
 
 VERDICTS = {

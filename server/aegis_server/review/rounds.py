@@ -21,7 +21,9 @@ from aegis.v1 import audit_pb2
 from aegis_server.review import store
 from aegis_server.review.case import Verdict
 from aegis_server.review.findings import Finding, encode, rows
-from aegis_server.review.store import QueueRow, RoundKey, RoundRow, UpdateRow
+from aegis_server.review.queue import store as queue
+from aegis_server.review.queue.store import QueueRow
+from aegis_server.review.store import RoundKey, RoundRow, UpdateRow
 from aegis_server.review.updates import RESOURCE, Update, complete, details
 
 # Longer than a round takes that has to be examined four times.
@@ -174,7 +176,7 @@ class Rounds:
     async def waiting(self) -> tuple[list[QueueRow], int]:
         """Returns the rounds on their way, oldest first, and how many may be examined at once."""
         async with self._database.transaction() as connection:
-            found = await store.queue(connection)
+            found = await queue.rounds(connection)
         return found, await self._queue.examiners()
 
 

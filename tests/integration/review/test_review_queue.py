@@ -36,6 +36,7 @@ from aegis_server.review.cases import Rooms
 from aegis_server.review.desks import Desks
 from aegis_server.review.isolation import Examining
 from aegis_server.review.judging import Judging
+from aegis_server.review.queue import store as queue_store
 from aegis_server.review.queue.here import Here
 from aegis_server.review.queue.jobs import Jobs, Worker, opened
 from aegis_server.review.vetting import vet
@@ -213,7 +214,7 @@ async def test_another_worker_takes_over_from_one_that_died(queued: Room, server
     await close(queued)
     async with queued.database.transaction() as connection:
         # What a worker that was killed leaves behind.
-        assert await store.claim(connection, KEY, worker="dead/1", seconds=3.0)
+        assert await queue_store.claim(connection, KEY, worker="dead/1", seconds=3.0)
     async with working(server_database_url, queued, queued.making.judging(worker="alive/2")):
         (entry,) = (await queue(queued)).entries
         assert (entry.state, entry.worker) == (Queue.STATE_EXAMINING, "dead/1")
@@ -230,7 +231,7 @@ async def test_verdicts_of_a_worker_that_was_thought_dead_change_nothing(room: R
     examining = asyncio.create_task(late.judge(KEY))
     await state(room, Queue.STATE_EXAMINING)
     async with room.database.transaction() as connection:
-        await store.let_go(connection, KEY, worker="late/1")
+        await queue_store.let_go(connection, KEY, worker="late/1")
     other = Desks(1)
     try:
         await room.making.judging(worker="quick/2", desks=other).judge(KEY)

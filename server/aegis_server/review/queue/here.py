@@ -12,8 +12,8 @@ import logging
 from aegis.errors import Unavailable
 from aegis.serving.database import Database
 from aegis.serving.deeds import Deeds
-from aegis_server.review import store
 from aegis_server.review.judging import Judging
+from aegis_server.review.queue import store
 from aegis_server.review.store import RoundKey
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Here:
     async def sweep(self) -> None:
         """Begins with every round that waits, unless it has been begun with."""
         async with self._database.transaction() as connection:
-            rows = await store.queue(connection)
+            rows = await store.rounds(connection)
         for row in rows:
             if row.state == "waiting":
                 self._begun(RoundKey(row.run_id, row.round, row.attempt))

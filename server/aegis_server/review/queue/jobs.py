@@ -19,8 +19,8 @@ from procrastinate.jobs import Status
 
 from aegis.errors import Unavailable
 from aegis.serving.database import ALIVE, Database
-from aegis_server.review import store
 from aegis_server.review.judging import Judging
+from aegis_server.review.queue import store
 from aegis_server.review.store import RoundKey
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Jobs:
     async def sweep(self) -> None:
         """Puts every round in line that waits, and forgets jobs whose worker died."""
         async with self._database.transaction() as connection:
-            rows = await store.queue(connection)
+            rows = await store.rounds(connection)
         for row in rows:
             if row.state == "waiting":
                 await self.put(RoundKey(row.run_id, row.round, row.attempt))
