@@ -44,7 +44,7 @@ from aegis_learning.datasets import SCHEMA, Split, load, partition
 from aegis_learning.pinning import app_digest
 from aegis_participant.workers import flower_run_id
 from tests.commands import aegis, command
-from tests.processes import until
+from tests.processes import descendants, gone, until
 
 Result = TypeVar("Result")
 Run = training_pb2.Run
@@ -99,10 +99,12 @@ class Hospital:
         return self
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9; returns when what it had started has noticed."""
         assert self._process is not None
+        started = descendants(self._process.pid)
         self._process.kill()
         self._process.wait()
+        until(lambda: gone(started), self._house.words)
 
     def stop(self) -> None:
         """SIGTERM."""

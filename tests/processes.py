@@ -80,3 +80,26 @@ def until(
             return found
         time.sleep(every)
     raise AssertionError(message())
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process and those it has started have started."""
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in task.read_text().split()
+    ]
+    return [each for child in children for each in (child, *descendants(child))]
+
+
+def gone(pids: list[int]) -> bool:
+    """Says whether none of them runs any more."""
+
+    def alive(pid: int) -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        return state not in "ZX"
+
+    return not any(alive(pid) for pid in pids)

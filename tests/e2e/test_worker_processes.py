@@ -22,7 +22,7 @@ from aegis.local import pki
 from aegis.local.programs import server_environment
 from aegis.v1 import identity_pb2, identity_pb2_grpc, policy_pb2, policy_pb2_grpc
 from aegis_server.migrating import migrate
-from tests.processes import Process, until
+from tests.processes import Process, descendants, gone, until
 
 WORKERS = 2
 
@@ -109,25 +109,6 @@ async def served(
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def descendants(pid: int) -> list[int]:
-    children = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in task.read_text().split()
-    ]
-    return [each for child in children for each in (child, *descendants(child))]
-
-
-def gone(pids: list[int]) -> bool:
-    def alive(pid: int) -> bool:
-        with suppress(OSError):
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            return state not in "ZX"
-        return False
-
-    return not any(alive(pid) for pid in pids)
 
 
 async def who_am_i(channel: grpc.aio.Channel) -> str:
