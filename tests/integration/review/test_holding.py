@@ -136,6 +136,22 @@ async def test_who_sent_a_held_update_does_not_accept_it_alone(room: Room):
     assert (other.update.verdict, other.needs_second_person) == (ACCEPTED, False)
 
 
+async def test_proposal_falls_at_the_deadline(room: Room):
+    """What the second person would confirm was said about a verdict that is no more."""
+    for submission in CASE.submissions[1:3]:
+        await room.submit(submission.data, submission.update_id, by="user:olga")
+    update_id = (await room.review())[0].update_id
+    await room.override(update_id, ACCEPTED, "user:olga")
+    later = datetime.now(UTC) + timedelta(days=2)
+    await Deadline(database=room.database, audit=room.making.audit, clock=lambda: later).decide()
+    late = await room.override(update_id, ACCEPTED, "user:otto")
+    assert (late.update.verdict, late.needs_second_person) == (REJECTED, True)
+    assert [(each.by, each.effective) for each in late.update.overrides] == [
+        ("", True),
+        ("user:otto", False),
+    ]
+
+
 async def test_one_person_rejects_what_was_accepted(room: Room):
     """The careful way needs nobody else."""
     updates = await judged(room)

@@ -65,6 +65,7 @@ class Deadline:
                 row = await updates_store.find(connection, update_id)
                 assert row is not None and row.hold_default is not None  # noqa: PT018, S101
                 verdict = Verdict(row.hold_default)
+                await store.withdraw(connection, update_id)
                 await store.add(
                     connection,
                     update_id,
