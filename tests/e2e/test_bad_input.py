@@ -273,9 +273,9 @@ SHAPES = models.family("mlp", 30, 2).shapes
 
 @pytest.fixture
 async def run_id(admin: grpc.aio.Channel) -> AsyncIterator[str]:
-    """A run that goes on for as long as somebody tries to feed it."""
+    """A run whose first round takes longer than somebody needs to try and feed it."""
     plan = default_plan()
-    plan.rounds = 500
+    plan.rounds, plan.local_steps = 500, 500
     stub = training_pb2_grpc.TrainingServiceStub(admin)
     request = training_pb2.StartRunRequest(request_id=str(uuid.uuid4()), plan=plan)
     run = (await stub.StartRun(request, timeout=20)).run
@@ -284,7 +284,7 @@ async def run_id(admin: grpc.aio.Channel) -> AsyncIterator[str]:
             break
     yield run.run_id
     await stub.StopRun(training_pb2.StopRunRequest(run_id=run.run_id), timeout=20)
-    async for event in stub.WatchRun(training_pb2.WatchRunRequest(run_id=run.run_id), timeout=60):
+    async for event in stub.WatchRun(training_pb2.WatchRunRequest(run_id=run.run_id), timeout=120):
         run = event.run
     assert run.state == training_pb2.Run.STATE_STOPPED
 
@@ -299,8 +299,8 @@ async def submitted(
 ) -> AegisError:
     header = {
         "round": 1,
-        # No coordinator has this attempt, so what is refused here is not simply too late.
-        "attempt": 99,
+        # The second try, if there is one: what is refused here is not simply too late.
+        "attempt": 2,
         "participant": "site-1",
         "sha256": hashlib.sha256(data).digest(),
         "size_bytes": len(data),
@@ -340,4 +340,4 @@ async def test_bad_updates_are_refused_and_leave_nothing(admin: grpc.aio.Channel
     ):
         error = await submitted(admin, data, {"run_id": run_id} | changes)
         assert error.reason == reason, (reason, error.message)
-    assert all(update.attempt != 99 for update in await updates_of(admin, run_id))
+    assert all(update.attempt != 2 for update in await updates_of(admin, run_id))
