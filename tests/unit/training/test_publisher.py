@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -36,7 +36,9 @@ class AllAccepted:
 
     attempt = 1
 
-    def judge(self, number: int, updates: Mapping[str, bytes]) -> Judged:
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
         """Returns yes."""
         yes = Update.VERDICT_ACCEPTED
         return Judged({name: Update(update_id=f"u-{name}", verdict=yes) for name in updates})
