@@ -270,7 +270,7 @@ class Finding(_message.Message):
     SEVERITY_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     examiner: _builtins.str
-    """Which examiner, e.g. "golden-set", "outlier"."""
+    """Which examiner, e.g. "golden-set", "direction"."""
     measure: _builtins.str
     """What was measured, e.g. "harm", "norm_z"."""
     value: _builtins.float
