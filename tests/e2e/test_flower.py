@@ -71,6 +71,12 @@ def serves(link: Link) -> bool:
     return log.exists() and "sites at" in log.read_text()
 
 
+def registered(link: Link) -> bool:
+    """Says whether the SuperLink knows both keys: a SuperNode that comes earlier is sent away."""
+    log = (link.folder / "superlink.log").read_text()
+    return all(f"{name} is node" in log for name in NAMES)
+
+
 def online(link: Link) -> int:
     """How many SuperNodes the SuperLink sees."""
     secret = link.control_secret_file.read_text()
@@ -100,6 +106,7 @@ def test_hospitals_with_supernodes_train_a_model_whose_updates_were_reviewed() -
             until(lambda: serves(link), house.words, SECONDS)
             for each in (north, south):
                 (link.nodes / f"{each.name}.pub").write_bytes(with_node_key(each))
+            until(lambda: registered(link), house.words, SECONDS)
             with supernode(north, listen), supernode(south, listen):
                 until(lambda: online(link) == 2, house.words, SECONDS, every=0.5)
                 run = trained(house)
