@@ -93,7 +93,6 @@ def trained(house: House) -> training_pb2.Run:
     return house.until_state(started["run_id"], Run.STATE_COMPLETED, seconds=300)
 
 
-@pytest.mark.lengthy
 def test_hospitals_with_supernodes_train_a_model_whose_updates_were_reviewed() -> None:
     """A private run over our SuperLink, from the invitation to the lineage of its model."""
     listen = f"127.0.0.1:{free_port()}"
