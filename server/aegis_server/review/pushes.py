@@ -176,6 +176,15 @@ def apart(trigger: Trigger, z: Vector) -> Push:
     return Push(trigger, z, tuple(group), float(gaps[chosen]))
 
 
+def between(
+    family: Family, one: Parameters, other: Parameters, golden: Split
+) -> tuple[Trigger, ...]:
+    """Returns for each class the trigger that works so much better in one model than in another."""
+    bounds, rows = extremes(golden), sample(golden, _ROWS).x
+    more = table(family, one, rows, bounds) - table(family, other, rows, bounds)
+    return tuple(_largest(more[:, target], target, bounds) for target in range(family.classes))
+
+
 def _largest(view: Vector, target: int, bounds: tuple[float, float]) -> Trigger:
     sides = view.reshape(2, -1)
     side, height = sides.argmax(axis=0), sides.max(axis=0)

@@ -58,10 +58,6 @@ class Trigger:
         marked[:, list(self.features)] = np.array(self.values, np.float32)
         return marked
 
-    def part(self, size: int) -> Trigger:
-        """Returns the trigger of its first features."""
-        return Trigger(self.target, self.features[:size], self.values[:size])
-
 
 @dataclass(frozen=True, slots=True)
 class Found:

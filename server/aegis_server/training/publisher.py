@@ -14,10 +14,10 @@ from aegis_learning import parameters
 from aegis_learning.datasets import Dataset
 from aegis_learning.parameters import Parameters
 from aegis_server.review import publishing
+from aegis_server.review.candidates import Combine
 from aegis_server.review.case import Case, Submission
 from aegis_server.review.history import History, Published, Scan
 from aegis_server.review.population import Population
-from aegis_server.review.publishing import Combine
 from aegis_server.training.noise import local_of, noises_of
 
 _TEXT_MAX = 500
