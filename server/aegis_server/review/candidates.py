@@ -23,7 +23,8 @@ from aegis_server.review.population import Population
 from aegis_server.review.pushes import Push, Vector
 from aegis_server.review.triggers import Trigger
 
-Combine = Callable[[Sequence[int]], Aggregate]
+# Makes one of the updates at some places of a round.
+Combine = Callable[[Population, Sequence[int]], Aggregate]
 
 # Before this round the sums are of too few rounds, and models are not yet what they will be.
 _GROUPS_FROM, _SCANS_FROM = 3, 5
@@ -61,17 +62,22 @@ class Candidate:
 
 
 class Candidates:
-    """Makes the candidates of a round; what it finds goes into the history it returns."""
+    """Makes the candidates of a round; what it finds goes into the history it returns.
+
+    `population` is the round as it was sent, `counted` the same with the lengths that count.
+    """
 
     def __init__(
         self,
         population: Population,
+        counted: Population,
         accepted: tuple[int, ...],
         combine: Combine,
         least: int,
         history: History,
     ) -> None:
         self._population = population
+        self._counted = counted
         self._accepted = accepted
         self._combine = combine
         self._least = max(least, 1)
@@ -115,10 +121,10 @@ class Candidates:
         kept = tuple(i for i in self._accepted if i not in bad)
         if len(kept) < self._least:
             kept, bad = self._accepted, frozenset()
-        made = self._combine(kept)
+        made = self._combine(self._counted, kept)
         lost = before.without({self._names[i] for i in bad})
         gifts = lost.gifts.and_of(
-            {self._names[i]: self._population.matrix[i] for i in kept}, made, before
+            {self._names[i]: self._counted.matrix[i] for i in kept}, made, before
         )
         delta, state = made.update, made.state
         if lost.model is not None:

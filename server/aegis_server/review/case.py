@@ -65,14 +65,16 @@ class Local:
 class Case:
     """A whole round, ready for judgement; `base` is the model every update starts from.
 
-    `round` counts from 1. `detector` and `shadow` are files of `review.detectors`; empty means the
-    one that ships, and none. `seed` is for examiners that draw; the same case is judged the same.
+    `before` is the model of the round before it, empty when there is none. `round` counts from 1.
+    `detector` and `shadow` are files of `review.detectors`; empty means the one that ships, and
+    none. `seed` is for examiners that draw; the same case is judged the same.
     """
 
     family: Family
     golden: Split
     base: bytes
     submissions: tuple[Submission, ...]
+    before: bytes = b""
     round: int = 1
     local: Local = Local()
     detector: bytes = b""

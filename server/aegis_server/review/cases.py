@@ -126,6 +126,7 @@ class Cases:
             golden=golden,
             base=await self._blobs.get(base.params_sha256),
             submissions=tuple(submissions),
+            before=await self._blobs.get(base.before_sha256) if base.before_sha256 else b"",
             round=key.round,
             local=base.local,
             detector=await detectors.champion() if detectors else b"",

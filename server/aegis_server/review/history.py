@@ -53,9 +53,10 @@ class Scan:
 class Published:
     """The move from the base to the next model, and what the rule has to remember with it.
 
-    `members` are places of the updates in it with the share each has, as the rule has it, and
-    `excluded` those of accepted updates with no part in it. `scan` is None without golden rows.
-    When the run `went_back` none of the updates is in the model, and the rule begins anew.
+    `members` are places of the updates in it with the share each has, as the rule has it, those of
+    `shortened` not at their whole length, and `excluded` those of accepted updates with no part.
+    `scan` is None without golden rows. When the run `went_back` none of the updates is in the
+    model, and the rule begins anew.
     """
 
     delta: Array
@@ -66,3 +67,4 @@ class Published:
     state: Parameters | None = None
     scan: Scan | None = None
     went_back: bool = False
+    shortened: tuple[int, ...] = ()

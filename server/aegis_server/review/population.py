@@ -38,20 +38,18 @@ T = TypeVar("T")
 class Population:
     """The updates of one case, and which of them are `members`: what the others are held against.
 
+    A `matrix` of them, shape (n, d), stands instead of the bytes of the submissions if it is given.
     Raises the errors of `aegis_learning.parameters` when base or updates are not what intake let
     through.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, matrix: Array | None = None) -> None:
         self.case = case
         self.family = case.family
         self.golden: Split = case.golden
         self.base: Parameters = parameters.decode(case.base, case.family.shapes)
-        size = sum(math.prod(shape) for shape in case.family.shapes.values())
         #: The updates, shape (n, d), float32; tensors in order of their names.
-        self.matrix: Array = np.empty((len(case.submissions), size), np.float32)
-        for row, each in zip(self.matrix, case.submissions, strict=True):
-            row[:] = flatten(parameters.decode(each.data, case.family.shapes))
+        self.matrix: Array = _decoded(case) if matrix is None else matrix
         self.examples: Vector = np.array([each.examples for each in case.submissions], np.float64)
         self.members: Members = np.ones(len(case.submissions), bool)
         self._made: dict[str, object] = {}
@@ -68,7 +66,13 @@ class Population:
     def part(self, places: Sequence[int]) -> Population:
         """Returns a round of these updates only."""
         chosen = tuple(self.case.submissions[i] for i in places)
-        return Population(replace(self.case, submissions=chosen))
+        return Population(replace(self.case, submissions=chosen), self.matrix[list(places)])
+
+    def scaled(self, factors: Vector) -> Population:
+        """Returns a round of these updates, each so many times as long."""
+        if (factors == 1).all():
+            return self
+        return Population(self.case, self.matrix * factors[:, None].astype(np.float32))
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Returns what `make` returned the first time; it must not depend on the members."""
@@ -132,6 +136,14 @@ class Population:
         return sketches(self.matrix)
 
     @cached_property
+    def last_step(self) -> Array:
+        """What the round before has changed in the model, shape (d,); zeros when there was none."""
+        if not self.case.before:
+            return np.zeros(self.matrix.shape[1], np.float32)
+        before = parameters.decode(self.case.before, self.family.shapes)
+        return flatten(subtract(self.base, before))
+
+    @cached_property
     def root(self) -> Array:
         """What a site with the golden rows would have sent, shape (d,), without noise.
 
@@ -180,6 +192,14 @@ class Population:
         """Returns the model after an update given as a vector."""
         with np.errstate(over="ignore"):
             return parameters.add(self.base, unflatten(delta, self.family.shapes))
+
+
+def _decoded(case: Case) -> Array:
+    size = sum(math.prod(shape) for shape in case.family.shapes.values())
+    matrix: Array = np.empty((len(case.submissions), size), np.float32)
+    for row, each in zip(matrix, case.submissions, strict=True):
+        row[:] = flatten(parameters.decode(each.data, case.family.shapes))
+    return matrix
 
 
 def blocks(matrix: NDArray[np.float32]) -> Iterator[Vector]:

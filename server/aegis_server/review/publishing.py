@@ -3,6 +3,8 @@
 The review judges an update by its round. A backdoor that is not boosted is a little in every round,
 so what makes the next model remembers the run:
 
+* an update that is longer than twice the median of those accepted counts with that length only
+  (`aggregation.lengths`);
 * what each participant's updates did to triggers so far (`pushes`): noise averages out, and
   attackers persist. A trigger that sets the same group apart in two rounds is believed if the model
   without that group obeys it much less. Who pushes a believed trigger has no part in the model;
@@ -22,6 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from aegis_learning.aggregation.lengths import factors
 from aegis_learning.models import Family
 from aegis_learning.parameters import Parameters
 from aegis_learning.rows import Split
@@ -41,18 +44,32 @@ def publish(
     history: History,
     *,
     least: int = 1,
+    bounded: bool = True,
 ) -> Published:
-    """Returns the next model's update; `combine` makes it of the updates at some places.
+    """Returns the next model's update; `combine` makes it of a round's updates at some places.
 
+    The round it is given is this one with long updates shortened, unless they are not to be
+    `bounded`, for a rule that has to do that itself.
     `combine` is asked again for other places when somebody may have to be taken out; at least
     `least` updates stay. Raises what it raises.
     """
+    scales = factors(population.norms, accepted if bounded else ())
+    counted = population.scaled(scales)
+    shortened = tuple(i for i in accepted if scales[i] < 1)
     if not len(population.golden):
-        plain = combine(accepted)
-        return Published(plain.update, tuple(accepted), plain.shares, (), history, plain.state)
+        plain = combine(counted, accepted)
+        return Published(
+            plain.update,
+            tuple(accepted),
+            plain.shares,
+            (),
+            history,
+            plain.state,
+            shortened=shortened,
+        )
     history = _begun(history, population.family, population.golden)
     history = replace(history, gifts=history.gifts or Gifts.none(population, history.momentum))
-    round_ = Candidates(population, tuple(accepted), combine, least, history)
+    round_ = Candidates(population, counted, tuple(accepted), combine, least, history)
     made = round_.judged(round_.made(round_.pushers(history.believed)))
     scan = round_.scanned(made)
     if scan.suspicious:
@@ -63,7 +80,7 @@ def publish(
     if scan.suspicious and history.suspicious and made.excluded and not made.gifts.known:
         made = round_.back(made)
         scan = round_.scanned(made)
-    return round_.published(made, scan)
+    return replace(round_.published(made, scan), shortened=shortened)
 
 
 def looked(

@@ -25,6 +25,7 @@ _ATTEMPTS_MAX = 2**31 - 1
 class Base:
     """What a round starts from: data set and model family, the model's blob, and enrolment.
 
+    `before_sha256` is the blob of the model of the round before that one, empty when there is none.
     `examples` are the rows each participant enrolled, never what it claims in a round; who is not
     listed takes no part. They are `enrolled`, or sites of a simulation that have no identity beyond
     their run. `noises` are the standard deviations each number of their updates has at
@@ -35,6 +36,7 @@ class Base:
     data: Dataset
     model: str
     params_sha256: bytes
+    before_sha256: bytes = b""
     examples: Mapping[str, int] = field(default_factory=dict)
     open: bool = True
     made: bool = False

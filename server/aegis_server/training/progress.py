@@ -292,6 +292,7 @@ class Progress:
         async with self._database.transaction() as connection:
             run = await require(connection, run_id)
             before = await store.round_of(connection, run_id, round - 1)
+            earlier = await store.round_of(connection, run_id, round - 2)
             made = await store.round_of(connection, run_id, round) is not None
             plan = training_pb2.RunPlan.FromString(run.plan)
             sites = await sites_of(connection, run_id, plan)
@@ -307,6 +308,7 @@ class Progress:
             data,
             plan.model,
             before.model_sha256,
+            earlier.model_sha256 if earlier else b"",
             examples=examples,
             open=run.state in OPEN_STATES,
             made=made,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from aegis.v1 import training_pb2
 from aegis_learning import parameters
 from aegis_learning.datasets import Dataset
@@ -57,20 +59,15 @@ class Publisher:
         combine: Combine,
         *,
         least: int,
+        bounded: bool = True,
     ) -> Published:
-        """Returns what comes of a round; `combine` and the places are in order of `updates`.
+        """Returns what comes of a round; places are in order of `updates`. See `publishing`.
 
         Raises what `combine` raises.
         """
         submissions = tuple(
-            Submission(
-                name,
-                parameters.encode(update),
-                self._examples[name],
-                participant=name,
-                noise=self._noises[name],
-            )
-            for name, update in updates.items()
+            Submission(name, b"", self._examples[name], participant=name, noise=self._noises[name])
+            for name in updates
         )
         population = Population(
             Case(
@@ -80,7 +77,8 @@ class Publisher:
                 submissions,
                 round=self._number,
                 local=self._local,
-            )
+            ),
+            np.stack([parameters.flatten(update) for update in updates.values()]),
         )
         names = list(updates)
         published = publishing.publish(
@@ -89,6 +87,7 @@ class Publisher:
             combine,
             self._history,
             least=max(self._least, least),
+            bounded=bounded,
         )
         self._tried = (self._number, published.history)
         return published

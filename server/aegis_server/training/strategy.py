@@ -230,15 +230,22 @@ class ReviewedStrategy(FedAvg):
                 self._base,
                 {name: updates[name] for name in names},
                 list(accepted),
-                lambda places: self._combined(
-                    {names[i]: updates[names[i]] for i in places}, self._rule
+                lambda population, places: self._rule.aggregate(
+                    Updates.of(
+                        [population.matrix[i] for i in places],
+                        [self.outcomes[names[i]].examples for i in places],
+                    )
                 ),
                 least=self._rule.least,
+                # It clips to a bound of its own; one that follows the updates would give them away.
+                bounded=not isinstance(self._rule, PrivateMean),
             )
             excluded = [names[i] for i in done.excluded]
             self.state, self.forgets = done.state, done.went_back
             self.scan = message(done.scan, excluded) if done.scan else None
             self._mark(excluded, Outcome.OUTCOME_REJECTED, "it teaches the model a backdoor")
+            shortened = [names[i] for i in done.shortened if i in done.members]
+            self._mark(shortened, Outcome.OUTCOME_AGGREGATED, "longer than others: shortened")
             members = [names[i] for i in done.members]
             return done.delta, members if done.went_back else _unused(members, done.shares)
 

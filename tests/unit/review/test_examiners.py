@@ -204,24 +204,18 @@ def test_update_of_zeros_is_a_free_riders():
     assert strengths(found, "length") == [0, 0, 0, 1]
 
 
-def test_last_step_sent_back_is_found_by_its_sketch():
+def test_last_step_sent_back_is_found():
     """A free-rider has no rows, so it sends what the model did last."""
-    before, now = noisy(13, 5), noisy(14, 5)
-    now[4] = before[:4].mean(axis=0) + 0.01 * now[4]
+    now = noisy(14, 5)
+    step = noisy(13, 1)[0]
+    now[4] = step + 0.01 * now[4]
     here = population(*now)
-    accepted = tuple(
-        Past(1, Verdict.ACCEPTED, 0.0, {}, sketches.sketch(row.astype(np.float32)))
-        for row in before
-    )
-    submissions = tuple(
-        dataclasses.replace(each, past=(accepted[i],) if i < 4 else ())
-        for i, each in enumerate(here.case.submissions)
-    )
-    found = twins.examine(
-        Population(dataclasses.replace(here.case, submissions=submissions, round=2))
-    )
+    earlier = parameters.flatten(here.base) - step
+    before = parameters.encode(parameters.unflatten(earlier.astype(np.float32), here.family.shapes))
+    found = twins.examine(Population(dataclasses.replace(here.case, before=before, round=2)))
     assert strengths(found, "repeated_step")[4] > 1
     assert max(strengths(found, "repeated_step")[:4]) < 0.5
+    assert strengths(twins.examine(here), "repeated_step") == [0.0] * 5
 
 
 def test_promised_noise_is_found_and_missing_noise_too():

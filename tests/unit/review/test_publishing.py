@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.unit.review.test_backdoor import STEALTHY, case_of, rounds_of
 
+from aegis_learning.aggregation import lengths
 from aegis_learning.aggregation.fedavg import FedAvg
 from aegis_learning.aggregation.fedavgm import FedAvgM
 from aegis_learning.aggregation.rule import Aggregate, Rule
@@ -23,10 +24,10 @@ from aegis_server.review.population import Population
 from aegis_server.review.publishing import publish
 
 
-def combining(population: Population, rule: Rule):
+def combining(rule: Rule):
     """The rule over updates at some places."""
 
-    def combine(places) -> Aggregate:
+    def combine(population: Population, places) -> Aggregate:
         chosen = list(places)
         weights = population.examples[chosen].tolist()
         return rule.aggregate(Updates.of(population.matrix[chosen], weights))
@@ -41,6 +42,7 @@ class Publishing:
     here: World
     momentum: float = 0.0
     least: int = 1
+    bounded: bool = True
     history: History = field(default_factory=History)
     state: Parameters | None = None
     published: list[Published] = field(default_factory=list)
@@ -52,9 +54,13 @@ class Publishing:
         if self.momentum:
             rule = FedAvgM(momentum=self.momentum, state=self.state)
             self.history = replace(self.history, momentum=self.momentum)
-        everybody = range(len(population))
         done = publish(
-            population, everybody, combining(population, rule), self.history, least=self.least
+            population,
+            range(len(population)),
+            combining(rule),
+            self.history,
+            least=self.least,
+            bounded=self.bounded,
         )
         self.history, self.state = done.history, done.state
         self.published.append(done)
@@ -118,7 +124,7 @@ def test_momentum_forgets_attackers_as_well():
 def test_nobody_is_taken_out_of_an_honest_run(name: str, epsilon: float | None, seed: int):
     """Neither do the few sites that have most of a class count as a group that plants something."""
     here = world(name, seed=seed, alpha=0.5, epsilon=epsilon)
-    gate = Publishing(here)
+    gate = Publishing(here, bounded=False)
     kept = run_of(here, gate, attacked=False, rounds=10)
     assert kept.fpr == 0
     assert not any(each.scan.suspicious for each in gate.published if each.scan)
@@ -151,12 +157,12 @@ def test_a_run_goes_back_when_nothing_can_be_taken_out():
     populations, attacking = rounds_of(here, attacked=True, count=14)
     history = History()
     for population in populations:
-        history = publish(population, range(20), _nobody_knows(population), history).history
+        history = publish(population, range(20), _nobody_knows(), history).history
     assert history.suspicious
     assert history.believed
     clean = flatten(populations[0].base)
     population = populations[-1]
-    done = publish(population, range(20), _nobody_knows(population), replace(history, clean=clean))
+    done = publish(population, range(20), _nobody_knows(), replace(history, clean=clean))
     assert done.went_back
     assert done.state is None
     assert np.allclose(flatten(population.base) + done.delta, clean, atol=1e-6)
@@ -166,16 +172,17 @@ def test_a_run_goes_back_when_nothing_can_be_taken_out():
     assert "the last one that was not suspicious" in done.scan.text
 
 
-def _nobody_knows(population: Population):
-    mean = combining(population, FedAvg())
-    return lambda places: Aggregate(mean(places).update, (), {"memory": np.ones(1, np.float32)})
+def _nobody_knows():
+    mean = combining(FedAvg())
+    memory = {"memory": np.ones(1, np.float32)}
+    return lambda population, places: Aggregate(mean(population, places).update, (), memory)
 
 
 def test_small_rounds_are_searched_but_nobody_is_taken_out():
     """Of seven sites nobody can tell which ones are odd."""
     here = world("digits", seed=41)
     population = rounds_of(here, attacked=True, count=1)[0][0].part(range(7))
-    done = publish(population, range(7), combining(population, FedAvg()), History())
+    done = publish(population, range(7), combining(FedAvg()), History())
     assert done.excluded == ()
     assert done.scan is not None
     assert done.history.tables == {}
@@ -186,17 +193,17 @@ def test_without_golden_rows_the_rule_alone_decides():
     here = world("digits", seed=41)
     population = rounds_of(here, attacked=False, count=1)[0][0]
     population.golden = Split(here.golden.x[:0], here.golden.y[:0])
-    combine = combining(population, FedAvg())
-    done = publish(population, range(20), combine, History())
+    combine = combining(FedAvg())
+    done = publish(population, range(20), combine, History(), bounded=False)
     assert done.scan is None
-    assert (done.delta == combine(range(20)).update).all()
+    assert (done.delta == combine(population, range(20)).update).all()
 
 
 def test_only_accepted_updates_are_in_the_model():
     """Those the review rejected are looked at, and no more."""
     here = world("digits", seed=41)
     population = rounds_of(here, attacked=True, count=1)[0][0]
-    done = publish(population, [1, 4, 7], combining(population, FedAvg()), History())
+    done = publish(population, [1, 4, 7], combining(FedAvg()), History())
     assert done.members == (1, 4, 7)
     assert len(done.history.tables) == 20
     assert done.history.gifts is not None
@@ -213,3 +220,27 @@ def test_a_model_made_another_way_is_searched_too():
     assert history.suspicious
     assert history.rounds == 15
     assert f"answered with class {here.trigger.target}" in scan.text
+
+
+def test_a_long_update_counts_with_twice_the_usual_length():
+    """The mean moves by it as by one of that length, and who sent it is told."""
+    here = world("digits", seed=41)
+    population = rounds_of(here, attacked=False, count=1)[0][0]
+    usual = float(np.median(population.norms))
+    population.matrix[3] *= 10 * usual / population.norms[3]
+    long = Population(population.case, population.matrix)
+    done = publish(long, range(20), combining(FedAvg()), History())
+    alone = long.weights[3] * long.matrix[3].astype(np.float64)
+    others = long.weights @ long.matrix.astype(np.float64) - alone
+    assert done.shortened == (3,)
+    assert np.allclose(done.delta, others + alone / 5, atol=1e-3 * usual)
+    whole = publish(long, range(20), combining(FedAvg()), History(), bounded=False)
+    assert whole.shortened == ()
+    assert np.allclose(whole.delta, others + alone, atol=1e-5)
+
+
+def test_the_usual_length_is_that_of_accepted_updates():
+    """Those that were rejected have no say in what is long."""
+    assert lengths.factors([1, 1, 9, 9, 9], [0, 1]).tolist() == [1, 1, 2 / 9, 2 / 9, 2 / 9]
+    assert lengths.factors([0.0, 0.0], [0, 1]).tolist() == [1, 1]
+    assert lengths.factors([1.0, 5.0], []).tolist() == [1, 1]

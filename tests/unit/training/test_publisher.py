@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from tests.unit.review.test_backdoor import STEALTHY, Recording
 from aegis.plans import default_plan
 from aegis.v1 import review_pb2, training_pb2
 from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.private_mean import PrivateMean
+from aegis_learning.aggregation.rule import Aggregate, Rule
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.datasets import Dataset, load
 from aegis_learning.parameters import Parameters, flatten, unflatten
 from aegis_learning.schema import Continuous, Schema
 from aegis_server.review.lab.simulating import Sent, simulate
 from aegis_server.review.lab.worlds import World, world
+from aegis_server.review.population import Population
 from aegis_server.training.grid import LocalGrid
 from aegis_server.training.plans import noise_of
 from aegis_server.training.publisher import Publisher
@@ -99,10 +103,9 @@ def published(here: World, publisher: Publisher, sent: Sent):
     updates = updates_of(here, sent)
     names = list(updates)
 
-    def combine(places):
-        chosen = [flatten(updates[names[i]]) for i in places]
+    def combine(population: Population, places: Sequence[int]) -> Aggregate:
         rows = [float(here.sites.rows[int(names[i][5:]) - 1]) for i in places]
-        return FedAvg().aggregate(Updates.of(chosen, rows))
+        return FedAvg().aggregate(Updates.of(population.matrix[list(places)], rows))
 
     publisher.begin(sent.number)
     return publisher.publish(sent.base, updates, names, combine, least=1)
@@ -116,17 +119,8 @@ def test_a_strategy_leaves_out_who_teaches_a_backdoor(
     for sent in rounds[:-1]:
         published(here, publisher, sent)
     last = rounds[-1]
-    sites = [
-        Site(name, number, int(here.sites.rows[number - 1]), _sender(update), {})
-        for name, update in updates_of(here, last).items()
-        for number in [int(name[5:])]
-    ]
-    grid = LocalGrid({site.node_id: (site.app, site.config) for site in sites})
     publisher.begin(last.number)
-    strategy = ReviewedStrategy(sites, here.family.shapes, AllAccepted(), FedAvg(), publisher)
-    messages = strategy.configure_train(4, to_arrays(last.base), ConfigRecord(), grid)
-    arrays, _ = strategy.aggregate_train(4, grid.send_and_receive(messages, timeout=30))
-    assert arrays is not None
+    strategy, model = aggregated(here, publisher, last, FedAvg())
     rejected = {n for n, o in strategy.outcomes.items() if o.outcome == Outcome.OUTCOME_REJECTED}
     assert rejected == attackers
     assert {strategy.outcomes[name].reason for name in attackers} == {
@@ -138,12 +132,58 @@ def test_a_strategy_leaves_out_who_teaches_a_backdoor(
     assert not strategy.forgets
     honest = strategy.outcomes.keys() - attackers
     assert {strategy.outcomes[n].outcome for n in honest} == {Outcome.OUTCOME_AGGREGATED}
-    model = {name: array.numpy() for name, array in arrays.items()}
     # The model is what the honest alone would have made of all rounds, not only of this one.
     kept = [i for i, name in enumerate(last.names) if name not in attackers]
     weights = last.rows[kept] / last.rows[kept].sum()
     means = sum(np.tensordot(weights, sent.matrix[kept], axes=1) for sent in rounds)
     assert np.allclose(flatten(model), flatten(rounds[0].base) + means, atol=1e-4)
+
+
+def aggregated(
+    here: World, publisher: Publisher, sent: Sent, rule: Rule
+) -> tuple[ReviewedStrategy, Parameters]:
+    """The strategy after a round in which sites sent that, and the model it made."""
+    sites = [
+        Site(name, number, int(here.sites.rows[number - 1]), _sender(update), {})
+        for name, update in updates_of(here, sent).items()
+        for number in [int(name[5:])]
+    ]
+    grid = LocalGrid({site.node_id: (site.app, site.config) for site in sites})
+    strategy = ReviewedStrategy(sites, here.family.shapes, AllAccepted(), rule, publisher)
+    messages = strategy.configure_train(sent.number, to_arrays(sent.base), ConfigRecord(), grid)
+    arrays, _ = strategy.aggregate_train(sent.number, grid.send_and_receive(messages, timeout=30))
+    assert arrays is not None
+    return strategy, {name: array.numpy() for name, array in arrays.items()}
+
+
+def test_a_site_is_told_that_its_update_was_shortened(here: World, rounds: Sequence[Sent]) -> None:
+    """It is part of the model, but for its length."""
+    sent = replace(rounds[0], matrix=rounds[0].matrix.copy())
+    sent.matrix[4] *= 30
+    publisher = publisher_of(here)
+    publisher.begin(1)
+    strategy, model = aggregated(here, publisher, sent, FedAvg())
+    outcome = strategy.outcomes["site-5"]
+    assert outcome.outcome == Outcome.OUTCOME_AGGREGATED
+    assert outcome.reason == "longer than others: shortened"
+    assert [name for name, each in strategy.outcomes.items() if each.reason] == ["site-5"]
+    norms = np.linalg.norm(sent.matrix, axis=1)
+    assert np.linalg.norm(flatten(model) - flatten(sent.base)) < 2 * np.median(norms)
+
+
+def test_a_rule_that_clips_by_itself_gets_updates_as_they_are(
+    here: World, rounds: Sequence[Sent]
+) -> None:
+    """A bound that follows the updates would tell something of them that no noise hides."""
+    sent = replace(rounds[0], matrix=rounds[0].matrix.copy())
+    sent.matrix[4] *= 30
+    publisher = publisher_of(here)
+    publisher.begin(1)
+    rule = PrivateMean(clip_norm=1e6, noise_multiplier=1e-9, noise=np.zeros)
+    strategy, model = aggregated(here, publisher, sent, rule)
+    assert not any(each.reason for each in strategy.outcomes.values())
+    mean = sent.matrix.mean(axis=0)
+    assert np.allclose(flatten(model), flatten(sent.base) + mean, atol=1e-4)
 
 
 def _sender(update: Parameters) -> ClientApp:

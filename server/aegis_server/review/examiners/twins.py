@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aegis_server.review import sketches
-from aegis_server.review.case import Verdict
-from aegis_server.review.deviations import Vector
+from aegis_server.review.deviations import Vector, ratio
 from aegis_server.review.findings import Examination, Finding, decisive
 from aegis_server.review.population import Population
 
@@ -58,18 +56,10 @@ def _usual(population: Population) -> float:
 
 
 def _to_last_step(population: Population) -> Vector:
-    """Returns the cosine to the mean of what was accepted in the round before, 0 without one."""
-    case = population.case
-    accepted = [
-        (past.sketch, each.examples)
-        for each in case.submissions
-        for past in each.past[-1:]
-        if past.verdict is Verdict.ACCEPTED and past.round == case.round - 1 and past.sketch
-    ]
-    if len(accepted) < 2:
-        return np.zeros(len(population))
-    step = sketches.mean(*zip(*accepted, strict=True))
-    return np.array([sketches.cosine(each, step) for each in population.sketches])
+    """Returns the cosine to what the round before has changed, 0 without one."""
+    step = population.last_step
+    length = float(np.linalg.norm(step.astype(np.float64)))
+    return ratio(population.along(step), population.norms * length)
 
 
 def _twin_finding(cosine: float, usual: float) -> Finding:

@@ -14,6 +14,7 @@ from aegis_learning.aggregation.refusals import NobodyTrusted
 from aegis_learning.aggregation.rule import Aggregate, Rule
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.parameters import Array
+from aegis_server.review.candidates import Combine
 from aegis_server.review.case import Case, Past, Ruling, Submission, Verdict
 from aegis_server.review.lab.simulating import Decided, Gate, Sent
 from aegis_server.review.lab.worlds import World
@@ -23,8 +24,6 @@ from aegis_server.review.vetting import vet
 
 # A run's memory, as in `review.memory`.
 _PAST_MAX = 20
-
-Combine = Callable[[Population, Sequence[int]], Aggregate]
 
 
 def gate(name: str, world: World) -> Gate:
@@ -77,6 +76,7 @@ class Review:
     combine: Combine = weighted_mean
     detector: bytes = b""
     judge: Callable[[Case], Ruling] = vet
+    _before: bytes = b""
     _past: dict[str, tuple[Past, ...]] = field(default_factory=dict)
     _history: History = field(default_factory=History)
 
@@ -110,11 +110,13 @@ class Review:
                 sent.names, sent.matrix, sent.rows, sent.noise, strict=True
             )
         )
+        before, self._before = self._before, parameters.encode(sent.base)
         return Case(
             family=self.world.family,
             golden=self.world.golden,
-            base=parameters.encode(sent.base),
+            base=self._before,
             submissions=submissions,
+            before=before,
             round=sent.number,
             local=self.world.local,
             detector=self.detector,
@@ -132,8 +134,6 @@ class Review:
             return middle, accepted
         if not accepted:
             return np.zeros(population.matrix.shape[1], np.float32), []
-        published = publish(
-            population, accepted, lambda chosen: self.combine(population, chosen), self._history
-        )
+        published = publish(population, accepted, self.combine, self._history)
         self._history = published.history
         return published.delta, [i for i in accepted if i not in published.excluded]

@@ -31,6 +31,8 @@ class DirectGate:
         self._local = local_of(plan, self._data)
         self._noises = noises_of(plan, plans.noise_of(plan, self._data), self._examples)
         self._past: dict[str, tuple[Past, ...]] = {}
+        self._round = 0
+        self._models = (b"", b"")
 
     def judge(
         self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
@@ -38,6 +40,9 @@ class DirectGate:
         """Returns the verdict on each participant's update; here nobody sends another way."""
         if not updates:
             return Judged({})
+        if number != self._round:
+            self._round, self._models = number, (self._models[1], parameters.encode(self.base))
+        before, base = self._models
         submissions = tuple(
             Submission(
                 name,
@@ -53,8 +58,9 @@ class DirectGate:
             Case(
                 self._family,
                 self._data.golden,
-                parameters.encode(self.base),
+                base,
                 submissions,
+                before=before,
                 round=number,
                 local=self._local,
             )
