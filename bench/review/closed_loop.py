@@ -40,7 +40,7 @@ from aegis_server.review.lab.trials import (
     run_all,
     setting_name,
 )
-from aegis_server.review.lab.worlds import DATA
+from aegis_server.review.lab.worlds import DATA, PLANS
 
 MEASURES = ("tpr", "fpr", "accuracy", "backdoor")
 Key = tuple[Setting, str, str]
@@ -57,6 +57,7 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--split", nargs="+", choices=list(SPLITS), default=list(SPLITS))
     parser.add_argument("--dp", nargs="+", default=["off", "8"], metavar="EPSILON|off")
+    parser.add_argument("--plan", choices=PLANS, default=PLANS[0], help="where there is privacy")
     parser.add_argument("--attacks", nargs="+", choices=list(BY_NAME), default=list(BY_NAME))
     parser.add_argument("--gates", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--processes", type=int, default=2)
@@ -78,6 +79,7 @@ def trials_of(options: argparse.Namespace) -> list[Trial]:
         rounds=options.rounds,
         malicious=options.malicious,
         quiet=options.quiet,
+        plan=options.plan,
     )
 
 

@@ -150,17 +150,30 @@ class Population:
         The server's own update of FLTrust (Cao et al. 2021).
         """
         local, family = self.case.local, self.family
-        centre = np.array(local.centre)
-        rows, begin = self.golden, self.base
-        if local.centre:
-            rows = Split((rows.x - centre).astype(np.float32), rows.y)
-            begin = family.moved(self.base, centre)
+        begin, rows = self._around(self.golden)
         after = gradients.descend(
             family, begin, rows, steps=local.steps, learning_rate=local.learning_rate
         )
         if local.centre:
-            after = family.moved(after, -centre)
+            after = family.moved(after, -np.array(local.centre))
         return flatten(subtract(after, self.base))
+
+    def downhill(self, rows: Split) -> Array:
+        """Returns the way a first step on these rows leads, as long as their slope, shape (d,)."""
+        begin, rows = self._around(rows)
+        slope = gradients.loss_gradient(self.family, begin, rows)
+        if self.case.local.centre:
+            # Linear, so that what is true of models is true of their differences.
+            slope = self.family.moved(slope, -np.array(self.case.local.centre))
+        return -flatten(slope)
+
+    def _around(self, rows: Split) -> tuple[Parameters, Split]:
+        """Returns the base and rows as participants train them: around the centre, if any."""
+        if not self.case.local.centre:
+            return self.base, rows
+        centre = np.array(self.case.local.centre)
+        moved = Split((rows.x - centre).astype(np.float32), rows.y)
+        return self.family.moved(self.base, centre), moved
 
     @cached_property
     def weights(self) -> Vector:

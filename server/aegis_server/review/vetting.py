@@ -86,5 +86,6 @@ def look(population: Population, examine: Examining) -> Observation:
         [each.past for each in case.submissions],
         private=any(each.noise > 0 for each in case.submissions),
         classes=case.family.classes,
+        centred=bool(case.local.centre),
         barred=np.array([strongest(found) >= 1 for found in first.findings]),
     )

@@ -136,7 +136,7 @@ async def scored(
     number: int,
     *,
     rejected: Sequence[str] = (),
-    detector: str = "builtin-1",
+    detector: str = "builtin-2",
     sites: Sequence[str] = SITES,
     shadow_rejects: Sequence[str] | None = None,
     shadow_version: str = "",

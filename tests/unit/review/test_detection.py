@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -181,6 +182,38 @@ def test_too_few_rows_are_refused():
         train([], target_fpr=0.05, seed=1, version="v")
 
 
+def test_centred_rounds_are_a_kind_of_their_own():
+    """Where a detector has seen any; else they are judged as other rounds with noise."""
+    kinds = {"round/private": 1.0}
+    plain = [replace(row, features=row.features | kinds) for row in recorded(range(6))]
+    kinds["round/centred"] = 1.0
+    centred = [
+        replace(row, run_id="c" + row.run_id, features=row.features | kinds)
+        for row in recorded(range(6, 12))
+    ]
+    both, one = (
+        train(rows, target_fpr=0.05, seed=3, version="test-1") for rows in (plain + centred, plain)
+    )
+    assert set(both.regimes) == {"private-many", "centred-many"}
+    seen = replace(rounds_of(70, 3, 10)[-1], private=True, centred=True)
+    assert seen.features()[0]["round/centred"] == 1
+    other = replace(seen, centred=False)
+    assert (both.suspicion(seen).scores != both.suspicion(other).scores).any()
+    assert (one.suspicion(seen).scores == one.suspicion(other).scores).all()
+    assert (both.suspicion(other).scores == one.suspicion(other).scores).all()
+
+
+def test_row_of_an_earlier_program_is_of_no_centred_round():
+    """It did not say."""
+    rows = recorded(range(6))
+    earlier = [
+        replace(row, features={k: v for k, v in row.features.items() if k != "round/centred"})
+        for row in rows
+    ]
+    made = [train(r, target_fpr=0.05, seed=3, version="test-1") for r in (rows, earlier)]
+    assert made[0].encode() == made[1].encode()
+
+
 @pytest.mark.parametrize("target", [0.0, -1.0, 0.5, float("nan")])
 def test_rate_that_is_none_is_refused(target: float):
     """A detector that finds half of the honest suspicious is none."""
@@ -318,5 +351,9 @@ def test_builtin_detector_is_small_and_whole():
     """It ships with the package and knows each kind and size of round."""
     data = builtin().encode()
     assert len(data) < 300_000
-    assert set(builtin().regimes) == {"open-two", "open-many", "private-two", "private-many"}
+    assert set(builtin().regimes) == {
+        f"{kind}-{classes}"
+        for kind in ("open", "private", "centred")
+        for classes in ("two", "many")
+    }
     assert all(set(regime.sizes) == {0, 1} for regime in builtin().regimes.values())

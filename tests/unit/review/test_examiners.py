@@ -11,7 +11,7 @@ from tests.unit.review.factories import a_round, measured, population
 
 from aegis_learning import gradients, models, parameters
 from aegis_server.review import sketches
-from aegis_server.review.case import Past, Verdict
+from aegis_server.review.case import Local, Past, Verdict
 from aegis_server.review.examiners import (
     ALL,
     direction,
@@ -143,6 +143,23 @@ def test_site_with_one_class_is_on_the_cone_and_a_poisoned_one_is_not():
     found = mixture.examine(population(*steps, -steps[0])).features
     assert found["mixture/inside"][:2].min() > 0.99
     assert found["mixture/cone"][2] < -0.5 < 0 < found["mixture/cone"][:2].min()
+
+
+def test_cone_is_that_of_steps_around_the_centre():
+    """A site that trains around one goes along its classes' slopes there, not along those here."""
+    centre = (2.0, -1.0, 3.0)
+    plain = population(*noisy(2, 3, 8))
+
+    def around(*vectors) -> Population:
+        case = population(*vectors).case
+        return Population(dataclasses.replace(case, local=Local(1, 0.5, centre)))
+
+    rows = plain.golden.take(np.flatnonzero(plain.golden.y == 1))
+    step = around(np.ones(8)).downhill(rows)
+    assert mixture.examine(around(step)).features["mixture/inside"][0] > 0.999
+    assert mixture.examine(population(step)).features["mixture/inside"][0] < 0.98
+    root = around(np.ones(8)).root
+    np.testing.assert_allclose(root, 0.5 * around(root).downhill(plain.golden), atol=1e-5)
 
 
 def test_longer_than_any_rows_would_make_it_decides():

@@ -20,6 +20,13 @@ from aegis.cli.execution.drawing import page
 from aegis.cli.session import Output, OutputOption, err, fail, out, show_table
 
 
+class Plan(StrEnum):
+    """How sites train where there is privacy."""
+
+    demo = "demo"
+    tuned = "tuned"
+
+
 class Split(StrEnum):
     """How rows are dealt to sites."""
 
@@ -49,6 +56,9 @@ def run(
     dp: Annotated[
         list[str] | None, typer.Option("--dp", help="off, or an epsilon; else off and 8.")
     ] = None,
+    plan: Annotated[
+        Plan, typer.Option(help="With an epsilon: as the demo, or as `train start --epsilon`.")
+    ] = Plan.demo,
     seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="Else 3.")] = None,
     rounds: Annotated[int, typer.Option(min=2, max=500, help="Rounds of a run.")] = 20,
     malicious: Annotated[
@@ -73,6 +83,7 @@ def run(
         *("--data", *(data or (["digits"] if quick else ["digits", "breast-cancer"]))),
         *("--split", *(split or ([Split.dirichlet] if quick else list(Split)))),
         *("--dp", *(dp or (["off"] if quick else ["off", "8"]))),
+        *("--plan", plan),
         *("--seeds", str(seeds or (1 if quick else 3))),
         *("--rounds", str(rounds)),
         *("--malicious", str(malicious)),

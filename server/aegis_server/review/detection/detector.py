@@ -63,8 +63,13 @@ class Detector:
         )
 
     def _regime(self, observation: Observation) -> Regime:
-        name = regime_name(private=observation.private, classes=observation.classes)
-        return self.regimes.get(name) or next(iter(self.regimes.values()))
+        """Returns what is known of such rounds, or else of those most like them."""
+        private, classes = observation.private, observation.classes
+        for centred in (observation.centred, False):
+            name = regime_name(private=private, classes=classes, centred=centred)
+            if name in self.regimes:
+                return self.regimes[name]
+        return next(iter(self.regimes.values()))
 
     def encode(self) -> bytes:
         """Returns the file; equal detectors give equal bytes."""

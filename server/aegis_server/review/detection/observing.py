@@ -37,6 +37,7 @@ class Observation:
     """n updates: `now` and `so_far` have shape (n, measures), `core` and `rounds` (n,).
 
     `core` are those the others are held against, `rounds` how many earlier ones are remembered.
+    `centred` says that participants trained around a centre (`review.case.Local`).
     """
 
     now: Vector
@@ -45,6 +46,7 @@ class Observation:
     rounds: Vector
     private: bool
     classes: int
+    centred: bool = False
 
     def features(self) -> list[dict[str, float]]:
         """Returns each update's numbers by name, as they are remembered and trained on."""
@@ -52,6 +54,7 @@ class Observation:
             "round/updates": float(len(self.now)),
             "round/private": float(self.private),
             "round/classes": float(self.classes),
+            "round/centred": float(self.centred),
         }
         return [
             {
@@ -71,6 +74,7 @@ def observe(
     *,
     private: bool,
     classes: int,
+    centred: bool = False,
     barred: Members | None = None,
 ) -> Observation:
     """Returns what there is to see; `measure` returns the features, given who is a member."""
@@ -81,7 +85,7 @@ def observe(
     for _ in range(_STEPS):
         core = _least_suspicious(now, so_far, np.zeros(n, bool) if barred is None else barred)
         now, so_far = _seen(measure(core), before, rounds, core)
-    return Observation(now, so_far, core, rounds, private, classes)
+    return Observation(now, so_far, core, rounds, private, classes, centred)
 
 
 def _seen(

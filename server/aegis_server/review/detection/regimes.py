@@ -7,8 +7,10 @@ against the same view of the round's core once more, so that a round whose hones
 much makes nobody an outlier, and then against honest updates of many rounds: how rare is that? The
 rarest view counts.
 
-Rounds are told apart by what changes the numbers of honest updates: privacy noise or none, two
-classes or more, and how many updates there are.
+Rounds are told apart by what changes the numbers of honest updates: privacy noise or none, with it
+a centre to train around or none, two classes or more, and how many updates there are. Centred
+rounds are those of the plan that learns most from an epsilon: a step over all rows of a site, which
+draws nothing by chance, so that a site is odd in the same way in every round.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Regime:
-    """Rounds of one kind: two classes or more, with noise or without."""
+    """Rounds of one kind, as `regime_name` tells them apart."""
 
     now: Knowledge
     so_far: Knowledge
@@ -102,6 +104,7 @@ def size_of(updates: int) -> int:
     return sum(updates >= size for size in SIZES)
 
 
-def regime_name(*, private: bool, classes: int) -> str:
-    """Returns e.g. `private-many`."""
-    return f"{'private' if private else 'open'}-{'two' if classes == 2 else 'many'}"
+def regime_name(*, private: bool, classes: int, centred: bool = False) -> str:
+    """Returns e.g. `private-many`; rounds without noise are not told apart by a centre."""
+    kind = ("centred" if centred else "private") if private else "open"
+    return f"{kind}-{'two' if classes == 2 else 'many'}"

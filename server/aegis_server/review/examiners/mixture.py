@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aegis_learning import gradients
-from aegis_learning.parameters import Array, flatten
+from aegis_learning.parameters import Array
 from aegis_server.review.deviations import Vector, ratio
 from aegis_server.review.findings import Examination, Finding, decisive, indicative
 from aegis_server.review.population import Population, blocks
@@ -84,7 +83,7 @@ def _slopes(population: Population) -> tuple[Array, float]:
     found, steepest = [], 0.0
     for group in np.array_split(labels, min(len(labels), _CLASSES_MAX)):
         some = rows.take(np.flatnonzero(np.isin(rows.y, group)))
-        slope = -flatten(gradients.loss_gradient(population.family, population.base, some))
+        slope = population.downhill(some)
         found.append(slope[::step])
         steepest = max(steepest, float(np.linalg.norm(slope.astype(np.float64))))
     return np.stack(found), steepest * local.steps * local.learning_rate

@@ -20,7 +20,7 @@ from aegis_server.review.lab.attacks import ALL, BY_NAME
 from aegis_server.review.lab.gates import gate
 from aegis_server.review.lab.summary import report
 from aegis_server.review.lab.trials import SPLITS, epsilon_of, matrix, run_all, setting_name
-from aegis_server.review.lab.worlds import DATA, SITES
+from aegis_server.review.lab.worlds import DATA, PLANS, SITES
 
 GATES = ("off", "on", "robust")
 
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--split", nargs="+", choices=list(SPLITS), default=list(SPLITS))
     parser.add_argument("--dp", nargs="+", default=["off"], metavar="EPSILON|off")
+    parser.add_argument("--plan", choices=PLANS, default=PLANS[0], help="where there is privacy")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--malicious", type=float, default=0.3, help="share of the sites")
@@ -66,6 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         rounds=options.rounds,
         malicious=options.malicious,
         quiet=options.quiet,
+        plan=options.plan,
     )
     began, load, ran = time.monotonic(), os.getloadavg()[0], []
     for each in run_all(trials, gate, processes=options.processes):
@@ -90,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
         "seeds": options.seeds,
         "malicious": options.malicious,
         "quiet": options.quiet,
+        "plan": options.plan,
         "processes": options.processes,
     }
     machine = {

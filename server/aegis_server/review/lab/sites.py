@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ _TINY = 1e-6
 class Plan:
     """How sites train in a round, as in `aegis_participant.training.Task`.
 
-    Without a finite `clip_norm` it is plain SGD, on the mean of what was drawn.
+    Without a finite `clip_norm` it is plain SGD, on the mean of what was drawn. `centre` is the row
+    that sites train around, none when rows stay as they are.
     """
 
     steps: int
@@ -35,6 +36,7 @@ class Plan:
     sample_rate: float
     clip_norm: float = math.inf
     noise_multiplier: float = 0.0
+    centre: tuple[float, ...] = ()
 
     @property
     def private(self) -> bool:
@@ -42,7 +44,10 @@ class Plan:
         return math.isfinite(self.clip_norm)
 
     def noise(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Returns the deviation of the noise in each number of an update, by the site's rows."""
+        """Returns the least deviation of the noise in a number of an update, by the site's rows.
+
+        Around a centre the first layer's biases have more than the other numbers.
+        """
         if not self.noise_multiplier:
             return np.zeros(len(rows))
         per_step = self.noise_multiplier * self.clip_norm / (self.sample_rate * rows)
@@ -84,11 +89,17 @@ def train(
 ) -> Array:
     """Returns the updates of all sites, shape (n, d), numbers in order of `parameters.flatten`."""
     n = len(sites.rows)
-    model = {name: np.repeat(values[None], n, axis=0) for name, values in base.items()}
+    centre = np.array(plan.centre)
+    begin = family.moved(base, centre) if plan.centre else base
+    if plan.centre:
+        sites = replace(sites, x=(sites.x - centre).astype(np.float32))
+    model = {name: np.repeat(values[None], n, axis=0) for name, values in begin.items()}
     for _ in range(plan.steps):
         x, y, drawn = _sample(sites, plan.sample_rate, random)
         for name, change in _step(family, model, x, y, drawn, sites.rows, plan, random).items():
             model[name] -= change
+    if plan.centre:
+        model = family.moved(model, -centre)
     moved = [(model[name] - base[name]).reshape(n, -1) for name in sorted(base)]
     return np.concatenate(moved, axis=1)
 

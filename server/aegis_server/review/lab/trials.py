@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aegis_server.review.lab.attacks import BY_NAME, PRIVATE_ONLY
 from aegis_server.review.lab.simulating import Gate, simulate
-from aegis_server.review.lab.worlds import World, world
+from aegis_server.review.lab.worlds import PLANS, World, world
 
 NONE = "none"
 SPLITS: dict[str, float | None] = {"iid": None, "dirichlet": 0.5}
@@ -38,6 +38,7 @@ class Trial:
     rounds: int = 20
     malicious: float = 0.3
     quiet: bool = False
+    plan: str = PLANS[0]
 
     @property
     def setting(self) -> Setting:
@@ -72,10 +73,11 @@ def matrix(
     rounds: int,
     malicious: float,
     quiet: bool,
+    plan: str = PLANS[0],
 ) -> list[Trial]:
     """Returns a trial for each combination that means something, and those without an attack."""
     return [
-        Trial(*setting, attack, gate, seed, rounds, malicious, quiet)
+        Trial(*setting, attack, gate, seed, rounds, malicious, quiet, plan)
         for setting in settings
         for seed in seeds
         for attack in (NONE, *attacks)
@@ -99,7 +101,7 @@ def setting_name(setting: Setting) -> str:
 
 def run(trial: Trial, make: Make) -> Ran:
     """Runs one trial; `make` returns a fresh gate by its name."""
-    here = _world(trial.setting, trial.seed, trial.rounds)
+    here = _world(trial.setting, trial.seed, trial.rounds, trial.plan)
     outcome = simulate(
         here,
         None if trial.attack == NONE else BY_NAME[trial.attack],
@@ -136,6 +138,6 @@ def run_all(trials: Sequence[Trial], make: Make, *, processes: int) -> Iterator[
 
 
 @lru_cache(maxsize=4)
-def _world(setting: Setting, seed: int, rounds: int) -> World:
+def _world(setting: Setting, seed: int, rounds: int, plan: str) -> World:
     data, alpha, epsilon = setting
-    return world(data, seed=seed, alpha=alpha, epsilon=epsilon, rounds=rounds)
+    return world(data, seed=seed, alpha=alpha, epsilon=epsilon, rounds=rounds, plan=plan)

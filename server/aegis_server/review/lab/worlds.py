@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from aegis_learning import datasets, models
 from aegis_learning.models import Family
 from aegis_learning.parameters import Array
-from aegis_learning.plans import DEFAULTS
+from aegis_learning.plans import DEFAULTS, PlanDefaults, defaults_for
 from aegis_learning.privacy import noise_multiplier
 from aegis_learning.rows import Split
 from aegis_server.review.case import Local
 from aegis_server.review.lab.sites import Plan, Sites
 
 DATA = ("digits", "breast-cancer")
+#: How sites train with privacy: as in the demo, or as they learn most from an epsilon.
+PLANS = ("demo", "tuned")
 SITES = 20
 _ROWS_MIN = 8
 _TRIGGER_FEATURES = 3
@@ -45,7 +47,10 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Sites with their rows, and what the review has; `alpha` None means rows are dealt evenly."""
+    """Sites with their rows, and what the review has; `alpha` None means rows are dealt evenly.
+
+    `momentum` is the server's: how much of a round's move of the model the next one repeats.
+    """
 
     name: str
     family: Family
@@ -57,11 +62,12 @@ class World:
     alpha: float | None
     epsilon: float | None
     seed: int
+    momentum: float = 0.0
 
     @property
     def local(self) -> Local:
         """What the review repeats on its golden rows."""
-        return Local(self.plan.steps, self.plan.learning_rate)
+        return Local(self.plan.steps, self.plan.learning_rate, self.plan.centre)
 
 
 def world(
@@ -73,30 +79,35 @@ def world(
     rounds: int = 20,
     sites: int = SITES,
     model: str = "",
+    plan: str = "demo",
 ) -> World:
     """Returns the world of this seed.
 
     `name` is one of `DATA`, `alpha` the concentration of the Dirichlet distribution each class is
-    dealt by, `epsilon` what `rounds` rounds may cost each site (None: no privacy). Raises KeyError
-    for another name, ValueError for more sites than there are rows for.
+    dealt by, `epsilon` what `rounds` rounds may cost each site (None: no privacy), `plan` one of
+    `PLANS`, which are alike without privacy. Raises KeyError for another name, ValueError for more
+    sites than there are rows for.
     """
     random = np.random.default_rng([seed & (2**63 - 1), 0x6C6162])
     whole = _rows(name)
     whole = whole.take(random.permutation(len(whole)))
     golden, rest = datasets.split_evaluation(whole, _GOLDEN_ROWS[name] / len(whole))
     test, train = datasets.split_evaluation(rest, _TEST_ROWS[name] / len(rest))
-    family = models.family(model or _FAMILIES[name], whole.x.shape[1], int(whole.y.max()) + 1)
+    kind = model or _FAMILIES[name]
+    family = models.family(kind, whole.x.shape[1], int(whole.y.max()) + 1)
+    values = _values(plan, kind, epsilon)
     return World(
         name=name,
         family=family,
         sites=Sites.of(_dealt(train, sites, alpha, random)),
         golden=golden,
         test=test,
-        plan=_plan(epsilon, rounds),
+        plan=_plan(values, epsilon, rounds, golden),
         trigger=_trigger(train, random),
         alpha=alpha,
         epsilon=epsilon,
         seed=seed,
+        momentum=values.server_momentum,
     )
 
 
@@ -111,18 +122,25 @@ def _rows(name: str) -> Split:
     return Split(np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
 
 
-def _plan(epsilon: float | None, rounds: int) -> Plan:
+def _values(plan: str, model: str, epsilon: float | None) -> PlanDefaults:
+    if plan not in PLANS:
+        raise KeyError(plan)
+    return DEFAULTS if plan == "demo" or epsilon is None else defaults_for(model, epsilon)
+
+
+def _plan(values: PlanDefaults, epsilon: float | None, rounds: int, golden: Split) -> Plan:
     if epsilon is None:
         return Plan(steps=4, learning_rate=0.5, sample_rate=0.5)
-    noise = noise_multiplier(
-        epsilon, DEFAULTS.delta, DEFAULTS.sample_rate, DEFAULTS.local_steps * rounds
-    )
+    steps = values.local_steps
     return Plan(
-        steps=DEFAULTS.local_steps,
-        learning_rate=DEFAULTS.learning_rate,
-        sample_rate=DEFAULTS.sample_rate,
-        clip_norm=DEFAULTS.clip_norm,
-        noise_multiplier=noise,
+        steps=steps,
+        learning_rate=values.learning_rate,
+        sample_rate=values.sample_rate,
+        clip_norm=values.clip_norm,
+        noise_multiplier=noise_multiplier(
+            epsilon, values.delta, values.sample_rate, steps * rounds
+        ),
+        centre=tuple(golden.x.mean(axis=0, dtype=float).tolist()) if values.centred else (),
     )
 
 

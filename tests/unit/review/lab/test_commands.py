@@ -49,6 +49,17 @@ def test_run_writes_figures_and_a_page_that_loads_nothing(tmp_path):
     assert "http" not in text.replace("http-equiv", "")
 
 
+def test_plan_may_be_the_one_tuned_to_an_epsilon(tmp_path):
+    """The report says so; one that nobody knows is refused."""
+    figures = tmp_path / "attack.json"
+    options = ["--data", "breast-cancer", "--attacks", "scaling", "--dp", "8", "--rounds", "2"]
+    files = ["--json", str(figures), "--plan", "tuned"]
+    done = _aegis("run", "--quick", "--processes", "1", *options, *files)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(figures.read_text())["settings"]["plan"] == "tuned"
+    assert _aegis("run", "--quick", "--plan", "voodoo").returncode == 2
+
+
 def test_unknown_attack_is_named(tmp_path):
     """And nothing is run."""
     done = _aegis("run", "--attacks", "voodoo")

@@ -86,8 +86,10 @@ def test_trials_are_those_that_mean_something():
         rounds=4,
         malicious=0.3,
         quiet=False,
+        plan="tuned",
     )
     assert len(trials) == 2 * 2 * 2 + 2 * 2 * 3
+    assert {t.plan for t in trials} == {"tuned"}
     assert {t.epsilon for t in trials if t.attack == "silent"} == {8.0}
     assert (epsilon_of("off"), epsilon_of("8")) == (None, 8.0)
 

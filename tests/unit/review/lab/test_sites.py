@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,20 @@ def test_each_site_trains_as_a_participant_does():
     plan = Plan(steps=3, learning_rate=0.7, sample_rate=1.0, clip_norm=0.5)
     together = train(FAMILY, base, Sites.of(splits), plan, np.random.default_rng(1))
     task = Task(FAMILY, 3, learning_rate=0.7, sample_rate=1.0, clip_norm=0.5, noise_multiplier=0.0)
+    for update, split in zip(together, splits, strict=True):
+        alone = train_alone(task, base, split, KeyStream.seeded(1, 1, 1, 1)).delta
+        np.testing.assert_allclose(update, flatten(alone), atol=1e-5)
+
+
+def test_site_trains_around_a_centre_as_a_participant_does():
+    """One step over all rows less the centre, and the update is that for rows as they are."""
+    splits, base, centre = _splits(7, 12), FAMILY.initial(1), (0.4, -1.0, 0.2, 0.0, 2.0, 0.7)
+    plan = Plan(1, learning_rate=7.5, sample_rate=1.0, clip_norm=0.2, centre=centre)
+    together = train(FAMILY, base, Sites.of(splits), plan, np.random.default_rng(1))
+    around = replace(plan, centre=())
+    elsewhere = train(FAMILY, base, Sites.of(splits), around, np.random.default_rng(1))
+    assert np.abs(together - elsewhere).max() > 0.1
+    task = Task(FAMILY, 1, 7.5, 1.0, clip_norm=0.2, noise_multiplier=0.0, centre=centre)
     for update, split in zip(together, splits, strict=True):
         alone = train_alone(task, base, split, KeyStream.seeded(1, 1, 1, 1)).delta
         np.testing.assert_allclose(update, flatten(alone), atol=1e-5)
