@@ -164,6 +164,9 @@ def merged(before: Outcome | None, now: Outcome) -> Outcome:
     both = Outcome()
     # Who refused in the first try is not asked in the second, but has refused.
     both.CopyFrom(before if now.outcome == Outcome.OUTCOME_NOT_ASKED else now)
+    if now.outcome == Outcome.OUTCOME_NOT_ASKED and both.outcome == Outcome.OUTCOME_AGGREGATED:
+        both.outcome = Outcome.OUTCOME_LEFT_OUT
+        both.reason = "its update is of a try that made no model"
     both.tries = before.tries + now.tries
     both.steps = before.steps + now.steps
     both.seconds = before.seconds + now.seconds

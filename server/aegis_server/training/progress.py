@@ -18,7 +18,7 @@ from aegis_server.checkpoints.models import Ingredient, record
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.review.standing.store import in_force
 from aegis_server.review.updates import Base
-from aegis_server.training import reports, store
+from aegis_server.training import ingredients, reports, store
 from aegis_server.training.assignments import Assignment, Wishes
 from aegis_server.training.budget import TRIES, Budget, lost_steps, steps_so_far
 from aegis_server.training.endings import Endings, require_completed
@@ -125,7 +125,8 @@ class Progress:
         """Stores a round and the model after it; returns what to do now.
 
         Raises `InvalidArgument` (DIGEST_MISMATCH, UPDATE_…, FIELD_INVALID), `NotFound`,
-        `FailedPrecondition` (STATE_CONFLICT), or `ResourceExhausted` (STORAGE_FULL).
+        `FailedPrecondition` (STATE_CONFLICT), or `ResourceExhausted` (STORAGE_FULL). What the
+        review's rows do not bear out is refused with STATE_CONFLICT, too, and that is on record.
         """
         if parameters.digest(model) != report.model_sha256:
             raise InvalidArgument("DIGEST_MISMATCH", "the model does not have its SHA-256")
@@ -133,7 +134,11 @@ class Progress:
             raise InvalidArgument("DIGEST_MISMATCH", "the state does not have its SHA-256")
         async with self._database.transaction() as connection:
             run = await require(connection, run_id)
-        plan = training_pb2.RunPlan.FromString(run.plan)
+            plan = training_pb2.RunPlan.FromString(run.plan)
+            doubt = await ingredients.doubt(connection, run, plan, report, now=self._clock())
+        if doubt is not None:
+            await self._audit.record(ingredients.entry_of(run, report, doubt, actor=actor))
+            raise ingredients.refusal(run, report, doubt)
         data = await self._find(plan.dataset)
         reports.require_model(plan, data, model)
         reports.require_state(plan, data, report.round, state)
@@ -163,8 +168,7 @@ class Progress:
                 blocked=reports.blocked(appended),
                 ingredients=[
                     Ingredient(each.participant, each.update_id, each.examples)
-                    for each in report.participants
-                    if each.outcome == training_pb2.ParticipantRound.OUTCOME_AGGREGATED
+                    for each in ingredients.aggregated(report)
                 ],
             )
             (measured,) = (await rounds_after(connection, run_id, report.round - 1))[:1]

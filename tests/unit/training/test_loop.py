@@ -329,3 +329,6 @@ def test_two_tries_of_a_round_add_up() -> None:
     failed = Outcome(participant="a", outcome=Outcome.OUTCOME_FAILED, tries=2, steps=4)
     both = merged(failed, Outcome(outcome=Outcome.OUTCOME_AGGREGATED, tries=1, steps=2))
     assert (both.outcome, both.tries, both.steps) == (Outcome.OUTCOME_AGGREGATED, 3, 6)
+    # It was accepted in a try that made no model, and is not asked in the one that does.
+    both = merged(both, Outcome(participant="a", outcome=Outcome.OUTCOME_NOT_ASKED))
+    assert (both.outcome, both.steps) == (Outcome.OUTCOME_LEFT_OUT, 6)
