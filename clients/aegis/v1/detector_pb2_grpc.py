@@ -118,8 +118,8 @@ class DetectorServiceServicer:
 
     def PromoteDetector(self, request, context):
         """Makes a detector the champion: from now on it decides. The former champion is
-        RETIRED and stays what a roll-back goes to. It takes somebody else than who had
-        it trained.
+        RETIRED and stays what a roll-back goes to. It takes two people: one who had it
+        trained, and another.
 
         Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
         only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.

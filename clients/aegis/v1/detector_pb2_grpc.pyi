@@ -47,8 +47,8 @@ class DetectorServiceStub:
     """
     PromoteDetector: _aio.UnaryUnaryMultiCallable[_detector_pb2.PromoteDetectorRequest, _detector_pb2.PromoteDetectorResponse]
     """Makes a detector the champion: from now on it decides. The former champion is
-    RETIRED and stays what a roll-back goes to. It takes somebody else than who had
-    it trained.
+    RETIRED and stays what a roll-back goes to. It takes two people: one who had it
+    trained, and another.
 
     Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
     only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
@@ -126,8 +126,8 @@ class DetectorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_detector_pb2.PromoteDetectorRequest, _abc.Awaitable[_detector_pb2.PromoteDetectorResponse]],
     ) -> _abc.Awaitable[_detector_pb2.PromoteDetectorResponse]:
         """Makes a detector the champion: from now on it decides. The former champion is
-        RETIRED and stays what a roll-back goes to. It takes somebody else than who had
-        it trained.
+        RETIRED and stays what a roll-back goes to. It takes two people: one who had it
+        trained, and another.
 
         Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
         only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.

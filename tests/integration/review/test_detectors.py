@@ -102,7 +102,12 @@ async def promote(
 
 
 async def a_trained(
-    office: Office, *, fpr: float = 0.03, tpr: float = 0.9, file: bytes = b""
+    office: Office,
+    *,
+    fpr: float = 0.03,
+    tpr: float = 0.9,
+    file: bytes = b"",
+    by: str = "user:olga",
 ) -> str:
     """A detector that was trained and measured, without the work."""
     data = file or Detector("v?", 0.03, builtin().regimes).encode()
@@ -114,7 +119,7 @@ async def a_trained(
             dataset="",
             target_fpr=0.03,
             seed=0,
-            by="user:olga",
+            by=by,
             at=office.clock(),
         )
         assert version is not None
@@ -348,6 +353,21 @@ async def test_who_had_a_detector_trained_does_not_promote_it(office: Office):
     assert (record.outcome, record.reason) == ("refused", "SECOND_PERSON_NEEDED")
     assert await states(office) == {"builtin": "champion", version: "trained"}
     assert (await promote(office, version, by="user:otto")).state == CHAMPION
+
+
+async def test_program_is_neither_the_first_nor_the_second_person(office: Office):
+    """Who holds its key would be two; what ships is nobody's, and a person may go back to it."""
+    trained, made = await a_trained(office), await a_trained(office, by="service:autopilot")
+    for version, by in ((trained, "service:autopilot"), (made, "user:otto")):
+        error = await refusal(promote(office, version, by=by))
+        assert error.reason == "SECOND_PERSON_NEEDED"
+        assert "service:autopilot is none" in error.message
+    records = await office.records("promote")
+    assert [each.reason for each in records] == ["SECOND_PERSON_NEEDED"] * 2
+    await promote(office, trained)
+    error = await refusal(promote(office, "builtin", by="service:autopilot"))
+    assert (error.reason, error.metadata["first"]) == ("SECOND_PERSON_NEEDED", "")
+    assert (await promote(office, "builtin", by="user:otto")).state == CHAMPION
 
 
 async def test_detector_that_was_measured_to_err_is_not_promoted(office: Office):

@@ -26,6 +26,7 @@ from aegis_server.review.detectors.records import (
     rates,
 )
 from aegis_server.review.detectors.store import StoredDetector
+from aegis_server.review.people import require_two_people
 
 FPR_MAX = 0.06
 
@@ -77,7 +78,10 @@ class Promotion:
             wanted = await _require(connection, version)
         by = by._replace(grant=await permit(_attributes(wanted, reason)))
         try:
-            _require_another(wanted, by.caller.subject)
+            # Whoever chooses what counts nobody out, and puts it in place, has accepted everything.
+            require_two_people(
+                by.caller.subject, first=wanted.created_by, deed="train a detector and promote it"
+            )
             _require_measured(wanted, fpr_max or FPR_MAX)
             return await self._crown(version, reason, by)
         except FailedPrecondition as refusal:
@@ -165,16 +169,6 @@ def _attributes(wanted: StoredDetector, reason: str) -> dict[str, object]:
         "reason": reason,
         **known,
     }
-
-
-def _require_another(wanted: StoredDetector, actor: str) -> None:
-    """Whoever chooses what counts nobody out, and puts it in place, has accepted everything."""
-    if wanted.created_by == actor:
-        raise FailedPrecondition(
-            "SECOND_PERSON_NEEDED",
-            "somebody else than who had it trained has to promote it",
-            first=actor,
-        )
 
 
 def _require_measured(wanted: StoredDetector, fpr_max: float) -> None:
