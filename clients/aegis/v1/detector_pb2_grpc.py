@@ -125,7 +125,8 @@ class DetectorServiceServicer:
         only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED; STATE_CONFLICT
         unless it is TRAINED, SHADOW or RETIRED, or its measured rates are worse than the
-        request allows.
+        request allows; the message names the attacks that it finds more rarely than the
+        champion does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,8 @@ class DetectorServiceStub:
     only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
     Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED; STATE_CONFLICT
     unless it is TRAINED, SHADOW or RETIRED, or its measured rates are worse than the
-    request allows.
+    request allows; the message names the attacks that it finds more rarely than the
+    champion does.
     """
     CompareDetectors: _aio.UnaryUnaryMultiCallable[_detector_pb2.CompareDetectorsRequest, _detector_pb2.CompareDetectorsResponse]
     """Sets two detectors side by side: as measured, and on what both have scored.
@@ -133,7 +134,8 @@ class DetectorServiceServicer(metaclass=_abc_1.ABCMeta):
         only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED; STATE_CONFLICT
         unless it is TRAINED, SHADOW or RETIRED, or its measured rates are worse than the
-        request allows.
+        request allows; the message names the attacks that it finds more rarely than the
+        champion does.
         """
 
     @_abc_1.abstractmethod
