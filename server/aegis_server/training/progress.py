@@ -7,6 +7,7 @@ What is believed of a report is in `reports.py`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from aegis.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -255,11 +256,13 @@ class Progress:
         state: training_pb2.Run.State.ValueType,
         reason: str,
         actor: str,
+        midway: bool = False,
     ) -> RunView:
         """Ends a run, or pauses it; doing it again the same way changes nothing.
 
-        A pause that was taken back meanwhile leaves the run as it is: the coordinator goes on.
-        Raises `NotFound` or `FailedPrecondition` (STATE_CONFLICT).
+        What sites were asked for `midway` through a round is paid for as if their coordinator had
+        died. A pause that was taken back meanwhile leaves the run as it is: the coordinator goes
+        on. Raises `NotFound` or `FailedPrecondition` (STATE_CONFLICT).
         """
         async with self._database.transaction() as connection:
             run = await require(connection, run_id, lock=True)
@@ -267,9 +270,12 @@ class Progress:
             if run.state == state:
                 return RunView(run, last)
             require_current(run, attempt)
+            if state == State.STATE_PAUSED and run.state != State.STATE_PAUSING:
+                return RunView(run, last)
+            if midway:
+                run = await self._untold(connection, run)
             if state == State.STATE_PAUSED:
-                if run.state == State.STATE_PAUSING:
-                    run = await self._endings.pause(connection, run, last, actor=actor)
+                run = await self._endings.pause(connection, run, last, actor=actor)
             elif state == State.STATE_COMPLETED:
                 early = await require_completed(connection, run, last)
                 run = await self._endings.end(connection, run, state, reason=early, actor=actor)
@@ -278,6 +284,11 @@ class Progress:
                 run = await self._endings.end(connection, run, state, reason=why, actor=actor)
         await self._changes.tell()
         return RunView(run, last)
+
+    async def _untold(self, connection: Connection, run: StoredRun) -> StoredRun:
+        """Counts one more coordinator of a run, for what this one asked for and does not tell."""
+        attempt = await store.next_attempt(connection, run.run_id, self._clock())
+        return replace(run, attempt=run.attempt if attempt is None else attempt)
 
     async def give_up(self, run_id: str, reason: str) -> None:
         """Fails a run whose coordinators keep dying."""
