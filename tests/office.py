@@ -52,6 +52,7 @@ from tests.doors import DoorsFor
 ROLES: Mapping[str, tuple[str, ...]] = {
     "user:olga": ("role:operator",),
     "user:otto": ("role:operator",),
+    "service:autopilot": ("role:operator",),
     "user:vera": ("role:viewer",),
 }
 

@@ -94,6 +94,8 @@ class Story:
         # Which action a request was applied as.
         self._applied: dict[str, str] = {}
         self._accepted: set[str] = set()
+        # Judged where nobody could tell who the odd ones are: the model may be their median.
+        self._fell_back: set[str] = set()
         self._erased: set[int] = set()
         self._gone: list[tuple[str, int]] = []
         self._last = datetime.min.replace(tzinfo=UTC)
@@ -116,15 +118,21 @@ class Story:
                 self._of_execution(log_id, record)
             case audit_pb2.AUDIT_KIND_REVIEW if record.outcome == "accepted":
                 self._accepted.add(record.subject_id)
+            case audit_pb2.AUDIT_KIND_REVIEW if record.details["fallback"]:
+                self._fell_back.add(record.subject_id)
             case audit_pb2.AUDIT_KIND_RUN if record.action == "complete_round":
-                for update_id in filter(None, record.details["update_ids"].split(",")):
-                    if update_id not in self._accepted:
-                        text = f"update {update_id} is in the model and was never accepted"
-                        self._broken.append(BrokenRule(log_id, record.index, text))
+                self._of_round(log_id, record)
             # Only the server erases, and only beside its own records.
             case audit_pb2.AUDIT_KIND_ERASURE if log_id == SERVER:
                 if _INDEX.fullmatch(index := record.details["index"]):
                     self._erased.add(int(index))
+
+    def _of_round(self, log_id: str, record: audit_pb2.AuditRecord) -> None:
+        may = self._accepted | (self._fell_back if record.details["fallback"] else set())
+        for update_id in filter(None, record.details["update_ids"].split(",")):
+            if update_id not in may:
+                text = f"update {update_id} is in the model and was never accepted"
+                self._broken.append(BrokenRule(log_id, record.index, text))
 
     def broken_rules(self, complete: set[str]) -> Iterator[BrokenRule]:
         """Yields everything that must not be; `complete` are the logs that were told to the end."""

@@ -97,13 +97,23 @@ def promote(
         float,
         typer.Option(min=0, max=1, help="Refuse when it was measured to count out more."),
     ] = 0.06,
+    tpr_drop_max: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Refuse when it finds that much less than the champion."),
+    ] = 0.05,
     output: OutputOption = Output.table,
 ) -> None:
     """Let a detector decide, from the next round on."""
     request = pb.PromoteDetectorRequest(
-        version=version, reason=reason, false_positive_rate_max=fpr_max
+        version=version,
+        reason=reason,
+        false_positive_rate_max=fpr_max,
+        true_positive_rate_drop_max=tpr_drop_max,
     )
-    _show_one(run(_ask("PromoteDetector", request)).detector, output)
+    answer = run(_ask("PromoteDetector", request))
+    _show_one(answer.detector, output)
+    if not answer.attacks_compared and output is Output.table:
+        out.print("not compared with the champion before it: one of them was not measured")
 
 
 @app.command()

@@ -346,20 +346,27 @@ class PromoteDetectorRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     FALSE_POSITIVE_RATE_MAX_FIELD_NUMBER: _builtins.int
+    TRUE_POSITIVE_RATE_DROP_MAX_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     reason: _builtins.str
     false_positive_rate_max: _builtins.float
     """Refuse when it was measured with more than this; zero means 0.06."""
+    true_positive_rate_drop_max: _builtins.float
+    """Refuse when its true-positive rate at 5 % false positives, in the mean over the
+    attacks that both were measured under, is further below the champion's; zero means
+    0.05. Whoever allows more says why in `reason`.
+    """
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         reason: _builtins.str = ...,
         false_positive_rate_max: _builtins.float = ...,
+        true_positive_rate_drop_max: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["false_positive_rate_max", b"false_positive_rate_max", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["false_positive_rate_max", b"false_positive_rate_max", "reason", b"reason", "true_positive_rate_drop_max", b"true_positive_rate_drop_max", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,16 +377,22 @@ class PromoteDetectorResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DETECTOR_FIELD_NUMBER: _builtins.int
+    ATTACKS_COMPARED_FIELD_NUMBER: _builtins.int
+    attacks_compared: _builtins.int
+    """Under how many attacks both it and the champion before it were measured. At zero,
+    as with the one that ships, nothing says whether it finds as much.
+    """
     @_builtins.property
     def detector(self) -> Global___Detector: ...
     def __init__(
         self,
         *,
         detector: Global___Detector | None = ...,
+        attacks_compared: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attacks_compared", b"attacks_compared", "detector", b"detector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -118,14 +118,15 @@ class DetectorServiceServicer:
 
     def PromoteDetector(self, request, context):
         """Makes a detector the champion: from now on it decides. The former champion is
-        RETIRED and stays what a roll-back goes to. It takes somebody else than who had
-        it trained.
+        RETIRED and stays what a roll-back goes to. It takes two people: one who had it
+        trained, and another.
 
         Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
         only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED; STATE_CONFLICT
         unless it is TRAINED, SHADOW or RETIRED, or its measured rates are worse than the
-        request allows.
+        request allows; the message names the attacks that it finds more rarely than the
+        champion does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,14 +47,15 @@ class DetectorServiceStub:
     """
     PromoteDetector: _aio.UnaryUnaryMultiCallable[_detector_pb2.PromoteDetectorRequest, _detector_pb2.PromoteDetectorResponse]
     """Makes a detector the champion: from now on it decides. The former champion is
-    RETIRED and stays what a roll-back goes to. It takes somebody else than who had
-    it trained.
+    RETIRED and stays what a roll-back goes to. It takes two people: one who had it
+    trained, and another.
 
     Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
     only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
     Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED; STATE_CONFLICT
     unless it is TRAINED, SHADOW or RETIRED, or its measured rates are worse than the
-    request allows.
+    request allows; the message names the attacks that it finds more rarely than the
+    champion does.
     """
     CompareDetectors: _aio.UnaryUnaryMultiCallable[_detector_pb2.CompareDetectorsRequest, _detector_pb2.CompareDetectorsResponse]
     """Sets two detectors side by side: as measured, and on what both have scored.
@@ -126,14 +127,15 @@ class DetectorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_detector_pb2.PromoteDetectorRequest, _abc.Awaitable[_detector_pb2.PromoteDetectorResponse]],
     ) -> _abc.Awaitable[_detector_pb2.PromoteDetectorResponse]:
         """Makes a detector the champion: from now on it decides. The former champion is
-        RETIRED and stays what a roll-back goes to. It takes somebody else than who had
-        it trained.
+        RETIRED and stays what a roll-back goes to. It takes two people: one who had it
+        trained, and another.
 
         Who: as ShadowDetector, where conditions see ctx.fpr and ctx.tpr, as measured and
         only where it was, ctx.target_fpr, ctx.version, ctx.dataset and ctx.reason.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED; STATE_CONFLICT
         unless it is TRAINED, SHADOW or RETIRED, or its measured rates are worse than the
-        request allows.
+        request allows; the message names the attacks that it finds more rarely than the
+        champion does.
         """
 
     @_abc_1.abstractmethod

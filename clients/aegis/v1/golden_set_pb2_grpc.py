@@ -103,7 +103,7 @@ class GoldenSetServiceServicer:
 
         Who: subjects with action "promote" on /review/golden-sets, where conditions see
         ctx.dataset, ctx.version, ctx.rows and ctx.reason; and somebody else than who
-        created it.
+        created it, both of them people.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED;
         STATE_CONFLICT unless it is FROZEN or RETIRED.
         """

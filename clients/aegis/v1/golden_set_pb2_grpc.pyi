@@ -40,7 +40,7 @@ class GoldenSetServiceStub:
 
     Who: subjects with action "promote" on /review/golden-sets, where conditions see
     ctx.dataset, ctx.version, ctx.rows and ctx.reason; and somebody else than who
-    created it.
+    created it, both of them people.
     Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED;
     STATE_CONFLICT unless it is FROZEN or RETIRED.
     """
@@ -108,7 +108,7 @@ class GoldenSetServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who: subjects with action "promote" on /review/golden-sets, where conditions see
         ctx.dataset, ctx.version, ctx.rows and ctx.reason; and somebody else than who
-        created it.
+        created it, both of them people.
         Errors: RESOURCE_NOT_FOUND; POLICY_DENIED; SECOND_PERSON_NEEDED;
         STATE_CONFLICT unless it is FROZEN or RETIRED.
         """

@@ -1855,12 +1855,17 @@ class FinishRunRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    MIDWAY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     state: Global___Run.State.ValueType
     """COMPLETED, STOPPED, FAILED or PAUSED."""
     reason: _builtins.str
     attempt: _builtins.int
     """As in the assignment: an earlier coordinator of the run is refused."""
+    midway: _builtins.bool
+    """True when sites were asked for a round that is not stored: what they may have
+    sent is paid for.
+    """
     def __init__(
         self,
         *,
@@ -1868,10 +1873,11 @@ class FinishRunRequest(_message.Message):
         state: Global___Run.State.ValueType = ...,
         reason: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        midway: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "reason", b"reason", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "midway", b"midway", "reason", b"reason", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -616,7 +616,10 @@ class CoordinatorServiceServicer:
         not a model of this run; FIELD_INVALID for steps beyond the plan, for
         participants that are none, or without a header; STORAGE_FULL;
         STATE_CONFLICT when the round is not the next, the run has ended
-        or a later coordinator has taken over.
+        or a later coordinator has taken over; also, with metadata participant,
+        when a run with review is said to have an update in its model that is not
+        this participant's of this round, was not ACCEPTED, or is no member of the
+        fallback the model is said to be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -255,7 +255,10 @@ class CoordinatorServiceStub:
     not a model of this run; FIELD_INVALID for steps beyond the plan, for
     participants that are none, or without a header; STORAGE_FULL;
     STATE_CONFLICT when the round is not the next, the run has ended
-    or a later coordinator has taken over.
+    or a later coordinator has taken over; also, with metadata participant,
+    when a run with review is said to have an update in its model that is not
+    this participant's of this round, was not ACCEPTED, or is no member of the
+    fallback the model is said to be.
     """
     WatchWishes: _aio.UnaryStreamMultiCallable[_training_pb2.WatchWishesRequest, _training_pb2.WatchWishesResponse]
     """Streams what CompleteRound would answer: at once, and after every change. For
@@ -332,7 +335,10 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         not a model of this run; FIELD_INVALID for steps beyond the plan, for
         participants that are none, or without a header; STORAGE_FULL;
         STATE_CONFLICT when the round is not the next, the run has ended
-        or a later coordinator has taken over.
+        or a later coordinator has taken over; also, with metadata participant,
+        when a run with review is said to have an update in its model that is not
+        this participant's of this round, was not ACCEPTED, or is no member of the
+        fallback the model is said to be.
         """
 
     @_abc_1.abstractmethod

@@ -268,6 +268,16 @@ async def find(connection: Connection, update_id: str) -> UpdateRow | None:
         return await cursor.fetchone()
 
 
+async def several(connection: Connection, update_ids: Sequence[str]) -> list[UpdateRow]:
+    """Returns those of the updates that are there."""
+    async with connection.cursor(row_factory=class_row(UpdateRow)) as cursor:
+        await cursor.execute(
+            f"select {_COLUMNS} from aegis.review_update where update_id = any(%s)",  # noqa: S608
+            (list(update_ids),),
+        )
+        return await cursor.fetchall()
+
+
 async def page(
     connection: Connection,
     *,

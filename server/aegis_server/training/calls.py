@@ -41,6 +41,7 @@ class Position:
 
     `spent` are the private steps each participant was asked for, in rounds that were lost and in
     the one that is being tried, too. `quarantined` by the review room are those not to be asked.
+    `midway` through a round sites were asked, and nothing of it is stored.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class Position:
     model: Parameters
     stop: bool
     pause: bool = False
+    midway: bool = False
     state: Parameters | None = None
     sites: list[training_pb2.Site] = field(default_factory=list)
     rounds: list[training_pb2.Round] = field(default_factory=list)
@@ -137,11 +139,26 @@ class Server:
             return await self._stub.CompleteRound(parts(), timeout=_CALL_SECONDS)
 
         response = await self._persistent(ask)
-        position.last_round = report.round
+        position.last_round, position.midway = report.round, False
         position.rounds.append(report)
         position.model, position.state = model, state
         position.stop, position.pause = response.stop, response.pause
         position.quarantined = frozenset(response.quarantined)
+
+    async def ask_wishes(self, position: Position) -> None:
+        """Learns in the middle of a round whether the run is to stop or to pause."""
+        request = training_pb2.WatchWishesRequest(run_id=self._run_id, attempt=self._attempt)
+
+        async def ask() -> training_pb2.WatchWishesResponse:
+            call = self._stub.WatchWishes(request, timeout=_CALL_SECONDS)
+            try:
+                # The first is told at once.
+                return await anext(aiter(call))
+            finally:
+                call.cancel()
+
+        wishes = await self._persistent(ask)
+        position.stop, position.pause = wishes.stop, wishes.pause
 
     async def called_off(self) -> None:
         """Returns once the run is to stop or to pause, however long the server is away meanwhile.
@@ -165,7 +182,11 @@ class Server:
     ) -> training_pb2.Run:
         """Ends or pauses the run; returns it as it is then."""
         request = training_pb2.FinishRunRequest(
-            run_id=self._run_id, state=state, reason=reason[:500], attempt=position.attempt
+            run_id=self._run_id,
+            state=state,
+            reason=reason[:500],
+            attempt=position.attempt,
+            midway=position.midway,
         )
 
         async def ask() -> training_pb2.FinishRunResponse:

@@ -90,6 +90,7 @@ class CoordinatorService(TaskCalls):
                 attempt=request.attempt,
                 state=request.state,
                 reason=request.reason,
+                midway=request.midway,
                 actor=current_call().caller.subject,
             )
         )

@@ -45,6 +45,9 @@ class Keeper(Protocol):
     ) -> None:
         """Stores a round and what the strategy remembers; `position` then stands behind it."""
 
+    async def ask_wishes(self, position: Position) -> None:
+        """Learns in the middle of a round whether the run is to stop or to pause."""
+
     async def finish(
         self, position: Position, state: training_pb2.Run.State.ValueType, reason: str = ""
     ) -> training_pb2.Run:
@@ -77,13 +80,9 @@ async def _rounds(server: Keeper, rounds: Rounds, position: Position) -> End:
             return Run.STATE_COMPLETED, ""
         if early := stopped_early(plan, position.losses):
             return Run.STATE_COMPLETED, early
-        if position.stop:
-            return Run.STATE_STOPPED, ""
-        if position.pause:
-            run = await server.finish(position, Run.STATE_PAUSED)
-            if run.state == Run.STATE_PAUSED:
-                return Run.STATE_PAUSED, ""
-            position.wished(run)  # somebody has changed their mind
+        if position.stop or position.pause:
+            if called_off := await _called_off(server, position):
+                return called_off
         elif position.last_round < 0:
             model = position.data.family(plan.model).initial(plan.seed)
             await server.complete_round(position, rounds.report(0, model, [], steps=0), model)
@@ -91,6 +90,16 @@ async def _rounds(server: Keeper, rounds: Rounds, position: Position) -> End:
             ended = await _next_round(server, rounds, position)
             if ended is not None:
                 return ended
+
+
+async def _called_off(server: Keeper, position: Position) -> End | None:
+    """Returns how the run ends because somebody wants it to; None when they changed their mind."""
+    if position.pause:
+        run = await server.finish(position, Run.STATE_PAUSED)
+        if run.state == Run.STATE_PAUSED:
+            return Run.STATE_PAUSED, ""
+        position.wished(run)
+    return (Run.STATE_STOPPED, "") if position.stop else None
 
 
 async def _next_round(server: Keeper, rounds: Rounds, position: Position) -> End | None:
@@ -113,6 +122,7 @@ async def _next_round(server: Keeper, rounds: Rounds, position: Position) -> End
             if tried is not None:
                 break
             return Run.STATE_STOPPED, _nobody_left(position, choice.others, len(choice.asked))
+        position.midway = True
         left = {n: planned_steps(plan) - position.spent.get(n, 0) for n in rounds.names}
         tried = await asyncio.to_thread(
             rounds.train,
@@ -133,6 +143,10 @@ async def _next_round(server: Keeper, rounds: Rounds, position: Position) -> End
             log.info("round %d: accuracy %.3f", number, report.accuracy)
             return None
         log.warning("round %d, try %d: %s", number, repeat + 1, tried.losses)
+        # Whoever ends a run that waits for people takes from its round what they would accept.
+        await server.ask_wishes(position)
+        if called_off := await _called_off(server, position):
+            return called_off
     assert tried is not None  # noqa: S101  # the first try returned else
     reason = (
         f"round {number} failed: {tried.accepted} updates were accepted,"
@@ -164,6 +178,9 @@ def merged(before: Outcome | None, now: Outcome) -> Outcome:
     both = Outcome()
     # Who refused in the first try is not asked in the second, but has refused.
     both.CopyFrom(before if now.outcome == Outcome.OUTCOME_NOT_ASKED else now)
+    if now.outcome == Outcome.OUTCOME_NOT_ASKED and both.outcome == Outcome.OUTCOME_AGGREGATED:
+        both.outcome = Outcome.OUTCOME_LEFT_OUT
+        both.reason = "its update is of a try that made no model"
     both.tries = before.tries + now.tries
     both.steps = before.steps + now.steps
     both.seconds = before.seconds + now.seconds

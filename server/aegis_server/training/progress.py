@@ -7,6 +7,7 @@ What is believed of a report is in `reports.py`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from aegis.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -18,7 +19,7 @@ from aegis_server.checkpoints.models import Ingredient, record
 from aegis_server.objects.blobs import BlobStore
 from aegis_server.review.standing.store import in_force
 from aegis_server.review.updates import Base
-from aegis_server.training import reports, store
+from aegis_server.training import ingredients, reports, store
 from aegis_server.training.assignments import Assignment, Wishes
 from aegis_server.training.budget import TRIES, Budget, lost_steps, steps_so_far
 from aegis_server.training.endings import Endings, require_completed
@@ -125,7 +126,8 @@ class Progress:
         """Stores a round and the model after it; returns what to do now.
 
         Raises `InvalidArgument` (DIGEST_MISMATCH, UPDATE_…, FIELD_INVALID), `NotFound`,
-        `FailedPrecondition` (STATE_CONFLICT), or `ResourceExhausted` (STORAGE_FULL).
+        `FailedPrecondition` (STATE_CONFLICT), or `ResourceExhausted` (STORAGE_FULL). What the
+        review's rows do not bear out is refused with STATE_CONFLICT, too, and that is on record.
         """
         if parameters.digest(model) != report.model_sha256:
             raise InvalidArgument("DIGEST_MISMATCH", "the model does not have its SHA-256")
@@ -133,7 +135,11 @@ class Progress:
             raise InvalidArgument("DIGEST_MISMATCH", "the state does not have its SHA-256")
         async with self._database.transaction() as connection:
             run = await require(connection, run_id)
-        plan = training_pb2.RunPlan.FromString(run.plan)
+            plan = training_pb2.RunPlan.FromString(run.plan)
+            doubt = await ingredients.doubt(connection, run, plan, report, now=self._clock())
+        if doubt is not None:
+            await self._audit.record(ingredients.entry_of(run, report, doubt, actor=actor))
+            raise ingredients.refusal(run, report, doubt)
         data = await self._find(plan.dataset)
         reports.require_model(plan, data, model)
         reports.require_state(plan, data, report.round, state)
@@ -163,8 +169,7 @@ class Progress:
                 blocked=reports.blocked(appended),
                 ingredients=[
                     Ingredient(each.participant, each.update_id, each.examples)
-                    for each in report.participants
-                    if each.outcome == training_pb2.ParticipantRound.OUTCOME_AGGREGATED
+                    for each in ingredients.aggregated(report)
                 ],
             )
             (measured,) = (await rounds_after(connection, run_id, report.round - 1))[:1]
@@ -251,11 +256,13 @@ class Progress:
         state: training_pb2.Run.State.ValueType,
         reason: str,
         actor: str,
+        midway: bool = False,
     ) -> RunView:
         """Ends a run, or pauses it; doing it again the same way changes nothing.
 
-        A pause that was taken back meanwhile leaves the run as it is: the coordinator goes on.
-        Raises `NotFound` or `FailedPrecondition` (STATE_CONFLICT).
+        What sites were asked for `midway` through a round is paid for as if their coordinator had
+        died. A pause that was taken back meanwhile leaves the run as it is: the coordinator goes
+        on. Raises `NotFound` or `FailedPrecondition` (STATE_CONFLICT).
         """
         async with self._database.transaction() as connection:
             run = await require(connection, run_id, lock=True)
@@ -263,9 +270,12 @@ class Progress:
             if run.state == state:
                 return RunView(run, last)
             require_current(run, attempt)
+            if state == State.STATE_PAUSED and run.state != State.STATE_PAUSING:
+                return RunView(run, last)
+            if midway:
+                run = await self._untold(connection, run)
             if state == State.STATE_PAUSED:
-                if run.state == State.STATE_PAUSING:
-                    run = await self._endings.pause(connection, run, last, actor=actor)
+                run = await self._endings.pause(connection, run, last, actor=actor)
             elif state == State.STATE_COMPLETED:
                 early = await require_completed(connection, run, last)
                 run = await self._endings.end(connection, run, state, reason=early, actor=actor)
@@ -274,6 +284,11 @@ class Progress:
                 run = await self._endings.end(connection, run, state, reason=why, actor=actor)
         await self._changes.tell()
         return RunView(run, last)
+
+    async def _untold(self, connection: Connection, run: StoredRun) -> StoredRun:
+        """Counts one more coordinator of a run, for what this one asked for and does not tell."""
+        attempt = await store.next_attempt(connection, run.run_id, self._clock())
+        return replace(run, attempt=run.attempt if attempt is None else attempt)
 
     async def give_up(self, run_id: str, reason: str) -> None:
         """Fails a run whose coordinators keep dying."""

@@ -21,6 +21,7 @@ from aegis_server.training import strategies
 from aegis_server.training.budget import epsilon_of
 from aegis_server.training.plans import planned_steps
 from aegis_server.training.seats.store import StoredSite
+from aegis_server.training.selection import TRAINED
 from aegis_server.training.states import entry
 from aegis_server.training.store import StoredParticipant, StoredRound, StoredRun
 
@@ -28,16 +29,6 @@ Outcome = training_pb2.ParticipantRound
 
 _TEXT_MAX = 500
 _FEATURES_MAX = 16
-
-# Who came to this has trained.
-_TRAINED = frozenset(
-    {
-        Outcome.OUTCOME_AGGREGATED,
-        Outcome.OUTCOME_REJECTED,
-        Outcome.OUTCOME_HELD,
-        Outcome.OUTCOME_LEFT_OUT,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +150,7 @@ def _steps(
             continue
         seen.add(each.participant)
         steps[each.participant] += each.steps
-        trained = plan.local_steps if each.outcome in _TRAINED else 0
+        trained = plan.local_steps if each.outcome in TRAINED else 0
         least = max(
             accounts.least.get(each.participant, 0),
             accounts.stored.get(each.participant, 0) + trained,

@@ -20,7 +20,7 @@ from aegis_server.training.flower import ConfigRecord
 from aegis_server.training.grid import LocalGrid
 from aegis_server.training.noise import centre_of, noise_of
 from aegis_server.training.publisher import Publisher
-from aegis_server.training.selection import Choice
+from aegis_server.training.selection import TRAINED, Choice
 from aegis_server.training.strategy import Gate, ReviewedStrategy, Site, to_arrays
 
 Outcome = training_pb2.ParticipantRound
@@ -175,7 +175,9 @@ class Rounds:
                 )
                 continue
             outcome, tally = outcomes[site.name], tallies[site.name]
-            outcome.tries, outcome.steps = tally.tries, tally.steps
+            # Who refuses and sends an update another way has trained all the same.
+            least = self._plan.local_steps if outcome.outcome in TRAINED else 0
+            outcome.tries, outcome.steps = tally.tries, max(tally.steps, least)
             outcome.seconds = tally.seconds
             outcome.bytes_sent, outcome.bytes_received = tally.bytes_sent, tally.bytes_received
             yield outcome

@@ -18,6 +18,15 @@ Outcome = training_pb2.ParticipantRound
 # What a quarantine answers to.
 _LOST = frozenset({Outcome.OUTCOME_MISSING, Outcome.OUTCOME_FAILED, Outcome.OUTCOME_REFUSED})
 _QUARANTINE_ROUNDS = 3
+# Who came to this has trained.
+TRAINED = frozenset(
+    {
+        Outcome.OUTCOME_AGGREGATED,
+        Outcome.OUTCOME_REJECTED,
+        Outcome.OUTCOME_HELD,
+        Outcome.OUTCOME_LEFT_OUT,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

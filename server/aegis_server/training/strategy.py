@@ -320,7 +320,10 @@ class ReviewedStrategy(FedAvg):
             # than those of an update of this model.
             if name in self.outcomes:
                 updates[name] = parameters.decode(data, self._shapes)
-        for name in updates:
+        # Also of who did not answer and has sent an update another way, accepted or not.
+        told = [name for name, each in judged.verdicts.items() if isinstance(each, Update)]
+        for name in {*updates, *told} & self.outcomes.keys():
+            self.outcomes[name].reason = ""
             _note(self.outcomes[name], judged.verdicts.get(name))
         return judged
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import psycopg
 import pytest
@@ -91,18 +92,32 @@ async def shadow(office: Office, version: str, by: str = "user:olga") -> pb.Dete
 
 
 async def promote(
-    office: Office, version: str, by: str = "user:otto", fpr_max: float = 0.0
+    office: Office, version: str, by: str = "user:otto", fpr_max: float = 0.0, **fields: Any
 ) -> pb.Detector:
-    stub = await office.scoring(by)
-    request = pb.PromoteDetectorRequest(
-        version=version, reason="better", false_positive_rate_max=fpr_max
-    )
-    moved: pb.Detector = (await answer(stub.PromoteDetector(request, timeout=10))).detector
+    moved: pb.Detector = (await promoted(office, version, by, fpr_max, **fields)).detector
     return moved
 
 
+async def promoted(
+    office: Office, version: str, by: str = "user:otto", fpr_max: float = 0.0, **fields: Any
+) -> pb.PromoteDetectorResponse:
+    stub = await office.scoring(by)
+    request = pb.PromoteDetectorRequest(
+        version=version, reason="better", false_positive_rate_max=fpr_max, **fields
+    )
+    response: pb.PromoteDetectorResponse
+    response = await answer(stub.PromoteDetector(request, timeout=10))
+    return response
+
+
 async def a_trained(
-    office: Office, *, fpr: float = 0.03, tpr: float = 0.9, file: bytes = b""
+    office: Office,
+    *,
+    fpr: float = 0.03,
+    tpr: float = 0.9,
+    file: bytes = b"",
+    by: str = "user:olga",
+    found: Sequence[Measured] = (),
 ) -> str:
     """A detector that was trained and measured, without the work."""
     data = file or Detector("v?", 0.03, builtin().regimes).encode()
@@ -114,11 +129,11 @@ async def a_trained(
             dataset="",
             target_fpr=0.03,
             seed=0,
-            by="user:olga",
+            by=by,
             at=office.clock(),
         )
         assert version is not None
-        measured = [Measured("sign-flip", tpr, tpr, 0.9, tpr, fpr)]
+        measured = [Measured("sign-flip", tpr, tpr, 0.9, tpr, fpr), *found]
         await store.finish_training(
             connection, version, sha256=sha256, counts=(300, 20, 12), measured=rows(measured)
         )
@@ -350,6 +365,21 @@ async def test_who_had_a_detector_trained_does_not_promote_it(office: Office):
     assert (await promote(office, version, by="user:otto")).state == CHAMPION
 
 
+async def test_program_is_neither_the_first_nor_the_second_person(office: Office):
+    """Who holds its key would be two; what ships is nobody's, and a person may go back to it."""
+    trained, made = await a_trained(office), await a_trained(office, by="service:autopilot")
+    for version, by in ((trained, "service:autopilot"), (made, "user:otto")):
+        error = await refusal(promote(office, version, by=by))
+        assert error.reason == "SECOND_PERSON_NEEDED"
+        assert "service:autopilot is none" in error.message
+    records = await office.records("promote")
+    assert [each.reason for each in records] == ["SECOND_PERSON_NEEDED"] * 2
+    await promote(office, trained)
+    error = await refusal(promote(office, "builtin", by="service:autopilot"))
+    assert (error.reason, error.metadata["first"]) == ("SECOND_PERSON_NEEDED", "")
+    assert (await promote(office, "builtin", by="user:otto")).state == CHAMPION
+
+
 async def test_detector_that_was_measured_to_err_is_not_promoted(office: Office):
     """By default above six in a hundred; who asks for less is refused earlier."""
     errs, fits = await a_trained(office, fpr=0.07), await a_trained(office, fpr=0.05)
@@ -360,6 +390,42 @@ async def test_detector_that_was_measured_to_err_is_not_promoted(office: Office)
     assert [(each.outcome, each.reason) for each in records] == [("refused", "STATE_CONFLICT")] * 2
     assert (await promote(office, fits)).state == CHAMPION
     assert (await promote(office, errs, fpr_max=0.1)).state == CHAMPION
+
+
+async def test_detector_that_finds_less_than_the_champion_is_not_promoted(office: Office):
+    """In the mean over the attacks both were measured under; the error says which, and how much."""
+    gentle = [Measured("alie", 0.4, 0.6, 0.9, 0.6, 0.03), Measured("new", 1, 1, 1, 1, 0)]
+    blind = [Measured("alie", 0.4, 0.58, 0.9, 0.6, 0.03), Measured("silent", *[math.nan] * 5)]
+    champion = await a_trained(office, tpr=0.9, found=gentle)
+    response = await promoted(office, champion)
+    assert response.attacks_compared == 0
+    weak = await a_trained(office, tpr=0.7, found=blind)
+    error = await refusal(promote(office, weak))
+    assert (error.reason, error.code) == ("STATE_CONFLICT", grpc.StatusCode.FAILED_PRECONDITION)
+    assert error.message == (
+        f"{weak} was measured to find 64.0% of poisoned updates at 5 % false positives,"
+        f" {champion}, which is in use, 75.0%: sign-flip 70.0% instead of 90.0%"
+    )
+    assert error.metadata["champion"] == champion
+    assert (await states(office))[champion] == "champion"
+    refused = (await office.records("promote"))[-1]
+    assert (refused.outcome, refused.reason) == ("refused", "STATE_CONFLICT")
+    error = await refusal(promote(office, weak, true_positive_rate_drop_max=0.01))
+    assert error.message.endswith("sign-flip 70.0% instead of 90.0%, alie 58.0% instead of 60.0%")
+    response = await promoted(office, weak, true_positive_rate_drop_max=0.12)
+    assert response.attacks_compared == 2
+    (told,) = [r for r in await office.records("promote") if r.details.get("former") == champion]
+    assert (told.details["tpr_at_5_fpr"], told.details["tpr_at_5_fpr_former"]) == (
+        "0.6400",
+        "0.7500",
+    )
+
+
+async def test_detector_that_finds_nearly_as_much_is_promoted(office: Office):
+    """Five points less are let through; what was not measured says nothing."""
+    await promote(office, await a_trained(office, tpr=0.9))
+    assert (await promote(office, await a_trained(office, tpr=0.85))).state == CHAMPION
+    assert (await promoted(office, "builtin")).attacks_compared == 0
 
 
 async def test_policy_sees_how_a_detector_was_measured(office: Office):

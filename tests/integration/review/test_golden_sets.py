@@ -252,6 +252,24 @@ async def test_nobody_promotes_rows_they_brought(office: Office):
     assert (await get(office, name)).state == FROZEN
 
 
+async def test_program_neither_brings_nor_promotes_rows_that_are_used(office: Office):
+    """Who holds its key would be two; going back to what shipped takes one person."""
+    name = await a_frozen(office)
+    error = await refusal(promote(office, name, by="service:autopilot"))
+    assert (error.reason, error.metadata["first"]) == ("SECOND_PERSON_NEEDED", "user:olga")
+    assert (await promote(office, name)).state == ACTIVE
+    error = await refusal(promote(office, "breast-cancer@0", by="service:autopilot"))
+    assert error.reason == "SECOND_PERSON_NEEDED"
+    assert (await promote(office, "breast-cancer@0")).state == ACTIVE
+    async with office.database.transaction() as connection:
+        await connection.execute(
+            "update aegis.golden_set set created_by = 'service:autopilot' where version = 1"
+        )
+    error = await refusal(promote(office, name))
+    assert (error.reason, error.metadata["first"]) == ("SECOND_PERSON_NEEDED", "service:autopilot")
+    assert "service:autopilot is none" in error.message
+
+
 async def test_rows_that_may_still_change_are_not_promoted(office: Office):
     """Frozen first, by anybody who may; what is frozen is not frozen again."""
     name = (await create(office)).golden_set_id

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.integration.training.reviewed import bear_out
 
 from aegis.errors import (
     AegisError,
@@ -72,6 +73,7 @@ async def _complete(
     """A round of three sites and two steps each, and `extra` ones for what was lost."""
     names = ["site-1", "site-2", "site-3"] if number else []
     report = _report(number, dict.fromkeys(names, 2 + extra), 2 * number + extra, loss)
+    await bear_out(room, run_id, report)
     done: Wishes = await room.progress.complete_round(
         run_id, attempt=attempt, report=report, model=_model(number), actor=COORDINATOR
     )
@@ -355,9 +357,11 @@ async def test_enrolled_participants_pay_for_their_tasks_whatever_is_reported(
             )
     complete = {"attempt": 1, "model": _model(1), "actor": COORDINATOR}
     report = _report(1, {"north": 2, "south": 2}, 2)
+    await bear_out(room, run_id, report)
     with pytest.raises(InvalidArgument, match=r"participants\[0\]\.steps must be between 3 and 6"):
         await room.progress.complete_round(run_id, report=report, **complete)
     report = _report(1, {"north": 3, "south": 2}, 3)
+    await bear_out(room, run_id, report)
     await room.progress.complete_round(run_id, report=report, **complete)
     await room.progress.finish(
         run_id, attempt=1, state=Run.STATE_FAILED, reason="", actor=COORDINATOR
@@ -433,6 +437,7 @@ async def test_participant_a_dead_coordinator_may_have_asked_is_not_left_out(
     await _complete(room, run_id, 0)
     attempt = await _take_up(room, run_id)
     report = _report(1, {"site-1": 6, "site-2": 6}, 6)
+    await bear_out(room, run_id, report)
     with pytest.raises(InvalidArgument, match="must say what site-3 was asked for"):
         await room.progress.complete_round(
             run_id, attempt=attempt, report=report, model=_model(1), actor=COORDINATOR

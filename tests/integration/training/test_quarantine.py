@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.integration.training.reviewed import bear_out
+
 from aegis.v1 import training_pb2
 from aegis_server.review.standing.store import decide_quarantine, insert_quarantine
 from aegis_server.training import store
@@ -54,6 +56,7 @@ async def _run(
         async def complete_round(self, position: Any, report: Any, *model: Any) -> None:
             if report.round in decisions:
                 await _set(room, *decisions[report.round])
+            await bear_out(room, run_id, report)
             await super().complete_round(position, report, *model)
 
     server = Disturbed(await room.channel("coordinator"), run_id, attempt, patience_seconds=5)

@@ -18,9 +18,14 @@ from aegis_learning.models import family
 from aegis_server.training import store
 from aegis_server.training.calls import Server
 from aegis_server.training.gate import ReviewGate
+from aegis_server.training.loop import coordinate
+from aegis_server.training.rounds import Tried
 
 Plan = Callable[..., training_pb2.RunPlan]
 Update = review_pb2.Update
+Run = training_pb2.Run
+Outcome = training_pb2.ParticipantRound
+HELD = Outcome.OUTCOME_HELD
 MODEL = family("mlp", 30, 2)
 
 
@@ -69,12 +74,7 @@ async def waiting(room: Any, plan: Plan) -> tuple[str, Server, asyncio.Task[Any]
         called_off=server.called_off,
     )
     task = asyncio.create_task(asyncio.to_thread(gate.judge, 1, SENT))
-    reviews = review_pb2_grpc.ReviewServiceStub(await room.channel("admin"))
-    while True:
-        found = await reviews.ListUpdates(review_pb2.ListUpdatesRequest(run_id=run_id), timeout=10)
-        if any(each.verdict == Update.VERDICT_HELD for each in found.updates):
-            break
-        await asyncio.sleep(0.2)
+    await held(room, run_id)
     done, _ = await asyncio.wait({task}, timeout=1.5)
     assert not done
     return run_id, server, task
@@ -135,3 +135,71 @@ async def refused(awaitable: Any) -> str:
     with pytest.raises(grpc.RpcError) as error:
         await awaitable
     return from_rpc_error(error.value).reason
+
+
+class HeldRounds:
+    """Sites whose updates a real review holds, so that no model can be made of them."""
+
+    names = ("site-1", "site-2", "site-3")
+
+    def __init__(self, gate: ReviewGate) -> None:
+        self.gate = gate
+        self.tries = 0
+
+    def train(self, number: int, model: Any, *, attempt: int, **_: Any) -> Tried:
+        self.tries += 1
+        self.gate.attempt = attempt
+        judged = self.gate.judge(number, SENT).verdicts
+        held = [name for name, each in judged.items() if each.verdict == Update.VERDICT_HELD]
+        assert held
+        return Tried(None, [Outcome(participant=n, outcome=HELD, steps=2, tries=1) for n in SENT])
+
+    def report(self, number: int, model: Any, participants: Any, *, steps: int) -> Any:
+        return training_pb2.Round(round=number, accuracy=0.5, loss=0.7, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "state"),
+    [
+        ("StopRun", training_pb2.StopRunRequest, Run.STATE_STOPPED),
+        ("PauseRun", training_pb2.PauseRunRequest, Run.STATE_PAUSED),
+    ],
+)
+async def test_run_that_is_ended_while_it_waits_has_not_failed(
+    room: Any, plan: Plan, method: str, request_: Any, state: Any
+) -> None:
+    """Too few updates are accepted without those that are held; nobody is asked once more."""
+    private = plan(review=True)
+    private.simulation = False
+    run_id = await room.start(private)
+    async with room.database.transaction() as connection:
+        attempt = await store.next_attempt(connection, run_id, room.runs._clock())
+    channel = await room.channel("coordinator")
+    server, loop = Server(channel, run_id, attempt), asyncio.get_running_loop()
+    review = review_pb2_grpc.ReviewServiceStub(channel)
+    gate = ReviewGate(review, loop, run_id=run_id, hold_seconds=3600, called_off=server.called_off)
+    rounds = HeldRounds(gate)
+    task = asyncio.create_task(coordinate(server, lambda position: rounds))  # type: ignore[arg-type]
+    await held(room, run_id)
+    stub = await room.as_admin()
+    await getattr(stub, method)(request_(run_id=run_id, reason="enough"), timeout=10)
+    await asyncio.wait_for(task, 20)
+    run = (await stub.GetRun(training_pb2.GetRunRequest(run_id=run_id), timeout=10)).run
+    assert (run.state, run.reason, rounds.tries) == (state, "enough", 1)
+    # What two tries of the round may have asked for is paid for, though it was not made.
+    if state == Run.STATE_PAUSED:
+        run = (await stub.StopRun(training_pb2.StopRunRequest(run_id=run_id), timeout=10)).run
+    view = await room.runs.get(run_id)
+    assert view.run.steps_settled == 2 * private.local_steps
+
+
+async def held(room: Any, run_id: str) -> None:
+    """Returns once the review holds an update of a run."""
+    reviews = review_pb2_grpc.ReviewServiceStub(await room.channel("admin"))
+    request = review_pb2.ListUpdatesRequest(run_id=run_id)
+    async with asyncio.timeout(30):
+        while not any(
+            each.verdict == Update.VERDICT_HELD
+            for each in (await reviews.ListUpdates(request, timeout=10)).updates
+        ):
+            await asyncio.sleep(0.2)

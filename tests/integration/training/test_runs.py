@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.integration.training.reviewed import bear_out
 
 from aegis.errors import (
     AegisError,
@@ -74,7 +75,9 @@ async def _take_up(room: Any, run_id: str) -> int:
 async def _complete(room: Any, run_id: str, number: int, steps: int, **changes: Any) -> Wishes:
     model = changes.pop("model", _model(number))
     options = {"attempt": 1, "report": _report(number, steps, model), "actor": COORDINATOR}
-    done: Wishes = await room.progress.complete_round(run_id, model=model, **(options | changes))
+    options |= changes
+    await bear_out(room, run_id, options["report"])
+    done: Wishes = await room.progress.complete_round(run_id, model=model, **options)
     return done
 
 

@@ -200,6 +200,21 @@ def test_update_in_a_model_was_accepted_before():
     assert teller.problems(set()) == ["update u2 is in the model and was never accepted"]
 
 
+def test_fallback_is_made_of_updates_that_were_held_in_one():
+    """And says so; an update that was held otherwise is in no model."""
+    teller = Teller().tell("REVIEW", "held", subject_id="u1", action="judge", fallback="yes")
+    teller.tell("REVIEW", "held", subject_id="u2", action="judge")
+    round_ = {"action": "complete_round", "fallback": "nobody can tell"}
+    teller.tell("RUN", "completed", update_ids="u1", **round_)
+    assert teller.problems(set()) == []
+    teller.tell("RUN", "completed", update_ids="u2", **round_)
+    teller.tell("RUN", "completed", update_ids="u1", action="complete_round")
+    assert teller.problems(set()) == [
+        "update u2 is in the model and was never accepted",
+        "update u1 is in the model and was never accepted",
+    ]
+
+
 def test_round_without_review_has_no_updates_to_accept():
     """A run with review off says so when it is allowed to start."""
     assert (

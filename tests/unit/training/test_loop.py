@@ -58,6 +58,7 @@ class Kept:
         self.ended: tuple[int, str] | None = None
         self.wish: int = Run.STATE_RUNNING
         self.full = False
+        self.ended_midway = False
         self.attempt = 0
 
     async def assignment(self) -> Position:
@@ -87,13 +88,17 @@ class Kept:
         if self.die_after is not None and report.round >= self.die_after:
             raise ConnectionError("killed")
         position.last_round, position.model, position.state = report.round, model, state
+        position.midway = False
         position.rounds.append(report)
+        position.wished(Run(state=self.wish))  # type: ignore[arg-type]
+
+    async def ask_wishes(self, position: Position) -> None:
         position.wished(Run(state=self.wish))  # type: ignore[arg-type]
 
     async def finish(self, position: Position, state: int, reason: str = "") -> Run:
         if state == Run.STATE_PAUSED and self.wish != Run.STATE_PAUSING:
             return Run(state=self.wish)  # type: ignore[arg-type]
-        self.ended = (state, reason)
+        self.ended, self.ended_midway = (state, reason), position.midway
         return Run(state=state, reason=reason)  # type: ignore[arg-type]
 
     @property
@@ -311,6 +316,45 @@ def test_pause_that_was_taken_back_leaves_the_coordinator_at_work() -> None:
     assert server.attempt == 1
 
 
+@pytest.mark.parametrize("wish", [Run.STATE_STOPPING, Run.STATE_PAUSING])
+def test_run_that_is_to_end_is_not_failed_by_its_round(wish: int) -> None:
+    """Not enough answered, and somebody wanted it to end meanwhile: nobody is asked once more."""
+    server = Kept(_plan(retries=0))
+    asked = []
+
+    def fail(name: str, number: int, repeat: int) -> None:
+        asked.append(number)
+        server.wish = wish
+        raise RuntimeError("no")
+
+    _drive(server, fail)
+    ends = {Run.STATE_STOPPING: Run.STATE_STOPPED, Run.STATE_PAUSING: Run.STATE_PAUSED}
+    assert server.ended == (ends[wish], "")
+    assert server.ended_midway
+    assert len(asked) == server.plan.participants
+
+
+def test_pause_that_was_taken_back_in_a_round_leaves_the_second_try() -> None:
+    """The coordinator goes on with the same round."""
+    server = Kept(_plan(retries=0))
+    original = server.finish
+
+    async def finish(position: Position, state: int, reason: str = "") -> Run:
+        server.wish = Run.STATE_RUNNING
+        return await original(position, state, reason)
+
+    server.finish = finish  # type: ignore[method-assign]
+
+    def fail(name: str, number: int, repeat: int) -> None:
+        if number == 1 and repeat == 0:
+            server.wish = Run.STATE_PAUSING
+            raise RuntimeError("no")
+
+    _drive(server, fail)
+    assert set(server.outcomes(1).values()) == {"aggregated"}
+    assert (server.attempt, server.ended_midway) == (1, False)
+
+
 def test_full_disk_fails_the_run_and_loses_no_round() -> None:
     """The server was asked for a while; then the reason says what to do something about."""
     server = Kept(_plan())
@@ -329,3 +373,6 @@ def test_two_tries_of_a_round_add_up() -> None:
     failed = Outcome(participant="a", outcome=Outcome.OUTCOME_FAILED, tries=2, steps=4)
     both = merged(failed, Outcome(outcome=Outcome.OUTCOME_AGGREGATED, tries=1, steps=2))
     assert (both.outcome, both.tries, both.steps) == (Outcome.OUTCOME_AGGREGATED, 3, 6)
+    # It was accepted in a try that made no model, and is not asked in the one that does.
+    both = merged(both, Outcome(participant="a", outcome=Outcome.OUTCOME_NOT_ASKED))
+    assert (both.outcome, both.steps) == (Outcome.OUTCOME_LEFT_OUT, 6)

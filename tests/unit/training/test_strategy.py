@@ -281,6 +281,24 @@ def test_update_that_came_another_way_counts_with_its_enrolled_weight() -> None:
     assert "site-9" not in outcomes
 
 
+@pytest.mark.parametrize(
+    ("verdict", "outcome"),
+    [
+        (Update.VERDICT_HELD, Outcome.OUTCOME_HELD),
+        (Update.VERDICT_REJECTED, Outcome.OUTCOME_REJECTED),
+    ],
+)
+def test_verdict_on_an_update_that_came_another_way_is_its_senders_outcome(
+    verdict: Update.Verdict.ValueType, outcome: Outcome.Outcome.ValueType
+) -> None:
+    """What its answer looked like is of no interest any more; a stranger has no outcome."""
+    verdicts = {**_updates(Update.VERDICT_ACCEPTED, verdict), "site-9": Update(verdict=verdict)}
+    _, outcomes = _round([_sender(_constant(1)), _sender({})], [30, 10], _Says(Judged(verdicts)))
+    assert (outcomes["site-2"].outcome, outcomes["site-2"].reason) == (outcome, "")
+    assert outcomes["site-2"].update_id == "u2"
+    assert "site-9" not in outcomes
+
+
 def test_fallback_makes_the_median_of_those_it_names() -> None:
     """Nobody knows who the odd ones are: each coordinate stays among the honest ones."""
     held = Update.VERDICT_HELD

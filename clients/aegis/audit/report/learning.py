@@ -69,7 +69,9 @@ class RunCounts:
             self._started(record)
         run = self._runs.get(record.subject_id)
         self._budget(record, run, inside=inside)
-        if run is None:
+        # A round that was refused has changed nothing.
+        refused = record.action == "complete_round" and record.outcome == "refused"
+        if run is None or refused:
             return
         run.touched |= inside
         if record.action == "complete_round":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from aegis.errors import FailedPrecondition
@@ -16,6 +17,7 @@ from aegis.serving.database import Connection, Database
 from aegis.serving.doors import Call
 from aegis_server.access import Permit
 from aegis_server.review.detectors import store
+from aegis_server.review.detectors.beside import DROP_MAX, Beside
 from aegis_server.review.detectors.records import (
     BUILTIN,
     SERVER,
@@ -26,8 +28,32 @@ from aegis_server.review.detectors.records import (
     rates,
 )
 from aegis_server.review.detectors.store import StoredDetector
+from aegis_server.review.people import require_two_people
 
 FPR_MAX = 0.06
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """How much worse than it should be a detector may have been measured; 0 means the default.
+
+    `fpr_max` is the share of honest updates it counts out, 0.06; `drop_max` how far what it finds
+    at 5 % false positives, in the mean over attacks, is below what the champion finds, 0.05.
+    """
+
+    fpr_max: float = 0.0
+    drop_max: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """A detector that decides now, and how many attacks it was compared under with the former."""
+
+    stored: StoredDetector
+    compared: int
+
+
+_FLOOR = Floor()
 
 
 class Promotion:
@@ -66,9 +92,9 @@ class Promotion:
             return await _require(connection, version)
 
     async def promote(
-        self, version: str, reason: str, by: Call, *, permit: Permit, fpr_max: float = 0.0
-    ) -> StoredDetector:
-        """Makes a detector the champion; `fpr_max` 0 means 0.06.
+        self, version: str, reason: str, by: Call, *, permit: Permit, floor: Floor = _FLOOR
+    ) -> Promoted:
+        """Makes a detector the champion, unless it was measured to be below the `floor`.
 
         Raises `NotFound`, what `permit` raises, or `FailedPrecondition` (SECOND_PERSON_NEEDED,
         STATE_CONFLICT).
@@ -77,9 +103,12 @@ class Promotion:
             wanted = await _require(connection, version)
         by = by._replace(grant=await permit(_attributes(wanted, reason)))
         try:
-            _require_another(wanted, by.caller.subject)
-            _require_measured(wanted, fpr_max or FPR_MAX)
-            return await self._crown(version, reason, by)
+            # Whoever chooses what counts nobody out, and puts it in place, has accepted everything.
+            require_two_people(
+                by.caller.subject, first=wanted.created_by, deed="train a detector and promote it"
+            )
+            _require_measured(wanted, floor.fpr_max or FPR_MAX)
+            return await self._crown(version, reason, by, drop_max=floor.drop_max or DROP_MAX)
         except FailedPrecondition as refusal:
             told = entry(
                 wanted,
@@ -118,13 +147,14 @@ class Promotion:
             await self._audit.record_in(connection, told)
         return heir
 
-    async def _crown(self, version: str, reason: str, by: Call) -> StoredDetector:
+    async def _crown(self, version: str, reason: str, by: Call, *, drop_max: float) -> Promoted:
         actor = by.caller.subject
         async with self._database.transaction() as connection:
             wanted = await self._locked(connection, version)
             if wanted.state not in ("trained", "shadow", "retired"):
                 raise conflict(wanted)
             former = await store.in_state(connection, "champion")
+            beside = _require_as_sharp(wanted, former, drop_max)
             if former is not None:
                 await store.set_state(connection, former.version, "retired")
             await store.crown(
@@ -140,10 +170,14 @@ class Promotion:
                 action="promote",
                 outcome="champion",
                 grant=by.grant,
-                details={"reason": reason, "former": former.version if former else ""},
+                details={
+                    "reason": reason,
+                    "former": former.version if former else "",
+                    **_compared(beside),
+                },
             )
             await self._audit.record_in(connection, told)
-            return await _require(connection, version)
+            return Promoted(await _require(connection, version), len(beside.rates))
 
     async def _locked(self, connection: Connection, version: str) -> StoredDetector:
         """Returns a detector once nobody else moves any."""
@@ -167,16 +201,6 @@ def _attributes(wanted: StoredDetector, reason: str) -> dict[str, object]:
     }
 
 
-def _require_another(wanted: StoredDetector, actor: str) -> None:
-    """Whoever chooses what counts nobody out, and puts it in place, has accepted everything."""
-    if wanted.created_by == actor:
-        raise FailedPrecondition(
-            "SECOND_PERSON_NEEDED",
-            "somebody else than who had it trained has to promote it",
-            first=actor,
-        )
-
-
 def _require_measured(wanted: StoredDetector, fpr_max: float) -> None:
     _, fpr = rates(from_rows(wanted.measured))
     if fpr > fpr_max:
@@ -187,6 +211,40 @@ def _require_measured(wanted: StoredDetector, fpr_max: float) -> None:
             resource=wanted.version,
             state=wanted.state.upper(),
         )
+
+
+def _require_as_sharp(
+    wanted: StoredDetector, champion: StoredDetector | None, drop_max: float
+) -> Beside:
+    """Returns both beside each other; a champion that was not measured says nothing against it."""
+    measured = champion.measured if champion else ()
+    beside = Beside.of(from_rows(wanted.measured), from_rows(measured))
+    if champion is not None and beside.worse_by(drop_max):
+        one, other = beside.means
+        raise FailedPrecondition(
+            "STATE_CONFLICT",
+            f"{wanted.version} was measured to find {one:.1%} of poisoned updates at 5 % false"
+            f" positives, {champion.version}, which is in use, {other:.1%}:"
+            f" {beside.told(drop=min(drop_max, DROP_MAX))}",
+            resource=wanted.version,
+            state=wanted.state.upper(),
+            champion=champion.version,
+            tpr_at_5_fpr=f"{one:.4f}",
+            tpr_at_5_fpr_champion=f"{other:.4f}",
+        )
+    return beside
+
+
+def _compared(beside: Beside) -> dict[str, str]:
+    """Returns what the record says of the comparison."""
+    if not beside.rates:
+        return {"attacks_compared": "0"}
+    one, other = beside.means
+    return {
+        "attacks_compared": str(len(beside.rates)),
+        "tpr_at_5_fpr": f"{one:.4f}",
+        "tpr_at_5_fpr_former": f"{other:.4f}",
+    }
 
 
 async def _end_shadow(connection: Connection) -> None:

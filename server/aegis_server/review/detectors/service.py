@@ -10,7 +10,7 @@ from aegis.v1 import detector_pb2 as pb
 from aegis.v1 import detector_pb2_grpc
 from aegis_server.access import Access, Needs
 from aegis_server.review.detectors.detectors import TARGET_FPR, Detectors, Shown, Wanted, shown
-from aegis_server.review.detectors.promoting import Promotion
+from aegis_server.review.detectors.promoting import Floor, Promotion
 from aegis_server.review.detectors.records import RESOURCE, Measured
 
 
@@ -78,9 +78,12 @@ class DetectorService(detector_pb2_grpc.DetectorServiceServicer):
             request.reason,
             by,
             permit=permit,
-            fpr_max=request.false_positive_rate_max,
+            floor=Floor(request.false_positive_rate_max, request.true_positive_rate_drop_max),
         )
-        return pb.PromoteDetectorResponse(detector=_message(shown(await self._deeds.finish(deed))))
+        promoted = await self._deeds.finish(deed)
+        return pb.PromoteDetectorResponse(
+            detector=_message(shown(promoted.stored)), attacks_compared=promoted.compared
+        )
 
     async def CompareDetectors(
         self, request: pb.CompareDetectorsRequest, context: Context

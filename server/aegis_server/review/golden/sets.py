@@ -1,8 +1,9 @@
 """Golden sets: who judges the judge's rows.
 
 Whoever chooses the rows chooses what counts as harm, so rows are frozen before they are used, and
-somebody else than who brought them puts them in use. A version's rows never change: they are a blob
-named by its digest, and nobody gets them back. Version 0 is what a data set was registered with.
+somebody else than who brought them puts them in use, both of them people. A version's rows never
+change: they are a blob named by its digest, and nobody gets them back. Version 0 is what a data set
+was registered with.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from aegis_server.review.golden.records import (
     refused_rows,
 )
 from aegis_server.review.golden.store import StoredSet
+from aegis_server.review.people import require_two_people
 
 # Names the version that is in use, instead of a number.
 ACTIVE = "active"
@@ -203,12 +205,7 @@ class GoldenSets:
 
     async def _activate(self, wanted: StoredSet, reason: str, by: Call) -> StoredSet:
         name, version, actor = wanted.dataset, wanted.version, by.caller.subject
-        if wanted.created_by == actor:
-            raise FailedPrecondition(
-                "SECOND_PERSON_NEEDED",
-                "somebody else than who brought the rows has to promote them",
-                first=actor,
-            )
+        require_two_people(actor, first=wanted.created_by, deed="bring rows and put them in use")
         async with self._database.transaction() as connection:
             await store.lock(connection, name)
             now = await _require(connection, name, version)

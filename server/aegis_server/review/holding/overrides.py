@@ -2,8 +2,7 @@
 
 One person is enough, but for what was REJECTED and shall be ACCEPTED, or is HELD and was sent by
 that person in its participant's name: the first one proposes it, and somebody else has to say the
-same. Both have to be people: a service account is whose who holds its key, and with its owner would
-be one person who says it twice. A proposal falls when the update is decided another way.
+same. Both have to be people. A proposal falls when the update is decided another way.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from aegis_server.review import store as updates_store
 from aegis_server.review.case import Verdict
 from aegis_server.review.cases import Memory
 from aegis_server.review.holding import store
+from aegis_server.review.people import require_two_people
 from aegis_server.review.updates import RESOURCE, RunLookup, Update, complete, details, unknown
 
 _NEEDS = Needs(RESOURCE, "override")
-_PEOPLE = "user:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +111,10 @@ class Overrides:
         )
         found = (await store.overrides_of(connection, [update_id])).get(update_id, ())
         waiting = next((each for each in found if not each.effective), None)
-        if two and not subject.startswith(_PEOPLE):
-            raise FailedPrecondition(
-                "SECOND_PERSON_NEEDED",
-                f"it takes two people to accept this, and {subject} is none",
-                first=waiting.by_whom if waiting is not None else "",
-            )
+        if two:
+            first = waiting.by_whom if waiting is not None else ""
+            require_two_people(subject, first=first, deed="accept this")
         if two and waiting is not None:
-            if waiting.by_whom == subject:
-                raise FailedPrecondition(
-                    "SECOND_PERSON_NEEDED",
-                    f"{subject} has said so already: somebody else has to say the same",
-                    first=waiting.by_whom,
-                )
             await store.confirm(connection, waiting.seq, by=subject, now=now)
         else:
             await store.withdraw(connection, update_id)

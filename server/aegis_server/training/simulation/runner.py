@@ -113,6 +113,9 @@ class _Memory:
         self.standings.append(standing)
         self._told(standing)
 
+    async def ask_wishes(self, position: Position) -> None:
+        """Nobody can wish for anything."""
+
     async def finish(
         self, position: Position, state: training_pb2.Run.State.ValueType, reason: str = ""
     ) -> training_pb2.Run:

@@ -297,6 +297,17 @@ def test_run_that_ends_later_is_as_it_was_at_the_end_of_the_period():
     assert (found.state, found.epsilon, found.rounds_completed) == ("running", 4.5, 2)
 
 
+def test_refused_round_changes_nothing_of_its_run():
+    """Neither what it has completed nor its state."""
+    records = [
+        record("RUN", "start", "starting", subject_id="r", details=budget(1.0)),
+        record("RUN", "complete_round", "completed", subject_id="r", details={"round": "1"}),
+        record("RUN", "complete_round", "refused", subject_id="r", details={"round": "2"}),
+    ]
+    (found,) = gather([(SERVER, each) for each in records], MAY).runs
+    assert (found.state, found.rounds_completed) == ("starting", 1)
+
+
 def test_empty_log_has_no_facts():
     """Nothing is counted, nothing fails."""
     facts = gather([], MAY)
