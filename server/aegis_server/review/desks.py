@@ -23,7 +23,7 @@ from typing import Protocol, TypeAlias
 
 from aegis_server.review.case import Case, Ruling
 from aegis_server.review.population import Population
-from aegis_server.workers import end_with_parent
+from aegis_server.workers import end_with_parent, one_thread
 
 # What an examination leaves for its evidence: bytes by update id.
 Numbers: TypeAlias = Callable[[Case, Ruling, Population], Mapping[str, bytes]]
@@ -199,6 +199,7 @@ def _with(ruling: Ruling | None, stuck: Stuck) -> Examined:
 def _sit(pipe: Connection) -> None:
     """What a desk's process does: task by task, until nobody sends one."""
     end_with_parent()
+    one_thread()
     while True:
         try:
             task: Task = pipe.recv()

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import threadpoolctl
 from tests.unit.review.factories import FAMILY, a_round
 
 from aegis_learning import parameters
@@ -89,6 +90,11 @@ def hanging_evidence(case: Case, ruling: Ruling, population: Population) -> Mapp
 
 def some_evidence(case: Case, ruling: Ruling, population: Population) -> Mapping[str, bytes]:
     return {each.update_id: b"numbers of %d" % len(population) for each in ruling.judgements}
+
+
+def its_threads(case: Case, ruling: Ruling, population: Population) -> Mapping[str, bytes]:
+    found = [each["num_threads"] for each in threadpoolctl.threadpool_info()]
+    return {"threads": ",".join(map(str, found)).encode()}
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +232,12 @@ async def test_evidence_is_made_where_the_round_is_examined(desks: Desks):
     """Of every update, with the population at hand."""
     made = await examined(desks, Examining(vet, 60.0, some_evidence), ROUND)
     assert made.numbers == dict.fromkeys(["s1", "s2", "s3", "s4", "s5"], b"numbers of 5")
+
+
+async def test_desk_computes_in_one_thread(desks: Desks):
+    """There are as many desks as should work at once."""
+    made = await examined(desks, Examining(vet, 30.0, its_threads), ROUND)
+    assert set(made.numbers["threads"].split(b",")) == {b"1"}
 
 
 async def test_denormal_storm_is_examined_like_any_update(desks: Desks):
