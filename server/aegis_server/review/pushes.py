@@ -37,6 +37,7 @@ Vector = NDArray[np.float64]
 _ROWS, _ROWS_MIN = 48, 8
 _EXPLAINED = 64
 _NUMBERS_MAX = 1 << 25
+_BLOCK = 1 << 16
 # Numbers of updates whose rest is computed together.
 _AT_ONCE = 1 << 23
 # Multiplications for all tables of a round: some seconds of one core.
@@ -112,9 +113,12 @@ def explanation(family: Family, base: Parameters, golden: Split) -> Array:
     products = sum(block @ block.T for block in blocks(found))
     squares, directions = np.linalg.eigh(products)
     kept = squares > max(squares[-1], 0.0) * _RANK**2
-    scaled = directions[:, kept] / np.sqrt(squares[kept])
-    basis: Array = scaled.T.astype(np.float32) @ found
-    return basis
+    scaled = (directions[:, kept] / np.sqrt(squares[kept])).T.astype(np.float32)
+    # In the place of the gradients, which nobody needs any more.
+    for begin in range(0, size, _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        found[: len(scaled), block] = scaled @ found[:, block]
+    return found[: len(scaled)]
 
 
 def table(family: Family, model: Parameters, rows: Array, bounds: tuple[float, float]) -> Vector:
