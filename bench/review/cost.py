@@ -6,7 +6,7 @@
 A round is one base and updates that are alike as honest ones are: a common direction and noise of
 their own. `shared` is what all examiners need and is computed once: decoding, matrix, products,
 median and root update. Each size runs in a process of its own, so that its peak memory is its own;
-what the process holds before its first review is told apart.
+what the process holds before its first review is told apart. One thread each, as at a desk.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from aegis_server.review.examiners import ALL
 from aegis_server.review.lab.worlds import world
 from aegis_server.review.population import Population
 from aegis_server.review.vetting import vet
+from aegis_server.workers import one_thread
 
 # Hidden layers that make about so many parameters of the 64 features and 10 classes of digits.
 HIDDEN = {10_000: "mlp-128", 1_000_000: "mlp-960-960", 10_000_000: "mlp-3090-3090"}
@@ -71,6 +72,7 @@ def case_of(size: int, updates: int, seed: int) -> Case:
 
 def measured(size: int, updates: int, repeats: int) -> dict[str, Any]:
     """Returns milliseconds an update, by examiner and of the whole, and this process' memory."""
+    one_thread()
     before = _peak_mib()
     case = case_of(size, updates, seed=0)
     given = _peak_mib()
@@ -108,6 +110,7 @@ def measured(size: int, updates: int, repeats: int) -> dict[str, Any]:
 
 def judged(size: int, updates: int, seconds: float) -> int:
     """Returns how many updates this process judges in that time; the first round warms up."""
+    one_thread()
     case = case_of(size, updates, seed=0)
     vet(case)
     count, end = 0, time.monotonic() + seconds

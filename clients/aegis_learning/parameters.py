@@ -69,7 +69,8 @@ def decode(data: bytes, shapes: Shapes) -> Parameters:
         if tuple(tensor["shape"]) != tuple(shape):
             raise ShapeError(name, f"has shape {tensor['shape']} instead of {list(shape)}")
         values = np.frombuffer(tensor["data"], dtype="<f4", count=math.prod(shape))
-        params[name] = values.astype(np.float32).reshape(shape)
+        # What was read is a copy already, and nobody else's.
+        params[name] = values.astype(np.float32, copy=False).reshape(shape)
     require_finite(params)
     return params
 
@@ -115,7 +116,9 @@ def scale(params: Parameters, factor: float) -> Parameters:
 
 def flatten(params: Parameters) -> Array:
     """Returns all values as one vector, tensors in order of their names."""
-    return np.concatenate([params[name].ravel() for name in sorted(params)]).astype(np.float32)
+    return np.concatenate([params[name].ravel() for name in sorted(params)]).astype(
+        np.float32, copy=False
+    )
 
 
 def unflatten(values: Array, shapes: Shapes) -> Parameters:

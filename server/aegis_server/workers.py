@@ -16,6 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
+import threadpoolctl
+
 Result = TypeVar("Result")
 Task = TypeVar("Task")
 
@@ -75,3 +77,13 @@ def _wait_for_the_end() -> None:
     if (parent := parent_process()) is not None:
         parent.join()
         os._exit(1)
+
+
+def one_thread() -> None:
+    """Has the linear algebra of this process compute in one thread.
+
+    There are as many processes as should work at once. Threads of each beside the others wait for
+    one another, several times as long as they work; and sums are rounded by how they are divided,
+    so that one case would not be judged alike on machines of more cores.
+    """
+    threadpoolctl.threadpool_limits(1, user_api="blas")

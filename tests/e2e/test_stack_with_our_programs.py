@@ -1,13 +1,20 @@
 """The stack with the real control plane, executor and sandbox, as `aegis up` runs it."""
 
+import asyncio
 import os
+import uuid
 from pathlib import Path
 
 import pytest
 
+from aegis.channel import connect
 from aegis.local.health import status
 from aegis.local.stack import Stack
 from aegis.local.state import read
+from aegis.v1 import training_pb2, training_pb2_grpc
+from tests.integration.training.conftest import small_plan
+
+Run = training_pb2.Run
 
 
 @pytest.fixture
@@ -55,3 +62,23 @@ async def test_programs_are_told_no_more_than_they_need(home: Path) -> None:
     assert known == {"sandbox": [], "executor": ["executor"], "server": ["server"]}
     assert "decision.key" not in told["executor"]
     assert "kubeconfig" not in told["server"]
+
+
+async def test_rounds_in_a_queue_are_examined(home: Path) -> None:
+    """A server that leaves them to workers gets one with it."""
+    async with Stack(home, sandbox=True, given={"AEGIS_REVIEW_WORKERS": "queue"}) as stack:
+        async with connect(stack.address, stack.identity("admin")) as channel:
+            training = training_pb2_grpc.TrainingServiceStub(channel)
+            request = training_pb2.StartRunRequest(
+                request_id=str(uuid.uuid4()), plan=small_plan(rounds=2, review=True)
+            )
+            run = (await training.StartRun(request, timeout=30)).run
+            async with asyncio.timeout(120):
+                while run.state not in (Run.STATE_COMPLETED, Run.STATE_FAILED, Run.STATE_STOPPED):
+                    await asyncio.sleep(0.5)
+                    asked = training_pb2.GetRunRequest(run_id=run.run_id)
+                    run = (await training.GetRun(asked, timeout=10)).run
+        assert run.state == Run.STATE_COMPLETED, run.reason
+        assert all(part.healthy for part in await status(home))
+        pid = stack.pid("review-worker")
+    assert not Path(f"/proc/{pid}").exists()

@@ -98,6 +98,31 @@ async def test_server_is_told_how_many_workers_it_has(home: Path) -> None:
     assert told == {"server": True, "executor": False, "witness": False}
 
 
+async def test_queue_of_reviews_has_a_worker(home: Path) -> None:
+    """It is there before the server and ends after it, and its end is not overlooked."""
+    given = {"AEGIS_REVIEW_WORKERS": "queue", "AEGIS_REVIEW_HOLD_SECONDS": "60"}
+    seen: list[Progress] = []
+    with pytest.raises(PartFailed, match="review-worker was killed by SIGKILL"):
+        async with Stack(home, sandbox=True, given=given, on_progress=seen.append) as stack:
+            health = {part.name: part.healthy for part in await status(home)}
+            assert list(health) == [*PARTS[:-1], "review-worker", "server"]
+            assert all(health.values())
+            told = Path(f"/proc/{stack.pid('review-worker')}/environ").read_text()
+            os.kill(stack.pid("review-worker") or 0, signal.SIGKILL)
+            await stack.wait()
+    stopped = [p.part for p in seen if p.step == "stopped"]
+    assert stopped == ["server", "review-worker", *PARTS[-2::-1]]
+    assert "AEGIS_REVIEW_HOLD_SECONDS=60" in told
+    assert "AEGIS_TLS" not in told
+    assert "evidence.key" not in told
+
+
+async def test_without_a_queue_there_is_no_worker(home: Path) -> None:
+    """The server examines rounds itself."""
+    async with Stack(home, sandbox=True, given={"AEGIS_REVIEW_WORKERS": "local"}):
+        assert [part.name for part in await status(home)] == PARTS
+
+
 async def test_second_stack_on_the_same_home_is_refused(home: Path) -> None:
     """One supervisor a home; the refusal names the process that holds it."""
     async with Stack(home, sandbox=True) as stack:

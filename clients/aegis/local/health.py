@@ -43,6 +43,9 @@ async def _ask(home: Path, part: PartState) -> PartHealth:
         problem = "its process is gone"
     elif part.name in ("server", "executor", "witness"):
         problem = await serving(part.address, Identity.of("admin", home))
+    elif part.pid is not None and not part.address:
+        # It serves nobody, so all there is to ask is whether it runs.
+        problem = None
     else:
         problem = await asyncio.to_thread(_reach, part)
     return PartHealth(part.name, problem is None, problem or "healthy", part.address, part.pid)

@@ -65,6 +65,17 @@ _SERVER_SETTINGS = (
 )
 
 
+# What of it workers are told as well: where blobs are, and what becomes of HELD updates.
+_WORKER_SETTINGS = (
+    "AEGIS_BLOBS",
+    "AEGIS_KMS_ENDPOINT",
+    "AEGIS_REVIEW_HOLD_DEFAULT",
+    "AEGIS_REVIEW_HOLD_SECONDS",
+    "AEGIS_S3_ENDPOINT",
+    "AEGIS_S3_KMS_KEY",
+)
+
+
 class Service(ProgramPart):
     """A program of ours that binds an address and writes it to its ready file.
 
@@ -126,6 +137,36 @@ class Service(ProgramPart):
             return False
         self.address, self.token_address = address, more[0] if more else ""
         return self._asked_as is None or await serving(address, self._asked_as) is None
+
+
+class Background(ProgramPart):
+    """A program of ours that serves nobody: ready once it has written its ready file."""
+
+    address = ""
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, environment: Mapping[str, str], home: Path
+    ) -> None:
+        self.name = name
+        self.log = home / "logs" / f"{name}.log"
+        self._command = command
+        self._ready_file = home / "run" / f"{name}.ready"
+        self._environment = {**environment, "AEGIS_READY_FILE": str(self._ready_file)}
+
+    def start(self) -> None:
+        """Starts it."""
+        self._ready_file.unlink(missing_ok=True)
+        self._program = Program(
+            self.name,
+            self._command,
+            environment=self._environment,
+            log=self.log,
+            dies_with_us=signal.SIGTERM,
+        )
+
+    async def ready(self) -> bool:
+        """True once it says so."""
+        return self._ready_file.exists()
 
 
 def python(module: str, *arguments: str) -> list[str]:
@@ -200,6 +241,20 @@ def server_environment(
         "AEGIS_PARTICIPANTS_CA_CERT": str(pki / "participants-ca.crt"),
         "AEGIS_PARTICIPANTS_CA_KEY": str(pki / "participants-ca.key"),
         **{key: given[key] for key in _SERVER_SETTINGS if key in given},
+    }
+
+
+def review_worker_environment(
+    home: Path, *, database_url: str, given: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Returns the environment of `aegis_server review-worker`: no certificate, no signing key."""
+    return {
+        **clean_environment(),
+        "AEGIS_DATABASE_URL": database_url,
+        "AEGIS_DATA_DIR": str(home / "blobs"),
+        **_blob_key(home / "pki", given),
+        "AEGIS_PROFILE": "development",
+        **{key: given[key] for key in _WORKER_SETTINGS if key in given},
     }
 
 

@@ -21,10 +21,12 @@ from aegis.local.parts import OnProgress, Progress, Step
 from aegis.local.postgres import EXECUTOR, OWNER, SERVER, Postgres
 from aegis.local.process import Program
 from aegis.local.programs import (
+    Background,
     Service,
     clean_environment,
     executor_environment,
     python,
+    review_worker_environment,
     server_environment,
     witness_environment,
 )
@@ -168,6 +170,9 @@ class Stack:
             await self._supervisor.add(self._sandbox_service())
         await self._supervisor.add(self._witness_service())
         await self._supervisor.add(self._executor_service())
+        if self._given.get("AEGIS_REVIEW_WORKERS") == "queue":
+            # Before the server, so that it ends after: a run that drains may wait for verdicts.
+            await self._supervisor.add(self._review_worker())
         await self._supervisor.add(self._server_service())
 
     async def _start_database(self) -> None:
@@ -265,6 +270,17 @@ class Stack:
             environment={**environment, **self._environment.get("executor", {})},
             home=self.home,
             asked_as=self.identity("admin"),
+        )
+
+    def _review_worker(self) -> Background:
+        environment = review_worker_environment(
+            self.home, database_url=self.database_url, given=self._given
+        )
+        return Background(
+            "review-worker",
+            python("aegis_server", "review-worker"),
+            environment={**environment, **self._environment.get("review-worker", {})},
+            home=self.home,
         )
 
     def _server_service(self) -> Service:

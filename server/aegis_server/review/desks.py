@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,7 +23,7 @@ from typing import Protocol, TypeAlias
 
 from aegis_server.review.case import Case, Ruling
 from aegis_server.review.population import Population
-from aegis_server.workers import end_with_parent
+from aegis_server.workers import end_with_parent, one_thread
 
 # What an examination leaves for its evidence: bytes by update id.
 Numbers: TypeAlias = Callable[[Case, Ruling, Population], Mapping[str, bytes]]
@@ -117,7 +117,7 @@ class Desk:
         latest.daemon = True
         latest.start()
         try:
-            pipe.send(task)
+            _give(pipe, task)
             while True:
                 if not pipe.poll(max(0.0, deadline - time.monotonic())):
                     self._leave()
@@ -196,25 +196,45 @@ def _with(ruling: Ruling | None, stuck: Stuck) -> Examined:
     return Examined(ruling)
 
 
+def _give(pipe: Connection, task: Task) -> None:
+    """Sends a task, its updates one by one: pickled together they would be in memory twice."""
+    updates = task.case.submissions
+    bare = tuple(replace(each, data=b"") for each in updates)
+    pipe.send(replace(task, case=replace(task.case, submissions=bare)))
+    for each in updates:
+        pipe.send_bytes(each.data)
+
+
+def _taken(pipe: Connection) -> Task:
+    """Returns the next task; raises EOFError when there will be none."""
+    task: Task = pipe.recv()
+    whole = tuple(replace(each, data=pipe.recv_bytes()) for each in task.case.submissions)
+    return replace(task, case=replace(task.case, submissions=whole))
+
+
 def _sit(pipe: Connection) -> None:
     """What a desk's process does: task by task, until nobody sends one."""
     end_with_parent()
-    while True:
-        try:
-            task: Task = pipe.recv()
-        except EOFError:
-            return
-        try:
-            # What it takes to know the task is known now, and the time of the examination begins.
-            pipe.send(("here", ""))
-            ruling = task.vet(
-                task.case, begin=lambda name: pipe.send(("begin", name)), without=task.without
-            )
-            pipe.send(("ruling", ruling))
-            pipe.send(("begin", EVIDENCE))
-            numbers = task.numbers
-            made = numbers(task.case, ruling, Population(task.case)) if numbers else {}
-            pipe.send(("numbers", dict(made)))
-        except Exception as error:
-            # Whatever it is, it is told and becomes a finding.
-            pipe.send(("failed", f"{type(error).__name__}: {error}"[:200]))
+    one_thread()
+    with contextlib.suppress(EOFError):
+        while True:
+            # A call each: a desk that waits for the next round keeps nothing of the last.
+            _do_next(pipe)
+
+
+def _do_next(pipe: Connection) -> None:
+    task = _taken(pipe)
+    try:
+        # What it takes to know the task is known now, and the time of the examination begins.
+        pipe.send(("here", ""))
+        ruling = task.vet(
+            task.case, begin=lambda name: pipe.send(("begin", name)), without=task.without
+        )
+        pipe.send(("ruling", ruling))
+        pipe.send(("begin", EVIDENCE))
+        numbers = task.numbers
+        made = numbers(task.case, ruling, Population(task.case)) if numbers else {}
+        pipe.send(("numbers", dict(made)))
+    except Exception as error:
+        # Whatever it is, it is told and becomes a finding.
+        pipe.send(("failed", f"{type(error).__name__}: {error}"[:200]))

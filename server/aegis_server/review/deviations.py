@@ -21,12 +21,13 @@ _MAD_TO_SIGMA = 1.4826
 def medians_of_others(values: Vector) -> Vector:
     """Returns, for each row of (n >= 2, columns), the column medians of all the other rows."""
     n = len(values)
-    ranks = values.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
     ordered = np.sort(values, axis=0)
 
     def others(position: int) -> Vector:
-        above: Vector = np.where(position < ranks, ordered[position], ordered[position + 1])
-        return above
+        # Without a value below, all places move down by one; between equal ones it is all the same.
+        below = values <= ordered[position]
+        moved: Vector = np.where(below, ordered[position + 1], ordered[position])
+        return moved
 
     middle: Vector = (others((n - 2) // 2) + others((n - 1) // 2)) / 2
     return middle

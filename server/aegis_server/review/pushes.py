@@ -18,7 +18,7 @@ n updates of d numbers, f features, c classes; there are 2 f settings: each feat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,9 @@ Vector = NDArray[np.float64]
 _ROWS, _ROWS_MIN = 48, 8
 _EXPLAINED = 64
 _NUMBERS_MAX = 1 << 25
+_BLOCK = 1 << 16
+# Numbers of updates whose rest is computed together.
+_AT_ONCE = 1 << 23
 # Multiplications for all tables of a round: some seconds of one core.
 _WORK_MAX = 5e10
 # Smaller singular values than this share of the largest are rounding.
@@ -74,11 +77,20 @@ def effects(population: Population) -> Vector:
     before, start = table(family, base, rows, extremes(golden)), flatten(base)
     found = np.empty((len(population), *before.shape))
     with np.errstate(all="ignore"):
-        for i, update in enumerate(population.matrix):
-            rest = update - explained.T @ (explained @ update)
-            moved = parameters.unflatten((start + rest).astype(np.float32), family.shapes)
+        for i, rest in enumerate(_unexplained(population.matrix, explained)):
+            moved = parameters.unflatten(start + rest, family.shapes)
             found[i] = table(family, moved, rows, extremes(golden)) - before
     return np.nan_to_num(found)
+
+
+def _unexplained(matrix: Array, explained: Array) -> Iterator[Array]:
+    """Yields what of each row is outside the span of an orthonormal basis."""
+    parts = matrix @ explained.T
+    # The basis is gone through once for several small rows, and no second matrix is made of large.
+    several = max(1, _AT_ONCE // matrix.shape[1])
+    for begin in range(0, len(matrix), several):
+        some = slice(begin, begin + several)
+        yield from matrix[some] - parts[some] @ explained
 
 
 def explanation(family: Family, base: Parameters, golden: Split) -> Array:
@@ -91,18 +103,22 @@ def explanation(family: Family, base: Parameters, golden: Split) -> Array:
     groups = max(family.classes, min(_EXPLAINED, _NUMBERS_MAX // size))
     by_class = np.argsort(golden.y, kind="stable")
     parts = np.array_split(by_class, min(groups, len(golden)))
-    found = np.stack(
-        [flatten(gradients.loss_gradient(family, base, golden.take(part))) for part in parts]
-    )
-    found /= np.linalg.norm(found, axis=1, keepdims=True) + np.float32(_TINY)
-    found = np.nan_to_num(found)
+    found = np.empty((len(parts), size), np.float32)
+    for row, part in zip(found, parts, strict=True):
+        row[:] = flatten(gradients.loss_gradient(family, base, golden.take(part)))
+        row /= np.sqrt(row @ row) + np.float32(_TINY)
+        if not np.isfinite(row).all():
+            np.nan_to_num(row, copy=False)
     # As many directions as there are gradients, of many more numbers: by their products.
     products = sum(block @ block.T for block in blocks(found))
     squares, directions = np.linalg.eigh(products)
     kept = squares > max(squares[-1], 0.0) * _RANK**2
-    scaled = directions[:, kept] / np.sqrt(squares[kept])
-    basis: Array = scaled.T.astype(np.float32) @ found
-    return basis
+    scaled = (directions[:, kept] / np.sqrt(squares[kept])).T.astype(np.float32)
+    # In the place of the gradients, which nobody needs any more.
+    for begin in range(0, size, _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        found[: len(scaled), block] = scaled @ found[:, block]
+    return found[: len(scaled)]
 
 
 def table(family: Family, model: Parameters, rows: Array, bounds: tuple[float, float]) -> Vector:

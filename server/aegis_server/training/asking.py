@@ -160,13 +160,15 @@ class Asking:
                 # Whoever refuses at once does not train.
                 tally.steps -= self._plan.local_steps * (reply.error.code == SITE_REFUSED)
                 continue
-            tally.bytes_received += _size(reply)
+            tally.bytes_received += size_of(reply)
         return replies
 
     def _tries(self, name: str) -> int:
         return self.tallies[name].tries if name in self.tallies else 0
 
 
-def _size(reply: Message) -> int:
-    records = reply.content.array_records.values()
+def size_of(reply: Message) -> int:
+    """Returns the bytes of the arrays of an answer."""
+    # Not `array_records`: what that returns refers to itself and would keep the answer in memory.
+    records = [each for each in reply.content.values() if isinstance(each, ArrayRecord)]
     return sum(len(array.data) for record in records for array in record.values())

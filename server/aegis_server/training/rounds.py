@@ -5,7 +5,7 @@ What trains in this process is imported only where something does: PyTorch takes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aegis.v1 import training_pb2
@@ -16,7 +16,7 @@ from aegis_learning.models import Family
 from aegis_learning.parameters import Array, Parameters, flatten
 from aegis_server.training import strategies, units
 from aegis_server.training.asking import Asking, Gathering, Question, Tally
-from aegis_server.training.flower import ConfigRecord
+from aegis_server.training.flower import ConfigRecord, Message
 from aegis_server.training.grid import LocalGrid
 from aegis_server.training.noise import centre_of, noise_of
 from aegis_server.training.publisher import Publisher
@@ -142,7 +142,7 @@ class Rounds:
             first=repeat * (1 + self._plan.retries),
             left=left or {},
         )
-        arrays, _ = strategy.aggregate_train(number, asking.ask(question, choice))
+        arrays, _ = strategy.aggregate_train(number, one_by_one(asking.ask(question, choice)))
         participants = list(self._told(strategy.outcomes, asking.tallies, choice))
         if arrays is None:
             return Tried(None, participants)
@@ -218,3 +218,10 @@ class Rounds:
         record = ConfigRecord()
         record.update(config)
         return record
+
+
+def one_by_one(replies: list[Message]) -> Iterator[Message]:
+    """Yields the answers and lets go of each: what it carries is as large as the model."""
+    replies.reverse()
+    while replies:
+        yield replies.pop()

@@ -8,7 +8,7 @@ sender.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -313,8 +313,7 @@ class ReviewedStrategy(FedAvg):
         if self._gate is None:
             self._mark(updates, Outcome.OUTCOME_AGGREGATED, "")
             return Judged({})
-        encoded = {name: parameters.encode(update) for name, update in updates.items()}
-        judged = self._gate.judge(server_round, encoded, tuple(self.outcomes))
+        judged = self._gate.judge(server_round, _Encoded(dict(updates)), tuple(self.outcomes))
         for name, data in judged.outside.items():
             # Who was not drawn does not count, whatever it sends. The review let no other bytes in
             # than those of an update of this model.
@@ -328,13 +327,30 @@ class ReviewedStrategy(FedAvg):
         return judged
 
 
+class _Encoded(Mapping[str, bytes]):
+    """Updates as bytes, made when they are asked for: all at once they would be there twice."""
+
+    def __init__(self, updates: Mapping[str, Parameters]) -> None:
+        self._updates = updates
+
+    def __getitem__(self, name: str) -> bytes:
+        return parameters.encode(self._updates[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._updates)
+
+    def __len__(self) -> int:
+        return len(self._updates)
+
+
 def _unused(names: Iterable[str], shares: Iterable[float]) -> list[str]:
     """Returns who has no share; nobody where a rule has none to tell of."""
     return [name for name, share in zip(names, shares, strict=False) if not share]
 
 
 def _update_in(reply: Message, shapes: Shapes) -> Parameters:
-    (arrays,) = reply.content.array_records.values()
+    # Not `array_records`: what that returns refers to itself and would keep the answer in memory.
+    (arrays,) = [each for each in reply.content.values() if isinstance(each, ArrayRecord)]
     for name, array in arrays.items():
         # Before anything is unpacked: a few more bytes than the numbers are the .npy header.
         if len(array.data) > 4 * math.prod(shapes.get(name, ())) + _NPY_HEADER:
@@ -367,8 +383,8 @@ def _note(outcome: Outcome, verdict: Update | AegisError | None) -> None:
 
 
 def _claimed(reply: Message, metric: str) -> float:
-    for record in reply.content.metric_records.values():
-        value = record.get(metric)
+    for record in reply.content.values():
+        value = record.get(metric) if isinstance(record, MetricRecord) else None
         if isinstance(value, int | float) and math.isfinite(value):
             return float(value)
     return 0.0

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 from tests.unit.review.factories import FAMILY, a_round
 
 from aegis_learning import parameters
@@ -91,11 +95,29 @@ def some_evidence(case: Case, ruling: Ruling, population: Population) -> Mapping
     return {each.update_id: b"numbers of %d" % len(population) for each in ruling.judgements}
 
 
+def its_threads(case: Case, ruling: Ruling, population: Population) -> Mapping[str, bytes]:
+    found = [each["num_threads"] for each in threadpoolctl.threadpool_info()]
+    return {"threads": ",".join(map(str, found)).encode()}
+
+
+def told_back(
+    case: Case, *, begin: Callable[[str], None] = quiet, without: frozenset[str] = frozenset()
+) -> Ruling:
+    digests = [hashlib.sha256(each.data).hexdigest() for each in case.submissions]
+    return Ruling((), why=",".join(digests))
+
+
 @pytest.fixture(scope="module")
 def desks() -> Iterator[Desks]:
     started = Desks(2)
     yield started
     started.close()
+
+
+def memory_mib(pid: int | None) -> int:
+    """What a process has in memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
 def with_mark(case: Case, name: str) -> Case:
@@ -226,6 +248,25 @@ async def test_evidence_is_made_where_the_round_is_examined(desks: Desks):
     """Of every update, with the population at hand."""
     made = await examined(desks, Examining(vet, 60.0, some_evidence), ROUND)
     assert made.numbers == dict.fromkeys(["s1", "s2", "s3", "s4", "s5"], b"numbers of 5")
+
+
+async def test_desk_computes_in_one_thread(desks: Desks):
+    """There are as many desks as should work at once."""
+    made = await examined(desks, Examining(vet, 30.0, its_threads), ROUND)
+    assert set(made.numbers["threads"].split(b",")) == {b"1"}
+
+
+async def test_updates_reach_a_desk_as_they_are_and_do_not_stay_there(desks: Desks):
+    """They travel one by one, an empty one too; a desk that waits holds none of them."""
+    sent = [random.randbytes(60 << 20), b"", random.randbytes(5), bytes(60 << 20)]
+    updates = tuple(replace(ROUND.submissions[0], data=data) for data in sent)
+    async with desks.one() as desk:
+        await desk.do(Task(ROUND, told_back), seconds=60.0)
+        before = memory_mib(desk.pid)
+        made = await desk.do(Task(replace(ROUND, submissions=updates), told_back), seconds=60.0)
+        assert made.ruling.why == ",".join(hashlib.sha256(data).hexdigest() for data in sent)
+        await asyncio.sleep(0.2)
+        assert memory_mib(desk.pid) - before < 60
 
 
 async def test_denormal_storm_is_examined_like_any_update(desks: Desks):

@@ -33,7 +33,7 @@ async def serve(name: str) -> None:
         credentials = server_credentials(TlsFiles(*(Path(os.environ[n]) for n in names)))
         port = server.add_secure_port(os.environ["AEGIS_LISTEN"], credentials)
     else:
-        port = server.add_insecure_port(os.environ["AEGIS_LISTEN"])
+        port = server.add_insecure_port(os.environ.get("AEGIS_LISTEN", "127.0.0.1:0"))
     await server.start()
     print(f"{name} serves", flush=True)
     Path(os.environ["AEGIS_READY_FILE"]).write_text(f"127.0.0.1:{port}")

@@ -86,3 +86,11 @@ def test_unflattened_vector_has_the_names_and_shapes_of_the_model() -> None:
     again = parameters.unflatten(parameters.flatten(params), MLP.shapes)
     assert params.keys() == again.keys()
     assert all(np.array_equal(params[name], again[name]) for name in params)
+
+
+def test_decoded_parameters_are_nobody_elses():
+    """They can be written to, and reading again finds what was sent."""
+    shapes = {"w": (2, 2)}
+    data = parameters.encode({"w": np.ones((2, 2), np.float32)})
+    parameters.decode(data, shapes)["w"][:] = 7.0
+    assert (parameters.decode(data, shapes)["w"] == 1.0).all()

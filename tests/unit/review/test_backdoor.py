@@ -144,3 +144,27 @@ def test_the_probe_is_deterministic():
     here = world("digits", seed=31)
     population = rounds_of(here, attacked=True, count=1)[0][0]
     assert (pushes.effects(population) == pushes.effects(population)).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * 2410, 1 << 23])
+def test_what_updates_do_is_what_each_does_alone(at_once: int, monkeypatch: pytest.MonkeyPatch):
+    """However many are computed together, and one that overflows does not touch the others."""
+    here = world("digits", seed=31)
+    population = rounds_of(here, attacked=True, count=1)[0][0]
+    population.matrix[1] *= np.float32(1e36)
+    population.matrix[2] = 0.0
+    monkeypatch.setattr(pushes, "_AT_ONCE", at_once)
+    found = pushes.effects(population)
+    basis = pushes.explanation(here.family, population.base, here.golden)
+    rows, bounds = triggers.sample(here.golden, 48).x, triggers.extremes(here.golden)
+
+    def table(vector) -> np.ndarray:
+        moved = parameters.unflatten(vector.astype(np.float32), here.family.shapes)
+        return pushes.table(here.family, moved, rows, bounds)
+
+    start = parameters.flatten(population.base)
+    for i, update in enumerate(population.matrix):
+        if i != 1:
+            alone = table(start + update - basis.T @ (basis @ update)) - table(start)
+            assert found[i] == pytest.approx(alone, abs=1e-5)
+    assert np.isfinite(found).all()

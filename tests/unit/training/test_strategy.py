@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -20,7 +22,9 @@ from aegis_learning.aggregation.private_mean import PrivateMean
 from aegis_learning.aggregation.rule import Rule
 from aegis_learning.models import family
 from aegis_learning.parameters import Parameters, flatten
+from aegis_server.training.asking import size_of
 from aegis_server.training.grid import LocalGrid
+from aegis_server.training.rounds import one_by_one
 from aegis_server.training.sites import Site
 from aegis_server.training.strategy import Judged, ReviewedStrategy, to_arrays
 
@@ -328,3 +332,45 @@ def test_plan_that_hides_participants_falls_back_on_nothing() -> None:
     )
     assert model is None
     assert {each.outcome for each in outcomes.values()} == {Outcome.OUTCOME_HELD}
+
+
+class _Counting:
+    """Accepts everything, and counts which answers and which bytes are there meanwhile."""
+
+    def __init__(self) -> None:
+        self.answers: list[weakref.ref[ArrayRecord]] = []
+        self.there = -1
+
+    def judge(
+        self, number: int, updates: Mapping[str, bytes], asked: Collection[str] = ()
+    ) -> Judged:
+        self.there = sum(each() is not None for each in self.answers)
+        read = [(name, len(data)) for name, data in updates.items()]
+        assert len(updates) == len(read)
+        accepted = Update.VERDICT_ACCEPTED
+        return Judged({name: Update(update_id=name, verdict=accepted) for name, _ in read})
+
+
+def test_answers_are_let_go_of_once_they_are_read() -> None:
+    """Each is as large as the model: while a round is judged only the updates are kept."""
+    senders = [_sender(_constant(1), loss=1.0) for _ in range(5)]
+    sites = [Site(f"site-{n}", n, 10, app, {}) for n, app in enumerate(senders, start=1)]
+    grid = LocalGrid({site.node_id: (site.app, site.config) for site in sites})
+    gate = _Counting()
+    strategy = ReviewedStrategy(sites, MODEL.shapes, gate, FedAvg())
+    messages = strategy.configure_train(1, to_arrays(_constant(10)), ConfigRecord(), grid)
+    replies = list(grid.send_and_receive(messages, timeout=5))
+    gc.collect()
+    gc.disable()
+    try:
+        for reply in replies:
+            assert size_of(reply) > 4 * flatten(_constant(1)).size
+            gate.answers.append(weakref.ref(reply.content["arrays"]))
+        del reply
+        arrays, _ = strategy.aggregate_train(1, one_by_one(replies))
+    finally:
+        gc.enable()
+    # The last one is still in somebody's hand.
+    assert gate.there <= 1
+    assert arrays is not None
+    assert {each.outcome for each in strategy.outcomes.values()} == {Outcome.OUTCOME_AGGREGATED}
