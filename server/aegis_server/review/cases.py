@@ -126,13 +126,20 @@ class Cases:
             golden=golden,
             base=await self._blobs.get(base.params_sha256),
             submissions=tuple(submissions),
-            before=await self._blobs.get(base.before_sha256) if base.before_sha256 else b"",
+            before=await self._before(base),
             round=key.round,
             local=base.local,
             detector=await detectors.champion() if detectors else b"",
             shadow=await detectors.shadow() if detectors else b"",
         )
         return Prepared(case, base, golden_sha256, lost, _unknown_labels(case))
+
+    async def _before(self, base: Base) -> bytes:
+        """Returns the model of the round before; a lost one is missed by one examiner only."""
+        try:
+            return await self._blobs.get(base.before_sha256) if base.before_sha256 else b""
+        except DataLoss:
+            return b""
 
     async def _past(
         self, key: RoundKey, updates: Sequence[Update]

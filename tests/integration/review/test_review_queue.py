@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ from tests.reviewroom import (
 from aegis.errors import AegisError, NotFound, from_rpc_error
 from aegis.serving.database import Database
 from aegis.v1 import review_pb2
+from aegis_learning import parameters
 from aegis_learning.datasets import Split
 from aegis_server.review import store
 from aegis_server.review.case import Case, Ruling
@@ -39,6 +41,7 @@ from aegis_server.review.judging import Judging
 from aegis_server.review.queue import store as queue_store
 from aegis_server.review.queue.here import Here
 from aegis_server.review.queue.jobs import Jobs, Worker, opened
+from aegis_server.review.updates import Base
 from aegis_server.review.vetting import vet
 
 __all__ = ["database", "desks", "room"]
@@ -279,6 +282,37 @@ async def test_update_whose_bytes_are_lost_is_held_alone(room: Room):
     assert updates["s2"].verdict == HELD
     assert "bytes are lost" in updates["s2"].findings[0].text
     assert [u.verdict for u in updates.values()].count(ACCEPTED) == 3
+
+
+async def test_who_sends_back_the_last_step_is_found_by_the_model_before(room: Room):
+    """The step is what has changed from that model to the round's base."""
+    room.runs.base = replace(known(room), before_sha256=await room.making.blobs.put(earlier("s4")))
+    await room.submit_round()
+    found = {each.participant: each for each in await room.review()}["s4"]
+    assert found.verdict == REJECTED
+    assert "repeats the last step of the model" in found.findings[0].text
+
+
+async def test_model_before_that_is_lost_is_missed_by_nobody_else(room: Room):
+    """Without it nobody can be told to repeat; everything else is examined as ever."""
+    room.runs.base = replace(known(room), before_sha256=hashlib.sha256(earlier("s4")).digest())
+    await room.submit_round()
+    updates = {each.participant: each for each in await room.review()}
+    assert [u.verdict for u in updates.values()].count(ACCEPTED) == 4
+    assert updates["s3"].verdict == REJECTED
+
+
+def known(room: Room) -> Base:
+    assert room.runs.base is not None
+    return room.runs.base
+
+
+def earlier(participant: str) -> bytes:
+    """The model whose last step was what this one sends."""
+    (update,) = [each.data for each in CASE.submissions if each.update_id == participant]
+    shapes = CASE.family.shapes
+    base, step = (parameters.decode(data, shapes) for data in (CASE.base, update))
+    return parameters.encode(parameters.subtract(base, step))
 
 
 class StrangeGolden:
