@@ -26,7 +26,7 @@ from tests.hospitals import DATASET, Hospital, House, dealt
 from tests.processes import Process, until
 from tests.superlinks import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lengthy, pytest.mark.timeout(600)]
 
 Run, Outcome = training_pb2.Run, training_pb2.ParticipantRound
 NAMES = ["north", "south"]
