@@ -95,11 +95,13 @@ def promote(
     reason: Annotated[str, typer.Option(help="Why; for the record and for the policy.")],
     fpr_max: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Refuse when it was measured to count out more."),
+        typer.Option(min=0.001, max=1, help="Refuse when it was measured to count out more."),
     ] = 0.06,
     tpr_drop_max: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Refuse when it finds that much less than the champion."),
+        typer.Option(
+            min=0.001, max=1, help="Refuse when it finds that much less than the champion."
+        ),
     ] = 0.05,
     output: OutputOption = Output.table,
 ) -> None:

@@ -235,6 +235,22 @@ def test_last_step_sent_back_is_found():
     assert strengths(twins.examine(here), "repeated_step") == [0.0] * 5
 
 
+def test_site_whose_update_was_the_last_step_may_resemble_itself():
+    """Krum makes the model of one update, and unsampled rows give nearly the same again."""
+    now = noisy(14, 5)
+    step = noisy(13, 1)[0]
+    now[4] = step + 0.01 * now[4]
+    here = population(*now)
+    earlier = parameters.flatten(here.base) - step
+    before = parameters.encode(parameters.unflatten(earlier.astype(np.float32), here.family.shapes))
+    own = Past(1, Verdict.ACCEPTED, 0.0, {}, sketches.sketch(step.astype(np.float32)))
+    submissions = list(here.case.submissions)
+    submissions[4] = dataclasses.replace(submissions[4], past=(own,))
+    case = dataclasses.replace(here.case, before=before, round=2, submissions=tuple(submissions))
+    found = twins.examine(Population(case))
+    assert max(strengths(found, "repeated_step")) < 0.5
+
+
 def test_promised_noise_is_found_and_missing_noise_too():
     """Who adds half of the noise that was promised falls below it; signal never does."""
     vectors = noisy(15, 6, 2000, 0.5) + 0.3

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from aegis_server.review import sketches
 from aegis_server.review.deviations import Vector, ratio
 from aegis_server.review.findings import Examination, Finding, decisive
 from aegis_server.review.population import Population
@@ -22,6 +23,8 @@ TWIN_COSINE = 0.999
 CLOSER = 10.0
 # The last step of the model, with less noise on it than any site's own training has.
 REPEATED_COSINE = 0.98
+# The last step was this one's own update, where a rule chooses one (Krum): it may resemble itself.
+OWN_COSINE = 0.9999
 _LEAST = 1e-9
 
 
@@ -33,6 +36,7 @@ def examine(population: Population) -> Examination:
     usual = _usual(population)
     apart = np.maximum(1 - largest, _LEAST)
     repeated = population.once("repeated", lambda: _to_last_step(population))
+    own = population.once("own", lambda: _own_steps(population))
     features = {
         "twins/nearest": np.log(max(usual, _LEAST) / apart) if n > 1 else np.zeros(n),
         "twins/repeated": repeated,
@@ -41,7 +45,7 @@ def examine(population: Population) -> Examination:
         [
             [
                 *([_twin_finding(float(largest[i]), usual)] if n > 1 else []),
-                _repeated_finding(float(repeated[i]), float(np.median(repeated))),
+                _repeated_finding(float(repeated[i]), float(np.median(repeated)), own=own[i]),
                 _nothing_finding(float(population.norms[i])),
             ]
             for i in range(n)
@@ -62,6 +66,19 @@ def _to_last_step(population: Population) -> Vector:
     return ratio(population.along(step), population.norms * length)
 
 
+def _own_steps(population: Population) -> list[bool]:
+    """Returns whose update of the round before was all that has changed the model."""
+    case, step = population.case, sketches.sketch(population.last_step)
+    return [
+        any(
+            past.round == case.round - 1 and sketches.cosine(past.sketch, step) >= OWN_COSINE
+            for past in each.past[-1:]
+            if past.sketch
+        )
+        for each in case.submissions
+    ]
+
+
 def _twin_finding(cosine: float, usual: float) -> Finding:
     apart = max(1 - cosine, _LEAST)
     strength = decisive(min((1 - TWIN_COSINE) / apart, usual / (CLOSER * apart)))
@@ -71,10 +88,10 @@ def _twin_finding(cosine: float, usual: float) -> Finding:
     return Finding(NAME, "largest_cosine", cosine, TWIN_COSINE, strength, text)
 
 
-def _repeated_finding(cosine: float, usual: float) -> Finding:
+def _repeated_finding(cosine: float, usual: float, *, own: bool) -> Finding:
     apart = max(1 - cosine, _LEAST)
     closeness = min((1 - REPEATED_COSINE) / apart, (1 - usual) / (CLOSER * apart))
-    strength = decisive(closeness) if cosine > 0 else 0.0
+    strength = decisive(closeness) if cosine > 0 and not own else 0.0
     text = f"its cosine to the last step of the model is {cosine:.2f}"
     if strength >= 1:
         text = f"it repeats the last step of the model (cosine {cosine:.3f}): nothing was trained"
