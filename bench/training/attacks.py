@@ -62,8 +62,10 @@ def run(cell: Cell) -> tuple[Cell, float, int]:
     )
     plan.rounds, plan.target_epsilon = cell.rounds, cell.epsilon
     if cell.review and robust:
-        # What the review rejects is gone: the rule is left with the others.
-        plan.min_participants = max(2, min(plan.min_participants, cell.sites - cell.malicious))
+        # What the review rejects is gone, now and then an honest update too: the rule is left with
+        # the others, and takes three fewer than there are honest ones.
+        left = cell.sites - cell.malicious - 3
+        plan.min_participants = max(2, min(plan.min_participants, left))
         plan.settings.malicious = min(told, max(0, (plan.min_participants - 3) // 4))
     if cell.attack != "none":
         attacker = Attacker(cell.attack, SCALES.get(cell.attack))
