@@ -1,9 +1,10 @@
 """How much of an update's length counts beside the others': up to twice the median.
 
 Norm bounding (Sun, Kairouz, Suresh, McMahan, "Can You Really Backdoor Federated Learning?", 2019,
-section 4) with a bound that follows the round. Whoever sends the direction of an honest update
-cannot move the mean by more than a few of the others can, however far it goes; and honest updates
-that a few rows made long no longer pull the model about.
+section 4) with a bound that follows the round. As long as fewer than half of them are long, none
+moves the mean by more than two ordinary ones do, however far it goes; and honest updates that a few
+rows made long no longer pull the model about. Where half are long the median is, and of two updates
+neither is shortened.
 """
 
 from __future__ import annotations

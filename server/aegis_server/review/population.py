@@ -2,9 +2,9 @@
 
 n updates of d numbers; rows keep the order of the submissions. Everything is derived when it is
 first asked for, so that an examiner that needs little costs little. At ten million numbers the
-matrix is most of the memory, so nothing makes a second one: updates are views of its rows, sums
-in float64 are made of blocks of columns, and directions are compared by the products of every two
-updates, which are n x n.
+matrix is most of the memory, so only `scaled` makes a second one: updates are views of its rows,
+sums in float64 are made of blocks of columns, and directions are compared by the products of every
+two updates, which are n x n.
 """
 
 from __future__ import annotations

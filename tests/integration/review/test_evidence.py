@@ -20,6 +20,7 @@ from tests.auditing import START, Keys, Written, entry
 from tests.blobs import blobs_in
 from tests.doors import DoorsFor
 from tests.reviewing import Making
+from tests.reviewroom import database as database
 from tests.unit.review.bundles import RUN, a_named_round, undrawn, undrawn_slowly
 from tests.unit.review.factories import DATASET
 from typer.testing import CliRunner, Result
@@ -164,14 +165,6 @@ async def served(
     async with grpc.aio.insecure_channel(f"unix:{folder}/evidence.sock") as channel:
         yield review_pb2_grpc.ReviewServiceStub(channel)
     await server.stop(1)
-
-
-@pytest.fixture
-async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
-    opened = Database(server_database_url, application="test")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.doors import DoorsFor
 from tests.judged import NOW, Judged, reckoned
+from tests.reviewroom import database as database
 
 from aegis.errors import AegisError, from_rpc_error
 from aegis.serving.auditlog import AuditLog
@@ -132,14 +133,6 @@ class Room:
         request = standing_pb2.GetReviewAnalyticsRequest(**query)
         request.end.FromDatetime(self.clock[0] + timedelta(days=1))
         return await self.ask("GetReviewAnalytics", request)  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
-    opened = Database(server_database_url, application="test")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
