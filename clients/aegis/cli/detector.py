@@ -115,7 +115,7 @@ def promote(
     answer = run(_ask("PromoteDetector", request))
     _show_one(answer.detector, output)
     if not answer.attacks_compared and output is Output.table:
-        out.print("not compared with the champion before it: one of them was not measured")
+        out.print("not compared with a champion before it: nothing was measured for both")
 
 
 @app.command()

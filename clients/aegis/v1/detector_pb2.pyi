@@ -353,8 +353,9 @@ class PromoteDetectorRequest(_message.Message):
     """Refuse when it was measured with more than this; zero means 0.06."""
     true_positive_rate_drop_max: _builtins.float
     """Refuse when its true-positive rate at 5 % false positives, in the mean over the
-    attacks that both were measured under, is further below the champion's; zero means
-    0.05. Whoever allows more says why in `reason`.
+    attacks that both were measured under, is further below the champion's, or that of
+    the last one before it that was measured; zero means 0.05. Whoever allows more says
+    why in `reason`.
     """
     def __init__(
         self,
@@ -379,8 +380,8 @@ class PromoteDetectorResponse(_message.Message):
     DETECTOR_FIELD_NUMBER: _builtins.int
     ATTACKS_COMPARED_FIELD_NUMBER: _builtins.int
     attacks_compared: _builtins.int
-    """Under how many attacks both it and the champion before it were measured. At zero,
-    as with the one that ships, nothing says whether it finds as much.
+    """Under how many attacks both it and the last champion with figures were measured. At
+    zero, as where only the one that ships decided, nothing says whether it finds as much.
     """
     @_builtins.property
     def detector(self) -> Global___Detector: ...

@@ -406,7 +406,7 @@ async def test_detector_that_finds_less_than_the_champion_is_not_promoted(office
         f"{weak} was measured to find 64.0% of poisoned updates at 5 % false positives,"
         f" {champion}, which is in use, 75.0%: sign-flip 70.0% instead of 90.0%"
     )
-    assert error.metadata["champion"] == champion
+    assert error.metadata["beside"] == champion
     assert (await states(office))[champion] == "champion"
     refused = (await office.records("promote"))[-1]
     assert (refused.outcome, refused.reason) == ("refused", "STATE_CONFLICT")
@@ -426,6 +426,18 @@ async def test_detector_that_finds_nearly_as_much_is_promoted(office: Office):
     await promote(office, await a_trained(office, tpr=0.9))
     assert (await promote(office, await a_trained(office, tpr=0.85))).state == CHAMPION
     assert (await promoted(office, "builtin")).attacks_compared == 0
+
+
+async def test_what_ships_in_between_makes_nobody_forget_what_was_measured(office: Office):
+    """The champion has no figures; the one before it has, and is what a new one is held against."""
+    sharp, blind = await a_trained(office, tpr=0.9), await a_trained(office, tpr=0.7)
+    for version in (sharp, "builtin"):
+        await promote(office, version)
+    error = await refusal(promote(office, blind))
+    assert error.message.startswith(f"{blind} was measured to find 70.0%")
+    assert f"{sharp}, which was in use before, 90.0%" in error.message
+    assert (await states(office))["builtin"] == "champion"
+    assert (await promoted(office, sharp)).attacks_compared == 1
 
 
 async def test_policy_sees_how_a_detector_was_measured(office: Office):

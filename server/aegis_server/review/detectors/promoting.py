@@ -154,7 +154,7 @@ class Promotion:
             if wanted.state not in ("trained", "shadow", "retired"):
                 raise conflict(wanted)
             former = await store.in_state(connection, "champion")
-            beside = _require_as_sharp(wanted, former, drop_max)
+            beside = _require_as_sharp(wanted, await _measured(connection, former), drop_max)
             if former is not None:
                 await store.set_state(connection, former.version, "retired")
             await store.crown(
@@ -214,23 +214,23 @@ def _require_measured(wanted: StoredDetector, fpr_max: float) -> None:
 
 
 def _require_as_sharp(
-    wanted: StoredDetector, champion: StoredDetector | None, drop_max: float
+    wanted: StoredDetector, other: StoredDetector | None, drop_max: float
 ) -> Beside:
-    """Returns both beside each other; a champion that was not measured says nothing against it."""
-    measured = champion.measured if champion else ()
-    beside = Beside.of(from_rows(wanted.measured), from_rows(measured))
-    if champion is not None and beside.worse_by(drop_max):
-        one, other = beside.means
+    """Returns both beside each other; without one to compare with nothing speaks against it."""
+    beside = Beside.of(from_rows(wanted.measured), from_rows(other.measured if other else ()))
+    if other is not None and beside.worse_by(drop_max):
+        one, known = beside.means
+        when = "is in use" if other.state == "champion" else "was in use before"
         raise FailedPrecondition(
             "STATE_CONFLICT",
             f"{wanted.version} was measured to find {one:.1%} of poisoned updates at 5 % false"
-            f" positives, {champion.version}, which is in use, {other:.1%}:"
+            f" positives, {other.version}, which {when}, {known:.1%}:"
             f" {beside.told(drop=min(drop_max, DROP_MAX))}",
             resource=wanted.version,
             state=wanted.state.upper(),
-            champion=champion.version,
+            beside=other.version,
             tpr_at_5_fpr=f"{one:.4f}",
-            tpr_at_5_fpr_champion=f"{other:.4f}",
+            tpr_at_5_fpr_beside=f"{known:.4f}",
         )
     return beside
 
@@ -254,16 +254,36 @@ async def _end_shadow(connection: Connection) -> None:
         await store.set_state(connection, before.version, state)
 
 
+async def _measured(
+    connection: Connection, champion: StoredDetector | None
+) -> StoredDetector | None:
+    """Returns the nearest champion that was measured, from this one back; None without any.
+
+    Who has the one that ships decide in between has nothing forgotten.
+    """
+    if champion is None or champion.measured:
+        return champion
+    return await _before(connection, champion, lambda each: bool(each.measured))
+
+
 async def _heir(connection: Connection, champion: StoredDetector) -> StoredDetector:
     """Returns the nearest former champion that was not taken back itself; else what ships."""
+    heir = await _before(connection, champion, lambda each: True)
+    return heir or await _require(connection, BUILTIN)
+
+
+async def _before(
+    connection: Connection, champion: StoredDetector, wanted: Callable[[StoredDetector], bool]
+) -> StoredDetector | None:
+    """Returns the nearest wanted one of those that decided before and were not taken back."""
     seen, version = {champion.version}, champion.former
     while version is not None and version not in seen:
         seen.add(version)
         found = await _require(connection, version)
-        if found.state in ("retired", "shadow"):
+        if found.state in ("retired", "shadow") and wanted(found):
             return found
         version = found.former
-    return await _require(connection, BUILTIN)
+    return None
 
 
 async def _require(connection: Connection, version: str) -> StoredDetector:
