@@ -44,16 +44,14 @@ def publish(
     history: History,
     *,
     least: int = 1,
-    bounded: bool = True,
 ) -> Published:
     """Returns the next model's update; `combine` makes it of a round's updates at some places.
 
-    The round it is given is this one with long updates shortened, unless they are not to be
-    `bounded`, for a rule that has to do that itself.
-    `combine` is asked again for other places when somebody may have to be taken out; at least
-    `least` updates stay. Raises what it raises.
+    The round it is given is this one with long updates shortened. `combine` is asked again for
+    other places when somebody may have to be taken out; at least `least` updates stay. Raises what
+    it raises.
     """
-    scales = factors(population.norms, accepted if bounded else ())
+    scales = factors(population.norms, accepted)
     counted = population.scaled(scales)
     shortened = tuple(i for i in accepted if scales[i] < 1)
     if not len(population.golden):

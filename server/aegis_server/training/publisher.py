@@ -59,7 +59,6 @@ class Publisher:
         combine: Combine,
         *,
         least: int,
-        bounded: bool = True,
     ) -> Published:
         """Returns what comes of a round; places are in order of `updates`. See `publishing`.
 
@@ -87,7 +86,6 @@ class Publisher:
             combine,
             self._history,
             least=max(self._least, least),
-            bounded=bounded,
         )
         self._tried = (self._number, published.history)
         return published

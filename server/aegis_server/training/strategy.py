@@ -102,6 +102,9 @@ class ReviewedStrategy(FedAvg):
     round that was aggregated last, `state` what the rule wants to be given in the next, `fallback`
     why the model is a median of updates of which nobody knew the odd ones, if it is. A `publisher`
     keeps backdoors out: `scan` is what it found, and with `forgets` the rule has to begin anew.
+
+    Raises ValueError for a gate before `PrivateMean`: a verdict depends on everybody's update, so
+    its noise would hide nobody.
     """
 
     def __init__(
@@ -113,6 +116,8 @@ class ReviewedStrategy(FedAvg):
         publisher: Publisher | None = None,
     ) -> None:
         super().__init__(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
+        if gate is not None and isinstance(rule, PrivateMean):
+            raise ValueError("no review where noise is to hide whole participants")
         self._sites = {site.node_id: site for site in sites}
         self._shapes = shapes
         self._gate = gate
@@ -171,8 +176,7 @@ class ReviewedStrategy(FedAvg):
             if update is not None:
                 updates[site.name] = update
         judged = self._judged(server_round, updates)
-        if judged.fallback and not isinstance(self._rule, PrivateMean):
-            # A median would hide nobody, where the plan promises that the mean does.
+        if judged.fallback:
             model = self._median(judged, updates)
             accepted = {name: updates[name] for name in judged.fallback if name in updates}
         else:
@@ -237,8 +241,6 @@ class ReviewedStrategy(FedAvg):
                     )
                 ),
                 least=self._rule.least,
-                # It clips to a bound of its own; one that follows the updates would give them away.
-                bounded=not isinstance(self._rule, PrivateMean),
             )
             excluded = [names[i] for i in done.excluded]
             self.state, self.forgets = done.state, done.went_back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,7 +43,6 @@ class Publishing:
     here: World
     momentum: float = 0.0
     least: int = 1
-    bounded: bool = True
     history: History = field(default_factory=History)
     state: Parameters | None = None
     published: list[Published] = field(default_factory=list)
@@ -60,7 +60,6 @@ class Publishing:
             combining(rule),
             self.history,
             least=self.least,
-            bounded=self.bounded,
         )
         self.history, self.state = done.history, done.state
         self.published.append(done)
@@ -121,10 +120,13 @@ def test_momentum_forgets_attackers_as_well():
     ("name", "epsilon", "seed"),
     [("digits", None, 400), ("digits", 8.0, 41), ("breast-cancer", None, 41)],
 )
-def test_nobody_is_taken_out_of_an_honest_run(name: str, epsilon: float | None, seed: int):
+def test_nobody_is_taken_out_of_an_honest_run(
+    name: str, epsilon: float | None, seed: int, monkeypatch: pytest.MonkeyPatch
+):
     """Neither do the few sites that have most of a class count as a group that plants something."""
+    monkeypatch.setattr(lengths, "LONGEST", math.inf)
     here = world(name, seed=seed, alpha=0.5, epsilon=epsilon)
-    gate = Publishing(here, bounded=False)
+    gate = Publishing(here)
     kept = run_of(here, gate, attacked=False, rounds=10)
     assert kept.fpr == 0
     assert not any(each.scan.suspicious for each in gate.published if each.scan)
@@ -188,13 +190,14 @@ def test_small_rounds_are_searched_but_nobody_is_taken_out():
     assert done.history.tables == {}
 
 
-def test_without_golden_rows_the_rule_alone_decides():
+def test_without_golden_rows_the_rule_alone_decides(monkeypatch: pytest.MonkeyPatch):
     """There is nothing to search with."""
+    monkeypatch.setattr(lengths, "LONGEST", math.inf)
     here = world("digits", seed=41)
     population = rounds_of(here, attacked=False, count=1)[0][0]
     population.golden = Split(here.golden.x[:0], here.golden.y[:0])
     combine = combining(FedAvg())
-    done = publish(population, range(20), combine, History(), bounded=False)
+    done = publish(population, range(20), combine, History())
     assert done.scan is None
     assert (done.delta == combine(population, range(20)).update).all()
 
@@ -234,9 +237,6 @@ def test_a_long_update_counts_with_twice_the_usual_length():
     others = long.weights @ long.matrix.astype(np.float64) - alone
     assert done.shortened == (3,)
     assert np.allclose(done.delta, others + alone / 5, atol=1e-3 * usual)
-    whole = publish(long, range(20), combining(FedAvg()), History(), bounded=False)
-    assert whole.shortened == ()
-    assert np.allclose(whole.delta, others + alone, atol=1e-5)
 
 
 def test_the_usual_length_is_that_of_accepted_updates():

@@ -14,7 +14,6 @@ from tests.unit.review.test_backdoor import STEALTHY, Recording
 from aegis.plans import default_plan
 from aegis.v1 import review_pb2, training_pb2
 from aegis_learning.aggregation.fedavg import FedAvg
-from aegis_learning.aggregation.private_mean import PrivateMean
 from aegis_learning.aggregation.rule import Aggregate, Rule
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.datasets import Dataset, load
@@ -169,21 +168,6 @@ def test_a_site_is_told_that_its_update_was_shortened(here: World, rounds: Seque
     assert [name for name, each in strategy.outcomes.items() if each.reason] == ["site-5"]
     norms = np.linalg.norm(sent.matrix, axis=1)
     assert np.linalg.norm(flatten(model) - flatten(sent.base)) < 2 * np.median(norms)
-
-
-def test_a_rule_that_clips_by_itself_gets_updates_as_they_are(
-    here: World, rounds: Sequence[Sent]
-) -> None:
-    """A bound that follows the updates would tell something of them that no noise hides."""
-    sent = replace(rounds[0], matrix=rounds[0].matrix.copy())
-    sent.matrix[4] *= 30
-    publisher = publisher_of(here)
-    publisher.begin(1)
-    rule = PrivateMean(clip_norm=1e6, noise_multiplier=1e-9, noise=np.zeros)
-    strategy, model = aggregated(here, publisher, sent, rule)
-    assert not any(each.reason for each in strategy.outcomes.values())
-    mean = sent.matrix.mean(axis=0)
-    assert np.allclose(flatten(model), flatten(sent.base) + mean, atol=1e-4)
 
 
 def _sender(update: Parameters) -> ClientApp:

@@ -322,16 +322,12 @@ def test_fallback_makes_the_median_of_those_it_names() -> None:
     assert "median" in outcomes["site-1"].reason
 
 
-def test_plan_that_hides_participants_falls_back_on_nothing() -> None:
-    """A median has no noise: what is accepted is averaged with it, or there is no model."""
-    held = Update.VERDICT_HELD
-    gate = _Says(Judged(_updates(held, held), fallback=("site-1", "site-2"), why="two of two"))
+def test_noise_that_hides_participants_is_not_reviewed() -> None:
+    """Who is accepted depends on everybody's update, and so would the sum the noise is added to."""
     rule = PrivateMean(clip_norm=1.0, noise_multiplier=1.0, noise=lambda n: np.zeros(n, np.float32))
-    model, outcomes = _round(
-        [_sender(_constant(1)), _sender(_constant(2))], [1, 1], gate, rule=rule
-    )
-    assert model is None
-    assert {each.outcome for each in outcomes.values()} == {Outcome.OUTCOME_HELD}
+    with pytest.raises(ValueError, match="no review"):
+        ReviewedStrategy([], MODEL.shapes, _Says(Judged({})), rule)
+    ReviewedStrategy([], MODEL.shapes, None, rule)
 
 
 class _Counting:
