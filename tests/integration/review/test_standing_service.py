@@ -510,6 +510,40 @@ async def test_proposal_is_a_threat(room: Room):
     assert found.text.startswith("north is proposed for quarantine: 3 of its 3")
 
 
+async def test_model_that_may_not_leave_is_a_threat(room: Room):
+    """It has a round, and nobody in particular it is of."""
+    async with room.database.transaction() as connection:
+        await connection.execute(
+            """
+            insert into aegis.run (run_id, request_id, plan, state, actor, policy_revision,
+                                   rule_id, noise_multiplier, created_at, updated_at)
+            values ('run-9', gen_random_uuid(), '', 3, 'user:olga', 1, 'r', 1, %(now)s, %(now)s);
+            """,
+            {"now": NOW},
+        )
+        for number, blocked in ((0, ""), (1, "it obeys a trigger")):
+            await connection.execute(
+                """
+                with round as (
+                    insert into aegis.run_round (run_id, round, attempt, model_sha256, accuracy,
+                                                 loss, epsilon, steps, completed_at)
+                    values ('run-9', %(number)s, 1, %(digest)s, 0, 0, 0, 0, %(now)s)
+                    returning run_id, round, model_sha256
+                )
+                insert into aegis.model (model_sha256, run_id, round, size_bytes, created_at,
+                                         code_version, ingredients, key_id, blocked)
+                select model_sha256, run_id, round, 1, %(now)s, '1', '[]', 'k', %(blocked)s
+                from round
+                """,
+                {"number": number, "digest": bytes(32), "now": NOW, "blocked": blocked},
+            )
+    (found,) = (await room.analytics()).threats
+    assert (found.kind, found.round, list(found.participants)) == ("blocked-model", 1, [])
+    assert found.text == "the model of round 1 of run-9 is blocked: it obeys a trigger"
+    assert not (await room.analytics(run_id="run-8")).threats
+    assert (await room.analytics(run_id="run-9")).threats == [found]
+
+
 async def test_analytics_say_how_long_verdicts_take(room: Room):
     """From the close of a round to its verdicts, in seconds."""
     await room.judged(1, north=Judged())

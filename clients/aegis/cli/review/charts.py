@@ -64,7 +64,8 @@ def security_chart(found: Found) -> Drawing:
         *_list("Whose updates", rows, 89, "failed", most=8),
     ]
     newest = "the newest " if len(found.threats) == _THREATS_MAX else ""
-    words = f"{sum(updates.values())} updates and proposals in {newest}{len(found.threats)} threats"
+    each = f"{sum(updates.values())} updates, proposals and blocked models"
+    words = f"{each} in {newest}{len(found.threats)} threats"
     return _drawing("Threats", period(found), words, parts)
 
 

@@ -80,8 +80,10 @@ class Analytics:
 
 def in_words(threat: ThreatRow) -> str:
     """Returns a threat in a sentence."""
-    if threat.text:
+    if threat.kind == store.QUARANTINE:
         return f"{', '.join(threat.participants)} is proposed for quarantine: {threat.text}"
+    if threat.kind == store.MODEL:
+        return f"the model of round {threat.round} of {threat.run_id} is blocked: {threat.text}"
     parts = [
         f"{number} {word}"
         for number, word in ((threat.rejected, "rejected"), (threat.held, "held"))

@@ -1,6 +1,6 @@
 """SQL of the review's analytics.
 
-All of it reads `aegis.review_memory` by its covering index, because the rows beside it carry
+Verdicts are read from `aegis.review_memory` by its covering index, because the rows beside it carry
 features and sketches, and what persons decided from the few rows of `aegis.review_override`.
 """
 
@@ -14,6 +14,7 @@ from psycopg.rows import class_row
 
 from aegis.serving.database import Connection
 
+QUARANTINE, MODEL = "quarantine", "blocked-model"
 _UPDATES_MAX = 4000
 
 
@@ -41,7 +42,10 @@ class CountRow:
 
 @dataclass(frozen=True, slots=True)
 class ThreatRow:
-    """What was found against updates of a round that look like one attack, or a proposal."""
+    """What was found against updates of a round that look like one attack, or something said.
+
+    `text` is why a participant is proposed for QUARANTINE, or a model may not leave (MODEL).
+    """
 
     kind: str
     at: datetime
@@ -116,7 +120,9 @@ async def seconds(connection: Connection, scope: Scope) -> tuple[float, float]:
 
 
 async def threats(connection: Connection, scope: Scope, *, limit: int) -> list[ThreatRow]:
-    """Returns what was rejected or held, by round and kind, and what was proposed; newest first.
+    """Returns what was rejected or held, by round and kind, proposals and blocked models.
+
+    Newest first.
 
     Of the last few thousand updates that were not accepted.
     """
@@ -145,10 +151,16 @@ async def threats(connection: Connection, scope: Scope, *, limit: int) -> list[T
             select kind, at, participants, run_id, round, score, rejected, held, '' as text
             from found
             union all
-            (select 'quarantine', proposed_at, array[participant], '', 0, 0, 0, 0, reason
+            (select %(quarantine)s, proposed_at, array[participant], '', 0, 0, 0, 0, reason
              from aegis.review_quarantine
              where proposed_at >= %(start)s and proposed_at < %(end)s and %(run_id)s = ''
              order by proposed_at desc limit %(limit)s)
+            union all
+            (select %(model)s, created_at, array[]::text[], run_id, round, 0, 0, 0, blocked
+             from aegis.model
+             where blocked <> '' and created_at >= %(start)s and created_at < %(end)s
+               and (%(run_id)s = '' or run_id = %(run_id)s)
+             order by created_at desc limit %(limit)s)
             order by at desc, kind, participants limit %(limit)s
             """,  # noqa: S608
             {
@@ -157,6 +169,8 @@ async def threats(connection: Connection, scope: Scope, *, limit: int) -> list[T
                 "run_id": scope.run_id,
                 "limit": limit,
                 "updates": _UPDATES_MAX,
+                "quarantine": QUARANTINE,
+                "model": MODEL,
             },
         )
         return await cursor.fetchall()
