@@ -167,8 +167,8 @@ class Asking:
         return self.tallies[name].tries if name in self.tallies else 0
 
 
-def size_of(reply: Message) -> int:
-    """Returns the bytes of the arrays of an answer."""
-    # Not `array_records`: what that returns refers to itself and would keep the answer in memory.
-    records = [each for each in reply.content.values() if isinstance(each, ArrayRecord)]
+def size_of(message: Message) -> int:
+    """Returns the bytes of the arrays of a message."""
+    # Not `array_records`: what that returns refers to itself and would keep the message in memory.
+    records = [each for each in message.content.values() if isinstance(each, ArrayRecord)]
     return sum(len(array.data) for record in records for array in record.values())

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from aegis_server.training.asking import size_of
 from aegis_server.training.flower import Error, Message, RecordDict, TaskIdentity
 from aegis_server.training.superlink.arriving import Arriving
 from aegis_server.training.superlink.executing import Claim
@@ -185,9 +186,7 @@ class FlowerGrid(HttpGrid):
 
 def _answer_bytes_max(message: Message) -> int:
     # An update has the shape of the model it changes.
-    records = message.content.array_records.values()
-    size = sum(len(array.data) for record in records for array in record.values())
-    return min(2 * size + _ANSWER_BYTES_MORE, _ANSWER_BYTES_MAX)
+    return min(2 * size_of(message) + _ANSWER_BYTES_MORE, _ANSWER_BYTES_MAX)
 
 
 def _reply(body: RecordDict | Error, announced: MessageMessage, node_id: int) -> Message:
