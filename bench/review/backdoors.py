@@ -45,7 +45,7 @@ class Unpublished(Review):
     ) -> tuple[Array, list[int]]:
         if not accepted or (ruling.fallback and ruling.members):
             return Review.moved(self, population, ruling, accepted)
-        return self.combine(population, accepted).update, accepted
+        return self.mean(population, accepted).update, accepted
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,13 @@ told how many attack are told the truth, which nobody knows in practice.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aegis_learning.parameters import Array
 from aegis_server.review.lab.gates import gate
-from aegis_server.review.lab.simulating import Gate
+from aegis_server.review.lab.simulating import Decided, Gate, Sent
 from aegis_server.review.lab.worlds import World
 from peers.dnc import DivideAndConquer
 from peers.flame import Flame
@@ -26,6 +31,26 @@ def make(name: str, world: World, malicious: float) -> Gate:
     """Returns a fresh gate of that name; `malicious` is the share of sites that attack."""
     if name in OURS:
         return gate(OURS[name], world)
+    peer = _peer(name, world, malicious)
+    return Moving(peer, world.momentum) if world.momentum else peer
+
+
+@dataclass(slots=True)
+class Moving:
+    """A gate that knows no momentum, with that of the plan after it."""
+
+    gate: Gate
+    momentum: float
+    _velocity: Array | float = 0.0
+
+    def decide(self, sent: Sent) -> Decided:
+        """See `Gate`."""
+        decided = self.gate.decide(sent)
+        self._velocity = (self.momentum * self._velocity + decided.delta).astype(np.float32)
+        return replace(decided, delta=self._velocity)
+
+
+def _peer(name: str, world: World, malicious: float) -> Gate:
     count = round(malicious * len(world.sites.rows))
     match name:
         case "fltrust":

@@ -9,11 +9,12 @@ import numpy as np
 
 from aegis_learning import parameters
 from aegis_learning.aggregation.fedavg import FedAvg
+from aegis_learning.aggregation.fedavgm import FedAvgM
 from aegis_learning.aggregation.fltrust import FLTrust
 from aegis_learning.aggregation.refusals import NobodyTrusted
 from aegis_learning.aggregation.rule import Aggregate, Rule
 from aegis_learning.aggregation.updates import Updates
-from aegis_learning.parameters import Array
+from aegis_learning.parameters import Array, Parameters
 from aegis_server.review.candidates import Combine
 from aegis_server.review.case import Case, Past, Ruling, Submission, Verdict
 from aegis_server.review.lab.simulating import Decided, Gate, Sent
@@ -30,7 +31,7 @@ def gate(name: str, world: World) -> Gate:
     """Returns a fresh gate: `off`, `on` (review, then the mean) or `robust` (review, FLTrust)."""
     match name:
         case "off":
-            return Off()
+            return Off(world.momentum)
         case "on":
             return Review(world)
         case "robust":
@@ -38,20 +39,25 @@ def gate(name: str, world: World) -> Gate:
     raise KeyError(name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Off:
     """No review: the mean of whatever comes, weighted by rows."""
+
+    momentum: float = 0.0
+    _state: Parameters | None = None
 
     def decide(self, sent: Sent) -> Decided:
         """See `Gate`."""
         n = len(sent.matrix)
-        mean = FedAvg().aggregate(Updates.of(sent.matrix, sent.rows.tolist())).update
-        return Decided(mean, np.zeros(n, bool), np.zeros(n))
+        made = _mean(self.momentum, self._state).aggregate(
+            Updates.of(sent.matrix, sent.rows.tolist())
+        )
+        self._state = made.state
+        return Decided(made.update, np.zeros(n, bool), np.zeros(n))
 
 
-def weighted_mean(population: Population, members: Sequence[int]) -> Aggregate:
-    """Returns the mean of these updates by their rows."""
-    return _by_rule(FedAvg(), population, members)
+def _mean(momentum: float, state: Parameters | None) -> Rule:
+    return FedAvgM(momentum=momentum, state=state) if momentum else FedAvg()
 
 
 def trusted_mean(population: Population, members: Sequence[int]) -> Aggregate:
@@ -70,15 +76,22 @@ def _by_rule(rule: Rule, population: Population, members: Sequence[int]) -> Aggr
 
 @dataclass(slots=True)
 class Review:
-    """The review of the product: `vet`, with the run's past, then `publish` of what is accepted."""
+    """The review of the product: `vet`, with the run's past, then `publish` of what is accepted.
+
+    Without another way to `combine` them it is the mean by rows, with the world's momentum.
+    """
 
     world: World
-    combine: Combine = weighted_mean
+    combine: Combine | None = None
     detector: bytes = b""
     judge: Callable[[Case], Ruling] = vet
     _before: bytes = b""
     _past: dict[str, tuple[Past, ...]] = field(default_factory=dict)
-    _history: History = field(default_factory=History)
+    _history: History = field(init=False)
+    _state: Parameters | None = None
+
+    def __post_init__(self) -> None:
+        self._history = History(momentum=0.0 if self.combine else self.world.momentum)
 
     def decide(self, sent: Sent) -> Decided:
         """See `Gate`."""
@@ -134,6 +147,11 @@ class Review:
             return middle, accepted
         if not accepted:
             return np.zeros(population.matrix.shape[1], np.float32), []
-        published = publish(population, accepted, self.combine, self._history)
-        self._history = published.history
+        combine = self.combine or self.mean
+        published = publish(population, accepted, combine, self._history)
+        self._history, self._state = published.history, published.state
         return published.delta, [i for i in accepted if i not in published.excluded]
+
+    def mean(self, population: Population, members: Sequence[int]) -> Aggregate:
+        """Returns the mean of these updates by their rows, with the world's momentum."""
+        return _by_rule(_mean(self.world.momentum, self._state), population, members)

@@ -123,7 +123,6 @@ def simulate(
     liars = np.sort(random.permutation(n)[:count])
     model = world.family.initial(seed)
     previous: Array | None = None
-    velocity = np.zeros(sum(values.size for values in model.values()), np.float32)
     outcomes = []
     for number in range(1, rounds + 1):
         matrix = train(world.family, model, world.sites, world.plan, honest_random)
@@ -145,9 +144,6 @@ def simulate(
         decided = gate.decide(sent)
         seconds = time.perf_counter() - began
         previous = _bounded(decided.delta)
-        # A median leaves the momentum as it was.
-        if world.momentum and not decided.fallback:
-            previous = velocity = _bounded(np.float32(world.momentum) * velocity + previous)
         moved = _bounded(parameters.flatten(model) + previous)
         model = parameters.unflatten(moved, world.family.shapes)
         outcomes.append(
