@@ -242,5 +242,7 @@ def test_a_long_update_counts_with_twice_the_usual_length():
 def test_the_usual_length_is_that_of_accepted_updates():
     """Those that were rejected have no say in what is long."""
     assert lengths.factors([1, 1, 9, 9, 9], [0, 1]).tolist() == [1, 1, 2 / 9, 2 / 9, 2 / 9]
+    assert lengths.factors([1.0, 8.0], [0, 1]).tolist() == [1, 1 / 4]
+    assert lengths.factors([1, 8, 1, 8], range(4)).tolist() == [1, 1 / 4, 1, 1 / 4]
     assert lengths.factors([0.0, 0.0], [0, 1]).tolist() == [1, 1]
     assert lengths.factors([1.0, 5.0], []).tolist() == [1, 1]
