@@ -87,5 +87,6 @@ def look(population: Population, examine: Examining) -> Observation:
         private=any(each.noise > 0 for each in case.submissions),
         classes=case.family.classes,
         centred=bool(case.local.centre),
+        shares=population.weights,
         barred=np.array([strongest(found) >= 1 for found in first.findings]),
     )

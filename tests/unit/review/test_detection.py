@@ -203,11 +203,48 @@ def test_centred_rounds_are_a_kind_of_their_own():
     assert (both.suspicion(other).scores == one.suspicion(other).scores).all()
 
 
-def test_row_of_an_earlier_program_is_of_no_centred_round():
+def test_rounds_of_uneven_sites_are_a_kind_of_their_own():
+    """Where a detector has seen any; else they are judged as those of even ones."""
+    even = recorded(range(6))
+    uneven = [
+        replace(row, run_id="u" + row.run_id, features=row.features | {"round/evenness": 0.7})
+        for row in recorded(range(6, 12))
+    ]
+    both, one, only = (
+        train(rows, target_fpr=0.05, seed=3, version="test-1")
+        for rows in (even + uneven, even, uneven)
+    )
+    assert set(both.regimes) == {"open-many", "open-many-uneven"}
+    seen = replace(rounds_of(70, 3, 10)[-1], evenness=0.6)
+    other = replace(seen, evenness=0.99)
+    assert (both.suspicion(seen).scores != both.suspicion(other).scores).any()
+    assert (one.suspicion(seen).scores == both.suspicion(other).scores).all()
+    assert (only.suspicion(other).scores == both.suspicion(seen).scores).all()
+
+
+@pytest.mark.parametrize(
+    ("shares", "evenness"), [(None, 1.0), ([0.25] * 4, 1.0), ([0.7, 0.1, 0.1, 0.1], 1 / 2.08)]
+)
+def test_evenness_is_how_many_equal_shares_would_be_worth_as_much(
+    shares: list[float] | None, evenness: float
+):
+    """Over how many there are: it is known from enrolment, not from what is sent."""
+    seen = observe(
+        lambda members: dict.fromkeys(NAMES, np.zeros(4)),
+        [()] * 4,
+        private=False,
+        classes=2,
+        shares=None if shares is None else np.array(shares),
+    )
+    assert seen.evenness == pytest.approx(evenness)
+    assert seen.features()[0]["round/evenness"] == seen.evenness
+
+
+def test_row_of_an_earlier_program_is_of_no_centred_and_no_uneven_round():
     """It did not say."""
-    rows = recorded(range(6))
+    rows, unknown = recorded(range(6)), ("round/centred", "round/evenness")
     earlier = [
-        replace(row, features={k: v for k, v in row.features.items() if k != "round/centred"})
+        replace(row, features={k: v for k, v in row.features.items() if k not in unknown})
         for row in rows
     ]
     made = [train(r, target_fpr=0.05, seed=3, version="test-1") for r in (rows, earlier)]
@@ -350,10 +387,11 @@ def test_suspicious_side_of_each_measure():
 def test_builtin_detector_is_small_and_whole():
     """It ships with the package and knows each kind and size of round."""
     data = builtin().encode()
-    assert len(data) < 300_000
+    assert len(data) < 500_000
     assert set(builtin().regimes) == {
-        f"{kind}-{classes}"
+        f"{kind}-{classes}{sites}"
         for kind in ("open", "private", "centred")
         for classes in ("two", "many")
+        for sites in ("", "-uneven")
     }
     assert all(set(regime.sizes) == {0, 1} for regime in builtin().regimes.values())

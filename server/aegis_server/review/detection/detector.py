@@ -7,6 +7,7 @@ the square of it. Where several of a round are odd, the others' scores rise a li
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,9 +65,15 @@ class Detector:
 
     def _regime(self, observation: Observation) -> Regime:
         """Returns what is known of such rounds, or else of those most like them."""
-        private, classes = observation.private, observation.classes
-        for centred in (observation.centred, False):
-            name = regime_name(private=private, classes=classes, centred=centred)
+        for centred, evenness in itertools.product(
+            (observation.centred, False), (observation.evenness, 1.0, 0.0)
+        ):
+            name = regime_name(
+                private=observation.private,
+                classes=observation.classes,
+                centred=centred,
+                evenness=evenness,
+            )
             if name in self.regimes:
                 return self.regimes[name]
         return next(iter(self.regimes.values()))

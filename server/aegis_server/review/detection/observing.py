@@ -37,7 +37,9 @@ class Observation:
     """n updates: `now` and `so_far` have shape (n, measures), `core` and `rounds` (n,).
 
     `core` are those the others are held against, `rounds` how many earlier ones are remembered.
-    `centred` says that participants trained around a centre (`review.case.Local`).
+    `centred` says that participants trained around a centre (`review.case.Local`). `evenness` is
+    how many equal shares in a mean would be worth as much as theirs, over how many there are
+    (Kish's effective sample size): 1 where all have as many rows.
     """
 
     now: Vector
@@ -47,6 +49,7 @@ class Observation:
     private: bool
     classes: int
     centred: bool = False
+    evenness: float = 1.0
 
     def features(self) -> list[dict[str, float]]:
         """Returns each update's numbers by name, as they are remembered and trained on."""
@@ -55,6 +58,7 @@ class Observation:
             "round/private": float(self.private),
             "round/classes": float(self.classes),
             "round/centred": float(self.centred),
+            "round/evenness": self.evenness,
         }
         return [
             {
@@ -75,9 +79,13 @@ def observe(
     private: bool,
     classes: int,
     centred: bool = False,
+    shares: Vector | None = None,
     barred: Members | None = None,
 ) -> Observation:
-    """Returns what there is to see; `measure` returns the features, given who is a member."""
+    """Returns what there is to see; `measure` returns the features, given who is a member.
+
+    `shares` are those of a mean of all, shape (n,), adding up to 1; equal when not given.
+    """
     n = len(pasts)
     before, rounds = _remembered(pasts)
     core = np.ones(n, bool)
@@ -85,7 +93,8 @@ def observe(
     for _ in range(_STEPS):
         core = _least_suspicious(now, so_far, np.zeros(n, bool) if barred is None else barred)
         now, so_far = _seen(measure(core), before, rounds, core)
-    return Observation(now, so_far, core, rounds, private, classes, centred)
+    evenness = 1.0 if shares is None else 1 / float(n * (shares**2).sum())
+    return Observation(now, so_far, core, rounds, private, classes, centred, evenness)
 
 
 def _seen(

@@ -8,9 +8,11 @@ much makes nobody an outlier, and then against honest updates of many rounds: ho
 rarest view counts.
 
 Rounds are told apart by what changes the numbers of honest updates: privacy noise or none, with it
-a centre to train around or none, two classes or more, and how many updates there are. Centred
-rounds are those of the plan that learns most from an epsilon: a step over all rows of a site, which
-draws nothing by chance, so that a site is odd in the same way in every round.
+a centre to train around or none, two classes or more, whether all sites have as many rows, and how
+many updates there are. Centred rounds are those of the plan that learns most from an epsilon: a
+step over all rows of a site, which draws nothing by chance, so that a site is odd in the same way
+in every round. Sites that differ in rows mostly differ in what is in them; and how many rows each
+has is known from its enrolment, so nobody chooses by an update what it is held against.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from aegis_server.review.deviations import Vector
 
 #: Rounds that have to be remembered before the past counts.
 ROUNDS_MIN = 2
+#: From this evenness of the shares on, sites count as having as many rows as each other.
+EVEN = 0.98
 SIZES = (15,)
 VIEWS = ("forest", "effect", "form", "all", "past", "heading", "harm")
 _TOP = 3
@@ -104,7 +108,10 @@ def size_of(updates: int) -> int:
     return sum(updates >= size for size in SIZES)
 
 
-def regime_name(*, private: bool, classes: int, centred: bool = False) -> str:
-    """Returns e.g. `private-many`; rounds without noise are not told apart by a centre."""
+def regime_name(
+    *, private: bool, classes: int, centred: bool = False, evenness: float = 1.0
+) -> str:
+    """Returns e.g. `private-many-uneven`; rounds without noise are not told apart by a centre."""
     kind = ("centred" if centred else "private") if private else "open"
-    return f"{kind}-{'two' if classes == 2 else 'many'}"
+    name = f"{kind}-{'two' if classes == 2 else 'many'}"
+    return name if evenness >= EVEN else f"{name}-uneven"

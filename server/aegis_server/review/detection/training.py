@@ -59,7 +59,12 @@ def train(rows: Sequence[Recorded], *, target_fpr: float, seed: int, version: st
         raise ValueError("the rate of false positives must be above 0 and below one half")
     by_regime: dict[str, list[tuple[str, Observation]]] = defaultdict(list)
     for some, seen in rounds_of(rows):
-        name = regime_name(private=seen.private, classes=seen.classes, centred=seen.centred)
+        name = regime_name(
+            private=seen.private,
+            classes=seen.classes,
+            centred=seen.centred,
+            evenness=seen.evenness,
+        )
         by_regime[name].append((some[0].run_id, seen))
     regimes = {
         name: regime
@@ -168,8 +173,9 @@ def _observation(rows: Sequence[Recorded]) -> Observation:
         rounds=column("round/remembered"),
         private=bool(column("round/private")[0] > 0),
         classes=int(column("round/classes")[0]),
-        # Earlier programs did not record it.
+        # Earlier programs did not record these.
         centred=rows[0].features.get("round/centred", 0.0) > 0,
+        evenness=rows[0].features.get("round/evenness", 1.0),
     )
 
 

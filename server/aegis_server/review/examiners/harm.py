@@ -33,7 +33,7 @@ HARM = 0.4
 # Honest rounds stay below 0.2 at epsilon 2 to 8.
 ROUND_LOSS = 0.5
 # Nats by which it does that before those who do it together are looked for.
-RISE, RISE_OPEN = 0.25, 0.03
+RISE, RISE_OPEN = 0.25, 0.05
 _WORTH = 0.1
 _RECOVERED = 0.5
 UPDATES_FEW = 8
