@@ -97,12 +97,12 @@ async def get(office: Office, name: str) -> GoldenSet:
     return found
 
 
-async def a_frozen(office: Office, rows: Split | None = None) -> str:
-    created = await create(office, rows)
+async def a_frozen(office: Office, rows: Split | None = None, **header: Any) -> str:
+    created = await create(office, rows, **header)
     return (await freeze(office, created.golden_set_id)).golden_set_id
 
 
-async def register_ward(office: Office) -> None:
+async def register_ward(office: Office, by: str = "user:olga") -> None:
     rows = "\n".join(f"{'ill' if i % 2 else 'well'},{i},{'fm'[i % 3 % 2]}" for i in range(60))
     asked = Registration(
         name="ward",
@@ -114,7 +114,7 @@ async def register_ward(office: Office) -> None:
         evaluation_csv=f"outcome,age,sex\n{rows}\n".encode(),
         golden_share=0.5,
     )
-    await office.datasets.register(asked, actor="user:olga")
+    await office.datasets.register(asked, actor=by)
 
 
 # What is taken in.
@@ -268,6 +268,16 @@ async def test_program_neither_brings_nor_promotes_rows_that_are_used(office: Of
     error = await refusal(promote(office, name))
     assert (error.reason, error.metadata["first"]) == ("SECOND_PERSON_NEEDED", "service:autopilot")
     assert "service:autopilot is none" in error.message
+
+
+async def test_rows_a_program_registered_can_come_back(office: Office):
+    """They judged before anybody decided, so one person may go back to them; a program may not."""
+    await register_ward(office, by="service:autopilot")
+    name = await a_frozen(office, ward_rows(), dataset="ward")
+    await promote(office, name)
+    error = await refusal(promote(office, "ward@0", by="service:autopilot"))
+    assert error.reason == "SECOND_PERSON_NEEDED"
+    assert (await promote(office, "ward@0")).state == ACTIVE
 
 
 async def test_rows_that_may_still_change_are_not_promoted(office: Office):

@@ -205,7 +205,9 @@ class GoldenSets:
 
     async def _activate(self, wanted: StoredSet, reason: str, by: Call) -> StoredSet:
         name, version, actor = wanted.dataset, wanted.version, by.caller.subject
-        require_two_people(actor, first=wanted.created_by, deed="bring rows and put them in use")
+        # Version 0 came with the data set and was in use before anybody decided.
+        first = wanted.created_by if version else ""
+        require_two_people(actor, first=first, deed="bring rows and put them in use")
         async with self._database.transaction() as connection:
             await store.lock(connection, name)
             now = await _require(connection, name, version)
