@@ -19,10 +19,12 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
+from aegis.audit.checkpoints import CheckpointError, parse
 from aegis.v1 import audit_pb2
 
 RECORDS = "records.bin"
@@ -61,6 +63,7 @@ class CopyWriter:
         self._files: dict[str, BinaryIO] = {}
         self.records = 0
         self.notes = 0
+        self._known = 0
 
     def __enter__(self) -> Self:
         """Begins with nothing."""
@@ -104,6 +107,14 @@ class CopyWriter:
         """Appends a signed checkpoint."""
         self._files[CHECKPOINTS].write((note + _END).encode())
         self.notes += 1
+        # What is no checkpoint is found when the copy is verified.
+        with suppress(CheckpointError):
+            self._known = max(self._known, parse(note).checkpoint.size)
+
+    @property
+    def unsigned(self) -> int:
+        """How many of the newest records no checkpoint knows yet."""
+        return max(self.records - self._known, 0)
 
 
 class RawRecord(NamedTuple):

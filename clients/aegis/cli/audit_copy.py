@@ -44,6 +44,12 @@ def export(
             f" in {directory / log_id}",
             highlight=False,
         )
+        if count["unsigned"]:
+            out.print(
+                f"  the newest {count['unsigned']} are in no checkpoint yet: chained, not proven;"
+                " in ten seconds another copy has them",
+                highlight=False,
+            )
 
 
 def verify(
@@ -111,7 +117,10 @@ def refuse_empty(external: Sequence[Path]) -> None:
 async def copied(
     directory: Path, logs: Sequence[str], tell: Callable[[str, int], None]
 ) -> dict[str, dict[str, int]]:
-    """Copies logs and the trust bundle; returns the numbers of records and checkpoints of each."""
+    """Copies logs and the trust bundle; returns how many of what, by log.
+
+    `records`, `checkpoints`, and how many of the newest records are `unsigned`: in none of those.
+    """
     async with channel() as opened:
         return await copy_logs(opened, directory, logs, target.home / "pki" / TRUST, tell)
 
@@ -140,7 +149,11 @@ async def copy_logs(
                 for record in batch.records:
                     copy.add(record)
                 tell(log_id, copy.records)
-        counts[log_id] = {"records": copy.records, "checkpoints": copy.notes}
+        counts[log_id] = {
+            "records": copy.records,
+            "checkpoints": copy.notes,
+            "unsigned": copy.unsigned,
+        }
     await asyncio.to_thread(_copy_trust, trust, directory)
     return counts
 
