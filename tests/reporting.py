@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from aegis.audit.checkpoints import Checkpoint
+from aegis.audit.findings import Finding, LogResult, Result, Verdict
 from aegis.audit.report.document import Report, assemble
 from aegis.audit.report.facts import Facts, Period
 from aegis.audit.report.frameworks import KNOWN, framework
 from aegis.audit.report.gathering import gather
-from aegis.audit.verifier import Finding, LogResult, Result, Verdict
 from aegis.v1 import audit_pb2, training_pb2
 
 MAY = Period(datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC))

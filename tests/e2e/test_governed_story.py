@@ -13,7 +13,8 @@ import grpc
 import pytest
 
 from aegis.audit.copies import scan_records
-from aegis.audit.verifier import Verdict, verify_copy
+from aegis.audit.findings import Verdict
+from aegis.audit.verifier import verify_copy
 from aegis.channel import Identity, connect
 from aegis.cli.audit_copy import LOGS, copy_logs
 from aegis.cli.demo.cluster import SandboxCluster

@@ -1,7 +1,7 @@
 """Verification of a copy: is it whole, is it what was signed, and does what it tells hold together?
 
 Everything is recomputed from the files; nothing is asked of anybody. What each finding means, and
-the exit status of `aegis audit verify` for it, is `Verdict`.
+the exit status of `aegis audit verify` for it, is `findings.Verdict`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import IntEnum
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
 from aegis.audit import checkpoints
 from aegis.audit.chain import GENESIS
-from aegis.audit.checkpoints import Checkpoint, CheckpointError
+from aegis.audit.checkpoints import CheckpointError
 from aegis.audit.copies import (
     CHECKPOINTS,
     Attachment,
@@ -29,6 +27,7 @@ from aegis.audit.copies import (
     read_notes,
     scan_records,
 )
+from aegis.audit.findings import Finding, LogResult, Result, Verdict
 from aegis.audit.merkle import Frontier
 from aegis.audit.semantics import Story
 from aegis.audit.signers import cosigned_by, open_checkpoint
@@ -44,78 +43,6 @@ _KINDS: dict[int, str] = {
     number: name.removeprefix("AUDIT_KIND_") for name, number in audit_pb2.AuditKind.items()
 }
 _PEER = audit_pb2.AUDIT_KIND_CHECKPOINT_PEER
-
-
-class Verdict(IntEnum):
-    """What was found, and the exit status that says so."""
-
-    GOOD = 0
-    # A record is not what was written, or not where.
-    ALTERED = 1
-    # A signed checkpoint knows more records than there are.
-    TRUNCATED = 2
-    # A signed checkpoint knows other records of the same number: the past was written anew.
-    FORKED = 3
-    # A checkpoint is not signed by a key that counts, or a signature does not hold.
-    SIGNATURE = 4
-    # No checkpoint for too long.
-    STALE = 5
-    # The record is whole, and tells of something that must not happen.
-    RULE = 6
-
-
-# The gravest first: each makes those behind it pointless.
-_PRECEDENCE = (
-    Verdict.ALTERED,
-    Verdict.FORKED,
-    Verdict.TRUNCATED,
-    Verdict.SIGNATURE,
-    Verdict.RULE,
-    Verdict.STALE,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong: in which log, at which record if at one, and how."""
-
-    verdict: Verdict
-    log_id: str
-    problem: str
-    index: int | None = None
-    expected: str = ""
-    actual: str = ""
-
-
-@dataclass(slots=True)
-class LogResult:
-    """What a pass over one log found."""
-
-    log_id: str
-    records: int = 0
-    chain_hash: bytes = GENESIS
-    root: bytes = b""
-    counts: Counter[str] = field(default_factory=Counter)
-    # Attachments that are gone, as an ERASURE record says.
-    erased: int = 0
-    checkpoints: int = 0
-    newest: Checkpoint | None = None
-    # Witnesses that cosigned the newest checkpoint they have seen, and its size.
-    witnesses: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Result:
-    """What the verification of a copy found; `verdict` is the gravest of the findings."""
-
-    logs: list[LogResult] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def verdict(self) -> Verdict:
-        """GOOD without findings."""
-        found = {finding.verdict for finding in self.findings}
-        return next((verdict for verdict in _PRECEDENCE if verdict in found), Verdict.GOOD)
 
 
 def verify_copy(

@@ -16,7 +16,8 @@ import typer
 from rich.markup import escape
 
 from aegis.audit.copies import RECORDS, TRUST, CopyWriter, notes_in
-from aegis.audit.verifier import Finding, LogResult, Result, Verdict, verify_copy
+from aegis.audit.findings import Finding, LogResult, Result, Verdict
+from aegis.audit.verifier import verify_copy
 from aegis.cli.session import Output, OutputOption, channel, err, fail, out, run, show_json, target
 from aegis.serving.trusting import folder_of
 from aegis.trust import TrustBundle

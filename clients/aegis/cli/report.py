@@ -13,12 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from aegis.audit.copies import RECORDS, TRUST
+from aegis.audit.findings import Verdict
 from aegis.audit.report.document import STATUSES, Report, report_of
 from aegis.audit.report.facts import Period
 from aegis.audit.report.frameworks import KNOWN
 from aegis.audit.report.render_html import render_html
 from aegis.audit.report.render_json import render_json
-from aegis.audit.verifier import Verdict, verify_copy
+from aegis.audit.verifier import verify_copy
 from aegis.cli.audit_copy import LOGS, copied, printable, refuse_empty, trust_of
 from aegis.cli.session import Output, OutputOption, err, fail, out, run, show_json
 

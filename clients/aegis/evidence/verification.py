@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from aegis.audit.copies import logs_in, scan_records
-from aegis.audit.verifier import LogResult, verify_copy
-from aegis.audit.verifier import Verdict as LogVerdict
+from aegis.audit.findings import LogResult
+from aegis.audit.findings import Verdict as LogVerdict
+from aegis.audit.verifier import verify_copy
 from aegis.evidence.archive import ArchiveError, is_canonical, unpack
 from aegis.evidence.manifest import (
     EVIDENCE,

@@ -17,8 +17,9 @@ from tests.auditing import Keys, Written, entry
 
 from aegis.audit import checkpoints
 from aegis.audit.checkpoints import CheckpointError
+from aegis.audit.findings import Verdict
 from aegis.audit.signers import cosigned_by
-from aegis.audit.verifier import Verdict, verify_copy
+from aegis.audit.verifier import verify_copy
 from aegis.errors import FailedPrecondition, InvalidArgument
 from aegis.serving.checkpointing.cutting import Checkpoints
 from aegis.serving.checkpointing.peers import PeerLog

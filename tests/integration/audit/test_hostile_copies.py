@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.auditing import Keys
 
 from aegis.audit.copies import ATTACHMENTS, CHECKPOINTS, RECORDS
-from aegis.audit.verifier import Verdict, verify_copy
+from aegis.audit.findings import Verdict
+from aegis.audit.verifier import verify_copy
 from aegis.v1 import audit_pb2
 
 KEYS = Keys()

@@ -28,8 +28,9 @@ from aegis.audit.copies import (
     read_notes,
     scan_records,
 )
+from aegis.audit.findings import Result, Verdict
 from aegis.audit.merkle import root_of
-from aegis.audit.verifier import Result, Verdict, verify_copy
+from aegis.audit.verifier import verify_copy
 from aegis.serving.database import Database
 from aegis.v1 import audit_pb2
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, time
 from pathlib import Path
 
+from aegis.audit.findings import Finding, Result, Verdict
 from aegis.audit.report.evidence import Material, Statement, state
 from aegis.audit.report.facts import Facts, Period
 from aegis.audit.report.frameworks import Article, Framework, framework
 from aegis.audit.report.gathering import gather_copy
-from aegis.audit.verifier import Finding, Result, Verdict
 
 DISCLAIMER = (
     "This report is evidence, not a legal opinion. It states what the audit logs of one Aegis"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from aegis.audit.findings import Result, Verdict
 from aegis.audit.report.facts import Facts
-from aegis.audit.verifier import Result, Verdict
 
 
 @dataclass(frozen=True, slots=True)

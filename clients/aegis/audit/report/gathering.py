@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from aegis.audit import checkpoints
 from aegis.audit.checkpoints import CheckpointError
 from aegis.audit.copies import CHECKPOINTS, logs_in, read_notes, scan_records
+from aegis.audit.findings import LogResult
 from aegis.audit.report.conduct import (
     ActionCounts,
     DecisionCounts,
@@ -37,7 +38,6 @@ from aegis.audit.report.facts import (
 )
 from aegis.audit.report.learning import ReviewCounts, RunCounts
 from aegis.audit.report.reading import tally, time_of
-from aegis.audit.verifier import LogResult
 from aegis.v1 import audit_pb2
 
 _KINDS: dict[int, str] = {

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
 
+from aegis.audit.findings import Verdict
 from aegis.audit.report.blocks import Section, Table
 from aegis.audit.report.charts import Bar, Share
 from aegis.audit.report.document import DISCLAIMER, ArticleResult, FrameworkResult, Report
 from aegis.audit.report.sections import overview, sections, summary
-from aegis.audit.verifier import Verdict
 
 # Nothing may be loaded or run, whatever a record holds.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

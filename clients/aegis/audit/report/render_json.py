@@ -7,8 +7,8 @@ from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from aegis.audit.findings import LogResult, Result
 from aegis.audit.report.document import DISCLAIMER, ArticleResult, FrameworkResult, Report
-from aegis.audit.verifier import LogResult, Result
 
 REPORT_VERSION = 1
 

@@ -24,11 +24,11 @@ from reportlab.platypus import (
 )
 from reportlab.platypus import Table as Grid
 
+from aegis.audit.findings import Verdict
 from aegis.audit.report.blocks import Section, Table
 from aegis.audit.report.charts import Bar, Share
 from aegis.audit.report.document import DISCLAIMER, ArticleResult, FrameworkResult, Report
 from aegis.audit.report.sections import overview, sections, summary
-from aegis.audit.verifier import Verdict
 
 _INK, _SOFT, _LINE = HexColor("#1a1f26"), HexColor("#56606c"), HexColor("#c3cad2")
 _GOOD, _BAD = HexColor("#14632f"), HexColor("#a01313")

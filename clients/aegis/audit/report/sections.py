@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from aegis.audit.findings import LogResult
 from aegis.audit.report.blocks import Section, Table, table
 from aegis.audit.report.document import STATUSES, Report
 from aegis.audit.report.facts import Facts, LogFacts
 from aegis.audit.report.rooms import actions, decisions, identity, privacy, reviews
-from aegis.audit.verifier import LogResult
 
 
 def sections(report: Report) -> tuple[Section, ...]:

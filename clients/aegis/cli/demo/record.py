@@ -11,7 +11,8 @@ import grpc
 from rich.console import Console
 
 from aegis.audit.copies import RECORDS, scan_records
-from aegis.audit.verifier import Result, Verdict, verify_copy
+from aegis.audit.findings import Result, Verdict
+from aegis.audit.verifier import verify_copy
 from aegis.cli.audit_copy import LOGS, copy_logs
 from aegis.cli.demo.board import chapter
 from aegis.cli.demo.results import Results

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.reporting import MAY, reported
 
+from aegis.audit.findings import Verdict
 from aegis.audit.report.evidence import FACTS
 from aegis.audit.report.frameworks import KNOWN, framework
 from aegis.audit.report.gathering import gather
-from aegis.audit.verifier import Verdict
 
 
 @pytest.mark.parametrize("name", KNOWN)

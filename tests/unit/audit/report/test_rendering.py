@@ -12,6 +12,7 @@ from datetime import timedelta
 import pytest
 from tests.reporting import MAY, SERVER, record, reported
 
+from aegis.audit.findings import Verdict
 from aegis.audit.report.blocks import ROWS_MAX, table
 from aegis.audit.report.charts import BARS_MAX, bars
 from aegis.audit.report.facts import DayCount, Period
@@ -20,7 +21,6 @@ from aegis.audit.report.render_html import render_html
 from aegis.audit.report.render_json import render_json
 from aegis.audit.report.render_pdf import render_pdf
 from aegis.audit.report.sections import sections, summary
-from aegis.audit.verifier import Verdict
 
 HOSTILE = "user:<script>alert(1)</script>&\"'–\u202e漢"
 
