@@ -1,6 +1,6 @@
 """A review room behind a real gRPC server, on real Postgres, with real processes at its desks.
 
-Import the fixtures a test module needs: `from tests.reviewroom import database, desks, room`.
+Import the fixtures a test module needs: `from tests.reviewroom import desks, room`.
 """
 
 from __future__ import annotations
@@ -220,14 +220,6 @@ async def serving(
     await deeds.drain()
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)
-
-
-@pytest.fixture
-async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
-    opened = Database(server_database_url, application="test")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

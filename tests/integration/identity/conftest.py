@@ -11,14 +11,6 @@ from aegis.v1 import session_pb2
 
 
 @pytest.fixture
-async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
-    opened = Database(server_database_url, application="test")
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 async def house(database: Database, tmp_path: Path) -> AsyncIterator[House]:
     """A server that has no administrator yet."""
     built = House(database, tmp_path, Clock())

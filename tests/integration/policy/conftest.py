@@ -10,14 +10,6 @@ from aegis.serving.database import Database
 
 
 @pytest.fixture
-async def database(server_tables: str, server_database_url: str) -> AsyncIterator[Database]:
-    opened = Database(server_database_url, application="test")
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 async def server(database: Database) -> AsyncIterator[Room]:
     started = Room(database)
     await started.revisions.ensure_first()

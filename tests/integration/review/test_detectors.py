@@ -151,7 +151,7 @@ async def scored(
     number: int,
     *,
     rejected: Sequence[str] = (),
-    detector: str = "builtin-2",
+    detector: str = builtin().version,
     sites: Sequence[str] = SITES,
     shadow_rejects: Sequence[str] | None = None,
     shadow_version: str = "",

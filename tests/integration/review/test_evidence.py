@@ -20,7 +20,6 @@ from tests.auditing import START, Keys, Written, entry
 from tests.blobs import blobs_in
 from tests.doors import DoorsFor
 from tests.reviewing import Making
-from tests.reviewroom import database as database
 from tests.unit.review.bundles import RUN, a_named_round, undrawn, undrawn_slowly
 from tests.unit.review.factories import DATASET
 from typer.testing import CliRunner, Result

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from tests.blobs import blobs_in
-from tests.reviewroom import HELD, KEY, REJECTED, RUN, Room, database, desks, room
+from tests.reviewroom import HELD, KEY, REJECTED, RUN, Room, desks, room
 from tests.unit.review.factories import FAMILY, a_round
 
 from aegis.v1 import training_pb2
@@ -22,7 +22,7 @@ from aegis_server.training.grid import LocalGrid
 from aegis_server.training.sites import Site
 from aegis_server.training.strategy import ReviewedStrategy, to_arrays
 
-__all__ = ["database", "desks", "room"]
+__all__ = ["desks", "room"]
 
 Outcome = training_pb2.ParticipantRound
 FLIPPED = a_round(sites=8, seed=0, **{f"s{n}": "label-flip" for n in range(4, 9)})

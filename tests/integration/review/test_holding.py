@@ -18,7 +18,6 @@ from tests.reviewroom import (
     REJECTED,
     RUN,
     Room,
-    database,
     desks,
     named,
     serving,
@@ -36,7 +35,7 @@ from aegis_server.review.holding.terms import Terms
 from aegis_server.review.isolation import Examining
 from aegis_server.review.vetting import vet
 
-__all__ = ["database", "desks"]
+__all__ = ["desks"]
 
 Updates = dict[str, review_pb2.Update]
 

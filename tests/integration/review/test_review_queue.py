@@ -21,7 +21,6 @@ from tests.reviewroom import (
     REJECTED,
     RUN,
     Room,
-    database,
     desks,
     room,
     serving,
@@ -44,7 +43,7 @@ from aegis_server.review.queue.jobs import Jobs, Worker, opened
 from aegis_server.review.updates import Base
 from aegis_server.review.vetting import vet
 
-__all__ = ["database", "desks", "room"]
+__all__ = ["desks", "room"]
 
 Queue = review_pb2.GetReviewQueueResponse
 

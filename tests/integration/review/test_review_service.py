@@ -23,7 +23,6 @@ from tests.reviewroom import (
     RUN,
     Room,
     chunk,
-    database,
     desks,
     header,
     room,
@@ -38,7 +37,7 @@ from aegis.v1 import audit_pb2, review_pb2
 from aegis_learning import parameters
 from aegis_server.review.desks import Desks
 
-__all__ = ["database", "desks", "room"]
+__all__ = ["desks", "room"]
 
 NAN = parameters.encode(
     {name: np.full(shape, np.nan, np.float32) for name, shape in FAMILY.shapes.items()}

@@ -15,7 +15,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.doors import DoorsFor
 from tests.judged import NOW, Judged, reckoned
-from tests.reviewroom import database as database
 
 from aegis.errors import AegisError, from_rpc_error
 from aegis.serving.auditlog import AuditLog

@@ -17,7 +17,6 @@ from tests.reviewroom import (
     RUN,
     Room,
     chunk,
-    database,
     desks,
     header,
     named,
@@ -33,7 +32,7 @@ from aegis_server.review.desks import Desks
 from aegis_server.review.standing import store as standing_store
 from aegis_server.review.uploads.uploads import PART_BYTES, Uploads
 
-__all__ = ["database", "desks", "room"]
+__all__ = ["desks", "room"]
 
 # Just above one part, so that it goes through Postgres.
 WIDE = "mlp-9000"
