@@ -17,6 +17,7 @@ from aegis_learning.parameters import Array, Parameters, flatten
 from aegis_learning.rows import Split
 from aegis_server.review import pushes, triggers
 from aegis_server.review.examiners.backdoor import UPDATES_MIN, noises_of
+from aegis_server.review.examiners.golden_set import quality_at
 from aegis_server.review.giving import Gifts
 from aegis_server.review.history import History, Published, Scan
 from aegis_server.review.population import Population
@@ -44,6 +45,9 @@ _SEPARATION_ALONE, _SEPARATION_NOISY = 12.0, 4.5
 # Deviations by which one pushes a trigger that is believed already.
 _PUSHES, _PUSHES_NOISY = 3.0, 2.0
 _OVERLAP = 0.5
+# Nats the golden loss may rise without a group. Attackers hardly are missed; sites that have most
+# of a class are, and it is by their rows that they stand out.
+_MISSED = 0.2
 # A model is one to go back to when no trigger is that far above what is natural.
 _CLEAN_LIFT = triggers.LIFT / 2
 
@@ -155,10 +159,13 @@ class Candidates:
         self, made: Candidate, trigger: Trigger, group: frozenset[int], separation: float
     ) -> Candidate | None:
         """Returns the candidate without a group as well, if it is the group that makes a trigger
-        work; None if not.
+        work and the model does without it; None if not.
         """
         better = self.made(frozenset(made.excluded) | group | self.pushers([trigger]))
         if np.array_equal(better.delta, made.delta):
+            return None
+        losses = [quality_at(self._population, each.delta).loss for each in (made, better)]
+        if losses[1] - losses[0] > _MISSED:
             return None
         culprit = self._taught(made, better, trigger, separation)
         if culprit is None:

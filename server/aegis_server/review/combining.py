@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from aegis_learning.aggregation import ranks
 from aegis_learning.aggregation.updates import Updates
-from aegis_server.review import kinds, opinions
+from aegis_server.review import kinds, missed, opinions
 from aegis_server.review.case import Judgement, Ruling, Verdict
 from aegis_server.review.detection.detector import Suspicion
 from aegis_server.review.detection.observing import CORE, UPDATES_MIN, Observation
@@ -67,6 +67,9 @@ def rule(evidence: Evidence, *, warming_up: bool, detector: str, shadow: str = "
         for i in range(n)
     ]
     scores = [score(found, alone=n >= UPDATES_MIN) for found in findings]
+    if n >= UPDATES_MIN and quorum(scores) and not evidence.examined.failed:
+        findings = missed.reinstated(evidence.population, findings)
+        scores = [score(found, alone=True) for found in findings]
     decided = [
         Verdict.HELD if i in evidence.examined.failed else verdict
         for i, verdict in enumerate(verdicts(scores))
@@ -141,6 +144,8 @@ def would_change(
     findings: Sequence[Finding], verdict: Verdict, *, no_quorum: bool
 ) -> tuple[str, ...]:
     """Returns what would have changed the verdict, a sentence each."""
+    if any(found.measure == missed.MEASURE for found in findings):
+        return ("Were it not missed on the golden rows, it would not have been accepted.",)
     if verdict is Verdict.ACCEPTED:
         return tuple(
             f"It would not have been accepted with {_name(found)} at {found.threshold:.3g}"

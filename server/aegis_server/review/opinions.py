@@ -18,7 +18,7 @@ from aegis_server.review.detection.regimes import VIEWS
 from aegis_server.review.findings import Finding, decisive
 
 NAME = "detector"
-_FOREST = "forest"
+FOREST = "forest"
 _SHOWN = 3
 _OF_VIEW = {
     "effect": of_kind(Kind.EFFECT),
@@ -48,7 +48,7 @@ def of(suspicion: Suspicion, seen: Observation, i: int) -> list[Finding]:
         text = f"{_ABOUT[view]}{', over the run so far,' if when else ''} is {_rare(part)}"
         if part >= 0.5:
             text += f": {_standing_out(deviations[i], measures)}"
-        examiner, measure = (_FOREST, "isolation") if view == _FOREST else (NAME, view)
+        examiner, measure = (FOREST, "isolation") if view == FOREST else (NAME, view)
         found.append(Finding(examiner, measure + when, part, 1.0, decisive(part), text))
     return found
 
