@@ -68,7 +68,7 @@ def rule(evidence: Evidence, *, warming_up: bool, detector: str, shadow: str = "
     ]
     scores = [score(found, alone=n >= UPDATES_MIN) for found in findings]
     if n >= UPDATES_MIN and quorum(scores) and not evidence.examined.failed:
-        findings = missed.reinstated(evidence.population, findings)
+        findings = [ordered(f) for f in missed.reinstated(evidence.population, findings)]
         scores = [score(found, alone=True) for found in findings]
     decided = [
         Verdict.HELD if i in evidence.examined.failed else verdict

@@ -16,7 +16,7 @@ from aegis_learning.aggregation.rule import Aggregate, Rule
 from aegis_learning.aggregation.updates import Updates
 from aegis_learning.parameters import Parameters, flatten
 from aegis_learning.rows import Split
-from aegis_server.review import publishing
+from aegis_server.review import candidates, publishing
 from aegis_server.review.history import History, Published
 from aegis_server.review.lab.gates import Off
 from aegis_server.review.lab.simulating import Decided, Outcome, Sent, simulate
@@ -87,6 +87,15 @@ def test_attackers_are_taken_out_with_all_they_gave(alpha: float | None):
     assert last.scan is not None
     assert "6 updates that teach a backdoor were taken out" in last.scan.text
     assert not last.scan.suspicious
+
+
+def test_group_without_which_the_model_is_worse_stays(monkeypatch: pytest.MonkeyPatch):
+    """Here nobody may be missed at all, so nobody is taken out."""
+    monkeypatch.setattr(candidates, "_MISSED", -1.0)
+    here = world("digits", seed=41)
+    gate = Publishing(here)
+    assert run_of(here, gate).tpr == 0
+    assert gate.history.believed == ()
 
 
 def test_what_is_left_is_what_the_others_would_have_made():
