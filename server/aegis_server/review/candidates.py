@@ -46,7 +46,8 @@ _SEPARATION_ALONE, _SEPARATION_NOISY = 12.0, 4.5
 _PUSHES, _PUSHES_NOISY = 3.0, 2.0
 _OVERLAP = 0.5
 # Nats the golden loss may rise without a group. Attackers hardly are missed; sites that have most
-# of a class are, and it is by their rows that they stand out.
+# of a class are, and it is by their rows that they stand out. Under privacy noise they do not, and
+# with all a group gave some noise goes as well: the loss says nothing then.
 _MISSED = 0.2
 # A model is one to go back to when no trigger is that far above what is natural.
 _CLEAN_LIFT = triggers.LIFT / 2
@@ -164,8 +165,7 @@ class Candidates:
         better = self.made(frozenset(made.excluded) | group | self.pushers([trigger]))
         if np.array_equal(better.delta, made.delta):
             return None
-        losses = [quality_at(self._population, each.delta).loss for each in (made, better)]
-        if losses[1] - losses[0] > _MISSED:
+        if self._missed(made, better):
             return None
         culprit = self._taught(made, better, trigger, separation)
         if culprit is None:
@@ -191,6 +191,12 @@ class Candidates:
                 return worst
         alone = _SEPARATION_NOISY if self._noisy else _SEPARATION_ALONE
         return trigger if not made.gifts.known and separation >= alone else None
+
+    def _missed(self, made: Candidate, better: Candidate) -> bool:
+        if self._noisy:
+            return False
+        losses = [quality_at(self._population, each.delta).loss for each in (made, better)]
+        return losses[1] - losses[0] > _MISSED
 
     def _obeying(self, made: Candidate, trigger: Trigger) -> float:
         model = self._population.moved(made.delta)

@@ -6,7 +6,8 @@ the model worse than both together do. So those against whom nothing speaks but 
 tried once more: in the mean of the accepted, the ones first that lead furthest down the slope the
 golden loss has there. If the best of these means is better by more than chance, who is in it is
 accepted. Whoever makes the model worse, or repeats what it has learnt already, is not missed; and
-what is found without statistics stands.
+what is found without statistics stands. With privacy noise nobody is missed: a mean of more updates
+has less of it, whoever sent them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def reinstated(population: Population, findings: Sequence[Findings]) -> list[Fin
     against = [[each for each in found if each.strength >= 1] for found in findings]
     accepted = np.array([not each for each in against])
     rare = ~accepted & [all(f.examiner in _RARE for f in each) for each in against]
-    if not rare.any() or not accepted.any() or not len(population.golden):
+    noisy = any(each.noise > 0 for each in population.case.submissions)
+    if noisy or not rare.any() or not accepted.any() or not len(population.golden):
         return list(findings)
     back, gain = _missed(population, accepted, rare)
     text = f"with the {len(back)} of this kind the golden loss of the mean is {gain:.2f} nats lower"

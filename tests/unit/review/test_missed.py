@@ -32,14 +32,14 @@ def flipped(rows: Split) -> Split:
     return Split(rows.x, 1 - rows.y)
 
 
-def a_round(sites: Sequence[Split]) -> Population:
+def a_round(sites: Sequence[Split], noise: float = 0.0) -> Population:
     """What sites with these rows make of one and the same model."""
     base = FAMILY.initial(1)
     submissions = []
     for i, rows in enumerate(sites):
         after = gradients.descend(FAMILY, base, rows, steps=4, learning_rate=0.5)
         update = parameters.encode(parameters.subtract(after, base))
-        submissions.append(Submission(f"u{i}", update, len(rows), f"p{i}"))
+        submissions.append(Submission(f"u{i}", update, len(rows), f"p{i}", noise))
     return Population(Case(FAMILY, DATASET.golden, parameters.encode(base), tuple(submissions)))
 
 
@@ -83,6 +83,12 @@ def test_attacker_in_the_second_camp_stays_out():
     camps = [of_class(rows, int(i >= 8)) for i, rows in enumerate(PARTS)]
     camps[11] = flipped(of_class(PARTS[11], 1))
     assert verdicts(a_round(camps), range(8, 12)) == [11]
+
+
+def test_with_privacy_noise_nobody_is_missed():
+    """A mean of more updates has less of it, so it would do better with anybody."""
+    camps = [of_class(rows, int(i >= 8)) for i, rows in enumerate(PARTS)]
+    assert verdicts(a_round(camps, noise=0.01), [9]) == [9]
 
 
 def test_without_golden_rows_nobody_is_missed():
