@@ -92,7 +92,8 @@ def rule(evidence: Evidence, *, warming_up: bool, detector: str, shadow: str = "
                 would_change=would_change(findings[i], decided[i], no_quorum=bool(why)),
                 features=features[i],
                 sketch=evidence.population.sketches[i],
-                shadow_score=None if evidence.shadow is None else float(evidence.shadow.scores[i]),
+                # As of the champion: what its rate is, before the company counts.
+                shadow_score=None if evidence.shadow is None else float(evidence.shadow.alone[i]),
             )
             for i in range(n)
         ),

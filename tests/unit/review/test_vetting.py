@@ -329,12 +329,15 @@ def test_judgement_remembers_what_the_next_round_needs():
 
 
 def test_shadow_detector_scores_and_decides_nothing():
-    """Its score is noted beside the verdict of the one in use."""
+    """Its score is noted beside the verdict of the one in use, and is of an honest round."""
     case = a_round(sites=8, s3="scale")
     shadowed = judged(dataclasses.replace(case, shadow=builtin().encode()))
     plain = judged(case)
     assert [each.verdict for each in shadowed] == [each.verdict for each in plain]
-    assert all(each.shadow_score is not None for each in shadowed)
+    rates = np.array([each.false_positive_rate for each in shadowed])
+    expected = np.log(rates) / np.log(builtin().target)
+    assert [each.shadow_score for each in shadowed] == pytest.approx(expected.tolist())
+    assert max(expected) > 1
     assert all(each.shadow_score is None for each in plain)
 
 

@@ -29,14 +29,16 @@ _FILE = "builtin.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """By update: `scores` and `rates` (n,); `parts` (n, 2 * views), the scores of each view.
+    """By update: `scores`, `alone`, `rates` (n,); `parts` (n, 2 * views), the scores of each view.
 
-    `rates` are those of honest rounds, before the company an update is in counts.
+    `alone` are the scores and `rates` those of honest rounds, before the company an update is in
+    counts.
 
     The views of now come first, then those so far.
     """
 
     scores: Vector
+    alone: Vector
     rates: Vector
     parts: Vector
 
@@ -53,15 +55,14 @@ class Detector:
         """Returns how suspicious each update is; nobody, where there are too few to tell."""
         n = len(observation.now)
         if n < UPDATES_MIN:
-            return Suspicion(np.zeros(n), np.ones(n), np.zeros((n, 2 * len(VIEWS))))
+            return Suspicion(np.zeros(n), np.zeros(n), np.ones(n), np.zeros((n, 2 * len(VIEWS))))
         regime = self._regime(observation)
         known = regime.calibration(n)
         surprise = surprises(regime, known, observation)
         rarity = known.total.surprise(surprise.reshape(-1, 1)).reshape(surprise.shape)
         parts = rarity / -math.log(self.target)
-        return Suspicion(
-            _in_company(parts.max(axis=1)), np.exp(-rarity.max(axis=1)), _in_company(parts)
-        )
+        alone = parts.max(axis=1)
+        return Suspicion(_in_company(alone), alone, np.exp(-rarity.max(axis=1)), _in_company(parts))
 
     def _regime(self, observation: Observation) -> Regime:
         """Returns what is known of such rounds, or else of those most like them."""
