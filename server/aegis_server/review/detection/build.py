@@ -27,6 +27,7 @@ from aegis_server.review.lab.simulating import simulate
 from aegis_server.review.lab.worlds import DATA, world
 from aegis_server.review.population import Population
 from aegis_server.review.vetting import look
+from aegis_server.workers import end_with_parent
 
 TARGET = 0.03
 #: Measurements use small numbers, benches smaller ones.
@@ -77,7 +78,9 @@ def honest(runs: int, processes: int) -> Iterator[Recorded]:
         for _ in range(runs)
     )
     numbered: list[Kind] = [(number, *kind) for number, kind in enumerate(kinds)]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=end_with_parent
+    ) as pool:
         for rows in pool.map(_run, numbered):
             yield from rows
 

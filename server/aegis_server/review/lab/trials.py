@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from aegis_server.review.lab.attacks import BY_NAME, PRIVATE_ONLY
 from aegis_server.review.lab.simulating import Gate, simulate
 from aegis_server.review.lab.worlds import PLANS, World, world
+from aegis_server.workers import end_with_parent
 
 NONE = "none"
 SPLITS: dict[str, float | None] = {"iid": None, "dirichlet": 0.5}
@@ -132,7 +133,9 @@ def run_all(trials: Sequence[Trial], make: Make, *, processes: int) -> Iterator[
             yield run(trial, make)
         return
     # Spawned: a fork would share the threads of numpy.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=end_with_parent
+    ) as pool:
         for done in as_completed([pool.submit(run, trial, make) for trial in trials]):
             yield done.result()
 
