@@ -14,6 +14,7 @@ import numpy as np
 from aegis_learning.parameters import Array, Parameters, flatten, unflatten
 from aegis_server.review.deviations import Members, Vector
 from aegis_server.review.population import Population
+from aegis_server.review.quality import loss_of
 
 _BLOCK = 1 << 15
 # The rounding of float64 is 2^-53 of the largest number in the sum: 2^-33 of what remains, and
@@ -28,6 +29,7 @@ class Means:
     """
 
     def __init__(self, population: Population) -> None:
+        self._population = population
         self._matrix = population.matrix
         self._shapes = population.family.shapes
         self._weights = population.weights
@@ -56,6 +58,13 @@ class Means:
         self._inside = members.copy()
         self._add(factors, float(self._weights[members].sum()) or 1.0)
         return unflatten(self._model, self._shapes)
+
+    def loss(self, members: Members) -> float:
+        """Returns the golden loss of that model."""
+        golden = self._population.golden
+        with np.errstate(all="ignore"):
+            logits = self._population.family.logits(self.model(members), golden.x)
+        return loss_of(logits, golden.y)
 
     def _add(self, factors: Vector, total: float) -> None:
         """Adds so much of each update to the sum, and leads the model there."""

@@ -23,7 +23,6 @@ from aegis_server.review.examiners import golden_set
 from aegis_server.review.findings import Finding
 from aegis_server.review.means import Means
 from aegis_server.review.population import Population
-from aegis_server.review.quality import loss_of
 
 MEASURE = "missed"
 #: Nats by which the golden loss of the mean has to be lower with them.
@@ -56,19 +55,13 @@ def reinstated(population: Population, findings: Sequence[Findings]) -> list[Fin
 def _missed(population: Population, accepted: Members, rare: Members) -> tuple[set[int], float]:
     """Returns who is missed in the mean of the accepted, and what the golden loss gains."""
     means = Means(population)
-
-    def loss(members: Members) -> float:
-        with np.errstate(all="ignore"):
-            logits = population.family.logits(means.model(members), population.golden.x)
-        return loss_of(logits, population.golden.y)
-
     middle = population.moved(population.mean(accepted))
     pushes = population.weights * golden_set.uphill(population, middle)
     order = [int(i) for i in np.argsort(pushes, kind="stable") if rare[i] and pushes[i] < 0]
-    members, losses = accepted.copy(), [loss(accepted)]
+    members, losses = accepted.copy(), [means.loss(accepted)]
     for i in order:
         members[i] = True
-        losses.append(loss(members))
+        losses.append(means.loss(members))
     best = int(np.argmin(losses))
     gain = losses[0] - losses[best]
     return (set(order[:best]), gain) if gain >= MISSED else (set(), 0.0)

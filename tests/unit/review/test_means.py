@@ -19,11 +19,8 @@ SIZE = len(flatten(FAMILY.initial(0)))
 MEASURES = ("harm", "harm_together", "round_loss")
 
 
-class Plain:
+class Plain(Means):
     """Sums all anew for every mean, in float64."""
-
-    def __init__(self, population: Population) -> None:
-        self._population = population
 
     def model(self, members):
         population = self._population

@@ -22,7 +22,6 @@ from aegis_server.review.examiners import golden_set
 from aegis_server.review.findings import Examination, Finding, decisive
 from aegis_server.review.means import Means
 from aegis_server.review.population import Population
-from aegis_server.review.quality import loss_of
 
 #: The other half of that examiner.
 NAME = golden_set.NAME
@@ -47,9 +46,7 @@ def examine(population: Population) -> Examination:
         # Most are asked for by every update: the mean with it is that of all ordinary ones.
         key = members.tobytes()
         if key not in losses:
-            with np.errstate(all="ignore"):
-                logits = population.family.logits(means.model(members), population.golden.x)
-            losses[key] = loss_of(logits, population.golden.y)
+            losses[key] = means.loss(members)
         return losses[key]
 
     def harm(i: int, members: Members) -> float:
