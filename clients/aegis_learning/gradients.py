@@ -73,6 +73,13 @@ def loss_gradient(family: Family, params: Parameters, rows: Split) -> Parameters
     return backward(family, params, done, loss_error(done.logits, rows.y))[0]
 
 
+def gradient_toward(family: Family, params: Parameters, x: Rows, shares: Rows) -> Parameters:
+    """Returns the gradient of the mean cross-entropy to shares of classes, (rows, classes)."""
+    done = forward(family, params, x)
+    error = (probabilities(done.logits) - shares) / np.float32(len(x))
+    return backward(family, params, done, error)[0]
+
+
 def input_gradient(family: Family, params: Parameters, x: Rows, weights: Rows) -> Rows:
     """Returns the derivative by x of sum(weights * logits), the weights shaped as the logits."""
     done, error = forward(family, params, x), weights

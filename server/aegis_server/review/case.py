@@ -20,12 +20,17 @@ class Verdict(StrEnum):
     HELD = "held"
 
 
+#: Features that begin so are sums over the run: no two rounds have comparable ones.
+OF_THE_RUN = "run/"
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
     """An earlier update of the same participant in the same run, as it was judged.
 
-    `features` are the numbers the detector saw, `sketch` is a short stand-in for the update's
-    direction (`review.sketches`), so that two rounds can be compared without their bytes.
+    `features` are the numbers the detector saw, and sums over the run; `sketch` is a short stand-in
+    for the update's direction (`review.sketches`), so that two rounds can be compared without
+    their bytes.
     """
 
     round: int

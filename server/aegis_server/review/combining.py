@@ -33,7 +33,7 @@ from aegis_server.review import kinds, missed, opinions
 from aegis_server.review.case import Judgement, Ruling, Verdict
 from aegis_server.review.detection.detector import Suspicion
 from aegis_server.review.detection.observing import CORE, UPDATES_MIN, Observation
-from aegis_server.review.examiners import fingerprint, golden_set, harm
+from aegis_server.review.examiners import fingerprint, golden_set, harm, labels
 from aegis_server.review.examining import Examined
 from aegis_server.review.findings import Finding
 from aegis_server.review.population import Population
@@ -41,7 +41,7 @@ from aegis_server.review.population import Population
 _AGREEMENT = 1.5
 _PEERS_MIN = 2
 _FALLBACK_MIN = 3
-_EFFECTS = frozenset({golden_set.NAME, fingerprint.NAME})
+_EFFECTS = frozenset({golden_set.NAME, fingerprint.NAME, labels.NAME})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def rule(evidence: Evidence, *, warming_up: bool, detector: str, shadow: str = "
         for i, verdict in enumerate(verdicts(scores))
     ]
     members, why = _fallback(evidence.population, scores)
-    features = evidence.seen.features()
+    features = labels.remember(evidence.seen.features(), evidence.examined)
     ids = [each.update_id for each in evidence.population.case.submissions]
     return Ruling(
         judgements=tuple(

@@ -54,6 +54,36 @@ class Population:
         self.members: Members = np.ones(len(case.submissions), bool)
         self._made: dict[str, object] = {}
 
+    @classmethod
+    def as_trained(cls, case: Case) -> Population:
+        """Returns a round in the coordinates its participants train in: around the centre, if any.
+
+        There privacy noise is the same in every number; here the first layer's biases have more.
+        """
+        population = cls(case)
+        if not case.local.centre:
+            return population
+        family, centre = case.family, np.array(case.local.centre)
+
+        def moved(params: Parameters) -> Parameters:
+            # What is finite may not be any more in float32; then it is the largest there is.
+            with np.errstate(over="ignore"):
+                return {k: np.nan_to_num(v) for k, v in family.moved(params, centre).items()}
+
+        def around(model: bytes) -> bytes:
+            return parameters.encode(moved(parameters.decode(model, family.shapes)))
+
+        for row in population.matrix:
+            row[:] = flatten(moved(unflatten(row, family.shapes)))
+        trained = replace(
+            case,
+            base=around(case.base),
+            before=around(case.before) if case.before else b"",
+            golden=Split((case.golden.x - centre).astype(np.float32), case.golden.y),
+            local=replace(case.local, centre=()),
+        )
+        return cls(trained, population.matrix)
+
     def __len__(self) -> int:
         return len(self.matrix)
 
@@ -127,8 +157,13 @@ class Population:
     @cached_property
     def sampled(self) -> Array:
         """At most 262,144 columns of the matrix, evenly spread: shape (n, columns)."""
-        step = -(-self.matrix.shape[1] // _SAMPLED)
-        return self.matrix[:, ::step]
+        return self.matrix[:, :: self.stride]
+
+    @property
+    def stride(self) -> int:
+        """Every how many-th column is sampled."""
+        numbers: int = self.matrix.shape[1]
+        return -(-numbers // _SAMPLED)
 
     @cached_property
     def sketches(self) -> list[bytes]:
@@ -158,10 +193,18 @@ class Population:
             after = family.moved(after, -np.array(local.centre))
         return flatten(subtract(after, self.base))
 
-    def downhill(self, rows: Split) -> Array:
-        """Returns the way a first step on these rows leads, as long as their slope, shape (d,)."""
+    def downhill(self, rows: Split, *, mislabelled: bool = False) -> Array:
+        """Returns the way a first step on these rows leads, as long as their slope, shape (d,).
+
+        `mislabelled` rows have every other label than their own, in equal shares.
+        """
         begin, rows = self._around(rows)
-        slope = gradients.loss_gradient(self.family, begin, rows)
+        if mislabelled:
+            classes = self.family.classes
+            shares = (1 - np.eye(classes, dtype=np.float32)[rows.y]) / np.float32(classes - 1)
+            slope = gradients.gradient_toward(self.family, begin, rows.x, shares)
+        else:
+            slope = gradients.loss_gradient(self.family, begin, rows)
         if self.case.local.centre:
             # Linear, so that what is true of models is true of their differences.
             slope = self.family.moved(slope, -np.array(self.case.local.centre))

@@ -46,11 +46,11 @@ def vet(
     errors of `aegis_learning` when base or updates are not what intake let through, and
     `DetectorInvalid` when a detector is not one.
     """
-    population = Population(case)
+    population = Population.as_trained(case)
     detector = Detector.decode(case.detector) if case.detector else builtin()
     shadow = Detector.decode(case.shadow) if case.shadow else None
     examine = Examining(begin, without)
-    seen = look(population, examine)
+    seen = look(population, examine, centred=bool(case.local.centre))
     suspicion = detector.suspicion(seen)
     ordinary = population.among(seen.core)
     examined = examine(ordinary, MEASURED)
@@ -71,7 +71,7 @@ def vet(
     )
 
 
-def look(population: Population, examine: Examining) -> Observation:
+def look(population: Population, examine: Examining, *, centred: bool) -> Observation:
     """Returns what a detector is shown of the round."""
     case = population.case
     first = examine(population, MEASURED)
@@ -86,7 +86,7 @@ def look(population: Population, examine: Examining) -> Observation:
         [each.past for each in case.submissions],
         private=any(each.noise > 0 for each in case.submissions),
         classes=case.family.classes,
-        centred=bool(case.local.centre),
+        centred=centred,
         shares=population.weights,
         barred=np.array([strongest(found) >= 1 for found in first.findings]),
     )

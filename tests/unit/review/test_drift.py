@@ -52,3 +52,10 @@ def test_feature_that_never_moved_is_no_yardstick():
     still = [{"twin": 0.0}] * 20
     assert drift([*still, *[{"twin": 0.1}] * 5]) == 0
     assert drift([*still, *[{"twin": 3.0}] * 5]) > 5
+
+
+def test_sums_over_a_run_are_not_compared():
+    """They begin anew with every run, and grow whatever the site does."""
+    found = history(1, 0)
+    summed = [{**each, "run/weight": 100.0 * at} for at, each in enumerate(found)]
+    assert drift(summed) == drift(found)

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from aegis_server.review.case import Case, Judgement, Ruling, Verdict
 from aegis_server.review.detection.training import Recorded, train
+from aegis_server.review.examiners import labels
 from aegis_server.review.examining import Examining
 from aegis_server.review.lab.gates import Review
 from aegis_server.review.lab.simulating import simulate
@@ -48,8 +49,10 @@ _PLANS = (
 
 def accept(case: Case) -> Ruling:
     """Returns that all are accepted, with what a detector would have been shown."""
-    population = Population(case)
-    features = look(population, Examining()).features()
+    population = Population.as_trained(case)
+    examine = Examining()
+    seen = look(population, examine, centred=bool(case.local.centre))
+    features = labels.remember(seen.features(), examine(population, [labels]))
     return Ruling(
         tuple(
             Judgement(
@@ -118,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1, help="of each kind and size")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--version", default="builtin-3")
+    parser.add_argument("--version", default="builtin-4")
     default = Path(__file__).with_name("builtin.safetensors")
     parser.add_argument("--file", type=Path, default=default)
     options = parser.parse_args()

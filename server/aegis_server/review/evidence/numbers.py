@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from aegis_learning.parameters import Parameters
 from aegis_learning.rows import Split
-from aegis_server.review.case import Case, Judgement, Ruling, Submission
+from aegis_server.review.case import OF_THE_RUN, Case, Judgement, Ruling, Submission
 from aegis_server.review.evidence import attribution
 from aegis_server.review.examiners import fingerprint
 from aegis_server.review.findings import rows as finding_rows
@@ -129,6 +129,7 @@ class _Round:
                 ),
             }
             for name, value in judgement.features.items()
+            if not name.startswith(OF_THE_RUN)
         }
 
     @cached_property

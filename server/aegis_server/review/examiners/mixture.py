@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from aegis_learning.parameters import Array
+from aegis_learning.rows import Split
 from aegis_server.review.deviations import Vector, ratio
 from aegis_server.review.findings import Examination, Finding, decisive, indicative
 from aegis_server.review.population import Population, blocks
@@ -30,7 +31,7 @@ _SWEEPS = 40
 
 def examine(population: Population) -> Examination:
     """Returns how well a mixture of labels explains each update, and its length."""
-    inside, cone, far = population.once("mixture", lambda: _measured(population))
+    inside, cone, far = population.once("mixture", lambda: _found(population))
     private = any(each.noise > 0 for each in population.case.submissions)
     threshold = FAR if private else FAR_OPEN
     return Examination(
@@ -42,21 +43,30 @@ def examine(population: Population) -> Examination:
     )
 
 
-def _measured(population: Population) -> tuple[Vector, Vector, Vector]:
-    slopes, longest = _slopes(population)
-    gram = np.zeros((len(slopes), len(slopes)))
-    products = np.zeros((len(population), len(slopes)))
-    own = np.zeros(len(population))
-    for block, some in zip(blocks(population.sampled), blocks(slopes), strict=True):
-        gram += some @ some.T
-        products += block @ some.T
-        own += (block**2).sum(axis=1)
+def _found(population: Population) -> tuple[Vector, Vector, Vector]:
+    slopes, longest = population.once("slopes", lambda: slopes_by_class(population))
+    products, gram, own = products_with(population, slopes)
     inside = nearest(products, gram, own)
     cone: Vector = inside - nearest(-products, gram, own)
     noise = np.array([each.noise for each in population.case.submissions])
     limit = np.sqrt(longest**2 + population.matrix.shape[1] * noise**2)
     lengths = np.maximum(population.norms, np.finfo(np.float32).tiny)
     return inside, cone, np.log(lengths / np.maximum(limit, np.finfo(np.float32).tiny))
+
+
+def products_with(population: Population, directions: Array) -> tuple[Vector, Vector, Vector]:
+    """Returns products of updates with c directions, (n, c), of those, (c, c), and squares, (n,).
+
+    All on the sampled columns.
+    """
+    gram = np.zeros((len(directions), len(directions)))
+    products = np.zeros((len(population), len(directions)))
+    own = np.zeros(len(population))
+    for block, some in zip(blocks(population.sampled), blocks(directions), strict=True):
+        gram += some @ some.T
+        products += block @ some.T
+        own += (block**2).sum(axis=1)
+    return products, gram, own
 
 
 def nearest(products: Vector, gram: Vector, own: Vector) -> Vector:
@@ -75,18 +85,25 @@ def nearest(products: Vector, gram: Vector, own: Vector) -> Vector:
     return np.sqrt(np.minimum(ratio(explained, own), 1.0))
 
 
-def _slopes(population: Population) -> tuple[Array, float]:
+def slopes_by_class(population: Population) -> tuple[Array, float]:
     """Returns the slopes by class, on the sampled columns, and how far the steepest leads."""
-    rows, local = population.golden, population.case.local
-    step = -(-population.matrix.shape[1] // population.sampled.shape[1])
-    labels = np.unique(rows.y)
-    found, steepest = [], 0.0
-    for group in np.array_split(labels, min(len(labels), _CLASSES_MAX)):
-        some = rows.take(np.flatnonzero(np.isin(rows.y, group)))
-        slope = population.downhill(some)
-        found.append(slope[::step])
+    local = population.case.local
+    sampled, steepest = [], 0.0
+    for rows in of_classes(population):
+        slope = population.downhill(rows)
+        sampled.append(slope[:: population.stride].copy())
         steepest = max(steepest, float(np.linalg.norm(slope.astype(np.float64))))
-    return np.stack(found), steepest * local.steps * local.learning_rate
+    return np.stack(sampled), steepest * local.steps * local.learning_rate
+
+
+def of_classes(population: Population) -> list[Split]:
+    """Returns the golden rows of each class, or of each group of classes where there are many."""
+    rows = population.golden
+    labels = np.unique(rows.y)
+    return [
+        rows.take(np.flatnonzero(np.isin(rows.y, group)))
+        for group in np.array_split(labels, min(len(labels), _CLASSES_MAX))
+    ]
 
 
 def _far_finding(times: float, threshold: float) -> Finding:

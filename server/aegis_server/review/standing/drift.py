@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from aegis_server.review.case import OF_THE_RUN
+
 _LATE = 5
 _EARLIER_MIN = 5
 # A feature that has hardly moved so far is no yardstick: z-scores have this much in them anyway.
@@ -23,11 +25,12 @@ _DRIFT_MAX = 1e3
 def drift(features: Sequence[Mapping[str, float]]) -> float:
     """Returns the drift of a participant's updates, oldest first; 0 while there are too few.
 
-    Only features that every one of them has are compared.
+    Only features that every one of them has are compared, and that are not sums over a run.
     """
     if len(features) < _LATE + _EARLIER_MIN:
         return 0.0
-    names = sorted(set.intersection(*(set(each) for each in features)))
+    shared = set.intersection(*(set(each) for each in features))
+    names = sorted(name for name in shared if not name.startswith(OF_THE_RUN))
     if not names:
         return 0.0
     table = np.array([[each[name] for name in names] for each in features])
