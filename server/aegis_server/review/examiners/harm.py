@@ -32,7 +32,7 @@ HARM = 0.4
 # Honest rounds stay below 0.2 at epsilon 2 to 8.
 ROUND_LOSS = 0.5
 # Nats by which it does that before those who do it together are looked for.
-RISE, RISE_OPEN = 0.25, 0.05
+RISE = 0.25
 _WORTH = 0.1
 _RECOVERED = 0.5
 UPDATES_FEW = 8
@@ -66,7 +66,7 @@ def examine(population: Population) -> Examination:
             [
                 _harm_finding(harm(i, ordinary)),
                 _round_finding(round_loss),
-                _together_finding(rise, _rise_max(population), uphill=bool(uphill[i])),
+                _together_finding(rise, uphill=bool(uphill[i])),
             ]
             for i in everyone
         ]
@@ -80,7 +80,7 @@ def _uphill(
     n = len(population)
     taken: Members = np.zeros(n, bool)
     most = min(int(members.sum()) - 2, n // 2 - int((~members).sum()))
-    if n < UPDATES_FEW or loss(members) - before < _rise_max(population):
+    if n < UPDATES_FEW or loss(members) - before < RISE:
         return taken
     pushes = population.weights * golden_set.uphill(population, population.base)
     steepest = sorted(np.flatnonzero(members).tolist(), key=lambda i: -pushes[i])[: max(most, 0)]
@@ -95,11 +95,6 @@ def _uphill(
     worth = np.flatnonzero(gains >= _WORTH * gains.max())
     taken[steepest[int(worth[-1]) + 1 :]] = False
     return taken
-
-
-def _rise_max(population: Population) -> float:
-    private = any(each.noise > 0 for each in population.case.submissions)
-    return RISE if private else RISE_OPEN
 
 
 def _ordinary(members: Members, harm: Callable[[int, Members], float]) -> Members:
@@ -120,12 +115,12 @@ def _harm_finding(harm: float) -> Finding:
     return Finding(NAME, "harm", harm, HARM, decisive(harm / HARM), text)
 
 
-def _together_finding(rise: float, threshold: float, *, uphill: bool) -> Finding:
+def _together_finding(rise: float, *, uphill: bool) -> Finding:
     text = f"the mean of all that are not suspected changes the golden loss by {rise:+.2f} nats"
     if uphill:
         text = f"it is one of those that raise the golden loss by {rise:.2f} nats together"
-    strength = decisive(rise / threshold) if uphill else 0.0
-    return Finding(NAME, "harm_together", rise, threshold, strength, text)
+    strength = decisive(rise / RISE) if uphill else 0.0
+    return Finding(NAME, "harm_together", rise, RISE, strength, text)
 
 
 def _round_finding(delta: float) -> Finding:
