@@ -67,7 +67,7 @@ def options_of() -> argparse.Namespace:
 
 def trials_of(options: argparse.Namespace) -> list[Trial]:
     """Returns every run the options ask for."""
-    return matrix(
+    trials = matrix(
         product(
             options.data,
             [SPLITS[split] for split in options.split],
@@ -81,6 +81,8 @@ def trials_of(options: argparse.Namespace) -> list[Trial]:
         quiet=options.quiet,
         plan=options.plan,
     )
+    # Where nobody attacks there is nobody to know of.
+    return [trial for trial in trials if (trial.gate, trial.attack) != ("oracle", NONE)]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

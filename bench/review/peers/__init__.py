@@ -20,11 +20,13 @@ from peers.fldetector import FLDetector
 from peers.fltrust import Trust
 from peers.foolsgold import FoolsGold
 from peers.norm_filter import NormFilter
+from peers.oracle import Oracle
 
 # What a column of the tables is called, and which gate of the lab it is.
 OURS = {"review": "on", "review+fltrust": "robust", "mean": "off"}
 PEERS = ("fltrust", "flame", "dnc", "foolsgold", "fldetector", "norm-filter")
-NAMES = (*OURS, *PEERS)
+# The oracle is no defence, but what is to be had without the attackers.
+NAMES = (*OURS, *PEERS, "oracle")
 
 
 def make(name: str, world: World, malicious: float) -> Gate:
@@ -65,4 +67,6 @@ def _peer(name: str, world: World, malicious: float) -> Gate:
             return FLDetector(world)
         case "norm-filter":
             return NormFilter()
+        case "oracle":
+            return Oracle(world, malicious)
     raise KeyError(name)

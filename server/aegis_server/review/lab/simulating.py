@@ -118,16 +118,15 @@ def simulate(
     `malicious` is the share of the sites that attack; `quiet` attackers leave their noise out.
     """
     n = len(world.sites.rows)
-    honest_random, random = (np.random.default_rng([seed & (2**63 - 1), k]) for k in (1, 2))
-    count = round(malicious * n) if attack is not None else 0
-    liars = np.sort(random.permutation(n)[:count])
+    honest_random = _random(seed, 1)
+    liars, random = liars_of(n, malicious if attack is not None else 0.0, seed)
     model = world.family.initial(seed)
     previous: Array | None = None
     outcomes = []
     for number in range(1, rounds + 1):
         matrix = train(world.family, model, world.sites, world.plan, honest_random)
         attacking = np.zeros(n, bool)
-        if attack is not None and count:
+        if attack is not None and len(liars):
             view = _view(world, model, matrix, liars, number, previous, random, quiet=quiet)
             poison = attack.poison(view).astype(np.float32)
             attacking[liars] = (poison != matrix[liars]).any(axis=1)
@@ -157,6 +156,16 @@ def simulate(
             )
         )
     return Outcome(tuple(outcomes), outcomes[-1].accuracy, backdoor_success(world, model), model)
+
+
+def liars_of(n: int, malicious: float, seed: int) -> tuple[NDArray[np.int64], np.random.Generator]:
+    """Returns which of n sites attack in a run of this seed, and what they go on drawing from."""
+    random = _random(seed, 2)
+    return np.sort(random.permutation(n)[: round(malicious * n)]), random
+
+
+def _random(seed: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed & (2**63 - 1), stream])
 
 
 def backdoor_success(world: World, model: Parameters) -> float:
