@@ -8,6 +8,7 @@ The first of these rules that holds, on findings and on the deviations the detec
 | noise-left-out | less noise than was promised |
 | backdoor | the backdoor examiner is at least at three quarters |
 | sign-flip | away from where the golden rows and the others go, by more than two deviations |
+| sign-flip, label-flip | over the run where labels do not lead, backward or where wrong ones do |
 | scaling | more than ten deviations too long, and not away from where the golden rows go |
 | collusion | another update, or its path, is more than three deviations too near |
 | noise | more than three deviations too long, or nobody else's |
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import asinh
 
-from aegis_server.review.examiners import noise, twins
+from aegis_server.review.examiners import labels, noise, twins
 from aegis_server.review.findings import CORROBORATING, Finding
 
 NAME = "kind"
@@ -72,11 +73,23 @@ def _mislabelled(_: Sequence[Finding], features: Features) -> bool:
     return any(max(features[name], features[f"so-far/{name}"]) > _TWO for name in names)
 
 
+def _led_away(measure: str) -> Callable[..., bool]:
+    """Of two that are found, the one that is further beyond its threshold."""
+
+    def holds(findings: Sequence[Finding], _: Features) -> bool:
+        found = [each for each in findings if each.examiner == labels.NAME and each.strength >= 1]
+        return bool(found) and max(found, key=lambda each: each.strength).measure == measure
+
+    return holds
+
+
 _RULES: tuple[tuple[str, Callable[[Sequence[Finding], Features], bool]], ...] = (
     ("free-rider", _strong(twins.NAME, 1.0, "repeated_step", "length")),
     ("noise-left-out", _strong(noise.NAME, 1.0)),
     ("backdoor", _strong("backdoor", CORROBORATING)),
     ("sign-flip", _turned),
+    ("sign-flip", _led_away("backward")),
+    ("label-flip", _led_away("wrong")),
     ("scaling", _scaled),
     ("collusion", _colluding),
     ("noise", _noisy),

@@ -359,6 +359,19 @@ def test_what_is_not_accepted_says_what_it_looks_like(changes: dict[str, float],
     assert (hint.measure, hint.text, hint.strength) == ("looks_like", expected, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("further", "expected"), [("backward", "sign-flip"), ("wrong", "label-flip")]
+)
+def test_where_it_has_led_says_what_it_looks_like(further: str, expected: str):
+    """Wrong labels lead backward as well, and the other way round: what is found more counts."""
+    ordinary = dict.fromkeys(judged(a_round())[0].features, 0.0)
+    findings = [
+        Finding("labels", measure, -9.0, -3.0, 3.0 if measure == further else 2.0, "")
+        for measure in ("backward", "wrong")
+    ]
+    assert kinds.looks_like(findings, ordinary)[0].text == expected
+
+
 def test_accepted_update_looks_like_nothing():
     """Nobody is accused of what was not found."""
     measures = [{f.measure for f in each.findings} for each in judged(a_round(s3="scale"))]
