@@ -8,7 +8,7 @@ The first of these rules that holds, on findings and on the deviations the detec
 | noise-left-out | less noise than was promised |
 | backdoor | the backdoor examiner is at least at three quarters |
 | sign-flip | away from where the golden rows and the others go, by more than two deviations |
-| sign-flip, label-flip | over the run where labels do not lead, backward or where wrong ones do |
+| sign-flip, label-flip | over the run backward, or where wrong labels lead; two classes: alike |
 | scaling | more than ten deviations too long, and not away from where the golden rows go |
 | collusion | another update, or its path, is more than three deviations too near |
 | noise | more than three deviations too long, or nobody else's |
