@@ -5,6 +5,8 @@ No defence, but what the best one could come to: a model without the attackers' 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from aegis_server.review.lab.gates import Off
@@ -23,12 +25,11 @@ class Oracle:
     def decide(self, sent: Sent) -> Decided:
         """See `Gate`."""
         refused = np.isin(np.arange(len(sent.matrix)), self._liars)
-        others = Sent(
-            sent.number,
-            sent.base,
-            sent.matrix[~refused],
-            sent.rows[~refused],
-            sent.noise[~refused],
-            tuple(np.array(sent.names)[~refused]),
+        others = replace(
+            sent,
+            matrix=sent.matrix[~refused],
+            rows=sent.rows[~refused],
+            noise=sent.noise[~refused],
+            names=tuple(np.array(sent.names)[~refused]),
         )
         return Decided(self._mean.decide(others).delta, refused, refused.astype(float))

@@ -4,9 +4,9 @@
    all are looked at once more, held against the ordinary ones only.
 2. The detector says how rare an update is among honest ones, as a score that is 1 at its rate of
    false positives (`detection`). Below eight updates it says nothing.
-3. Some findings need no statistics: an update that is several times too long, a copy, all zeros,
-   the model's own last step, or holds less noise than was promised. Their strength is a score of
-   its own.
+3. Some findings need no detector: an update that is several times too long, a copy, all zeros,
+   the model's own last step, or holds less noise than was promised; over the run it has led where
+   no labels lead. Their strength is a score of its own.
 4. What each update does to the mean of those nobody would reject so far is asked last.
 5. `combining` has the rule, the quorum and the fallback.
 

@@ -34,7 +34,12 @@ def case_of(here: World, sent: Sent) -> Case:
         )
     )
     return Case(
-        here.family, here.golden, parameters.encode(sent.base), submissions, sent.number, here.local
+        here.family,
+        here.golden,
+        parameters.encode(sent.base),
+        submissions,
+        round=sent.number,
+        local=here.local,
     )
 
 

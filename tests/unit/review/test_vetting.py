@@ -366,7 +366,7 @@ def test_where_it_has_led_says_what_it_looks_like(further: str, expected: str):
     """Wrong labels lead backward as well, and the other way round: what is found more counts."""
     ordinary = dict.fromkeys(judged(a_round())[0].features, 0.0)
     findings = [
-        Finding("labels", measure, -9.0, -3.0, 3.0 if measure == further else 2.0, "")
+        Finding("labels", measure, -9.0, -2.5, 3.0 if measure == further else 2.0, "")
         for measure in ("backward", "wrong")
     ]
     assert kinds.looks_like(findings, ordinary)[0].text == expected
